@@ -1,0 +1,46 @@
+# Everything runs from a clone: `make venv` installs, the other targets use that environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+# PyTorch is installed first and by itself. Left to fairseq's dependencies, pip takes the newest
+# release, which on Linux brings several gigabytes of CUDA libraries. 2.13.0 is the release that
+# the tests and the demo are run with. For another one: make venv TORCH=torch==2.11.0
+TORCH ?= torch==2.13.0
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+ifeq ($(FAST),1)
+SELECT := -m "not slow"
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help venv test lint demo clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## make the environment $(VENV) with PYTHON (3.11 or 3.12) and TORCH
+
+$(STAMP): setup.py pyproject.toml constraints.txt requirements/fairseq.txt
+	@$(PYTHON) requirements/check_python.py
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(TORCH) -c constraints.txt
+	$(BIN)/python -m pip install --require-hashes --no-deps -r requirements/fairseq.txt
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+test: $(STAMP)  ## run the test suite (FAST=1 leaves the slow tests out)
+	$(BIN)/python -m pytest $(SELECT) $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## check the sources with ruff
+	$(BIN)/python -m ruff check .
+
+demo: $(STAMP)  ## train, decode and score a small SRformer on real text (CLEAN=1 starts over)
+	PYTHON=$(BIN)/python CLEAN="$(CLEAN)" MODEL="$(MODEL)" bash recipes/demo.sh
+
+clean:  ## remove the environment, the demo's output and caches
+	rm -rf $(VENV) .ci-venv demo_out build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,30 @@
+"""Say in one sentence why this Python cannot host the package, before pip says it in fifty."""
+
+import sys
+
+
+def problem(version, has_venv):
+    """Return what is wrong with an interpreter of this (major, minor), or None."""
+    if version not in ((3, 11), (3, 12)):
+        return (
+            "Python %d.%d is not supported: fairseq needs 3.11 or 3.12. Name one, for example: make venv PYTHON=python3.11"
+            % version
+        )
+    if not has_venv:
+        return "this Python lacks the venv module (on Debian: apt-get install python3-venv)"
+    return None
+
+
+def has_venv():
+    try:
+        import ensurepip  # noqa: F401  Debian ships venv without it, and venv then fails half-way
+        import venv  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    message = problem(sys.version_info[:2], has_venv())
+    if message:
+        sys.exit("%s: %s" % (sys.executable, message))

@@ -1,0 +1,64 @@
+"""Packaging of srformer-plugin. The reason for every bound stands beside it."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+
+def version():
+    """Read ``__version__`` from the source: importing the package would need torch and fairseq."""
+    text = (HERE / "srformer_plugin" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE).group(1)
+
+
+def long_description():
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+INSTALL_REQUIRES = [
+    # The only fairseq with working wheels for 3.11 and 3.12; requirements/fairseq.txt has its hashes.
+    've-fairseq==0.12.3; python_version >= "3.11"',
+    # The last official release. It cannot be imported on 3.11, and its metadata needs pip < 24.1.
+    'fairseq==0.12.2; python_version < "3.11"',
+    "torch>=2.5",  # torch.serialization.safe_globals came with 2.5; tested on 2.11 and 2.13
+    'numpy>=1.26; python_version >= "3.11"',  # the first for 3.12; tested up to 2.5
+    'numpy>=1.23,<1.24; python_version < "3.11"',  # fairseq 0.12.2 uses np.float, gone in 1.24
+    "sentencepiece>=0.2",  # first with wheels for 3.12
+    "rouge-score>=0.1.2",  # first with rougeLsum that splits on newlines only
+    "sacrebleu>=2.3",  # first whose chrF signature is what the recipes print
+    "matplotlib>=3.8",  # the demo's learning curve
+    "tqdm>=4.60",  # progress bars of data preparation
+]
+
+DEV_REQUIRES = [
+    "pytest>=8",
+    "hypothesis>=6.100",
+    "ruff>=0.6",
+    "setuptools>=70.1",  # the packaging test builds without isolation; 3.12's venv has no setuptools
+]
+
+setup(
+    name="srformer-plugin",
+    version=version(),
+    description="SRformer: segmented recurrent cross-attention for fairseq's BART",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    author="the srformer-plugin authors",
+    license="MIT",
+    packages=find_packages(include=["srformer_plugin", "srformer_plugin.*", "data_prep", "data_prep.*"]),
+    # 3.11 and 3.12 are supported. 3.10 is a courtesy for the official fairseq (docs/platform.md).
+    # No working fairseq exists for 3.13.
+    python_requires=">=3.10,<3.13",
+    install_requires=INSTALL_REQUIRES,
+    extras_require={"dev": DEV_REQUIRES},
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,11 @@
+"""SRformer for fairseq: what ``--user-dir`` points at.
+
+Importing this package mends what stock fairseq gets wrong on today's Python, PyTorch and NumPy
+(:mod:`srformer_plugin.compat`) and registers the models, and does nothing else.
+"""
+
+from . import compat
+
+__version__ = "0.1.0"  # setup.py reads this line without importing the package
+
+compat.apply()

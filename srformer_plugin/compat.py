@@ -1,0 +1,5 @@
+"""Mends for stock fairseq (being written)."""
+
+
+def apply():
+    """Apply every mend."""
