@@ -1,14 +1,19 @@
 """Say in one sentence why this Python cannot host the package, before pip says it in fifty."""
 
+# Runs on whatever Python it is asked about, so it is written for 2.7 as well.
+# ruff: noqa: UP031
+
 import sys
+
+SUPPORTED = ((3, 11), (3, 12))
 
 
 def problem(version, has_venv):
-    """Return what is wrong with an interpreter of this (major, minor), or None."""
-    if version not in ((3, 11), (3, 12)):
+    """Return what is wrong with an interpreter of this (major, minor) version, or None."""
+    if version not in SUPPORTED:
         return (
-            "Python %d.%d is not supported: fairseq needs 3.11 or 3.12. Name one, for example: make venv PYTHON=python3.11"
-            % version
+            "Python %d.%d is not supported: fairseq needs 3.11 or 3.12. "
+            "Name one, for example: make venv PYTHON=python3.11" % version
         )
     if not has_venv:
         return "this Python lacks the venv module (on Debian: apt-get install python3-venv)"
@@ -16,6 +21,7 @@ def problem(version, has_venv):
 
 
 def has_venv():
+    """Whether `python -m venv` will get as far as installing pip."""
     try:
         import ensurepip  # noqa: F401  Debian ships venv without it, and venv then fails half-way
         import venv  # noqa: F401
