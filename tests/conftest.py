@@ -1,10 +1,18 @@
 """Options, seeds and fixtures that the whole suite shares."""
 
+import os
 import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+USER_DIR = ROOT / "srformer_plugin"
 
 
 def pytest_addoption(parser):
@@ -35,3 +43,96 @@ def seed():
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
+
+
+def run_fairseq(tool, *args, check=True, env=None, timeout=300):
+    """Run a fairseq tool ("train", "generate", ...) as a user would, in a process of its own.
+
+    Returns the finished process; its ``stdout`` holds standard output and standard error together.
+    Fails with that text when ``check`` is set and the exit status is not 0.
+    """
+    command = [sys.executable, "-m", f"fairseq_cli.{tool}", *map(str, args)]
+    # Two processes of one thread each: the suite must not fight itself for cores.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(env or {})}
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        timeout=timeout,
+        cwd=ROOT,
+    )
+    if check and done.returncode != 0:
+        pytest.fail(f"{' '.join(command)}\nexit status {done.returncode}\n{done.stdout}")
+    return done
+
+
+@pytest.fixture(scope="session", name="run_fairseq")
+def run_fairseq_fixture():
+    """:func:`run_fairseq`, for test files that need not import this one."""
+    return run_fairseq
+
+
+WHO = ["the city council", "a team of engineers", "the museum", "our neighbour", "the ferry company"]
+WHO += ["a young violinist", "the school board", "the weather service"]
+DID = ["opened a new bridge", "repaired the old clock", "cancelled the evening concert"]
+DID += ["planted forty lime trees", "published a map of the coast", "raised the price of tickets"]
+DID += ["found a lost painting"]
+WHEN = ["on Monday morning", "after two years of work", "during the storm", "at the end of May"]
+WHY = [
+    "People had asked for it for a long time , and many came to watch .",
+    "Nobody was hurt , but the traffic stood still for several hours .",
+    "It cost less than the first estimate of 3,500 euros .",
+    "A spokeswoman said that more details would follow next week .",
+    "Some residents are still not happy with the decision .",
+]
+
+
+def sentence_pairs(count, seed):
+    """Return ``count`` different (article, summary) pairs of tokenised English."""
+    rng = random.Random(seed)
+    pairs = {}
+    while len(pairs) < count:
+        who, did, when = rng.choice(WHO), rng.choice(DID), rng.choice(WHEN)
+        details = " ".join(rng.sample(WHY, rng.randint(1, 4)))
+        source = f"{who[0].upper()}{who[1:]} {did} {when} . {details}"
+        pairs[source] = f"{who} {did} ."
+    return list(pairs.items())
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A parallel corpus on disk: ``raw/{train,valid,test}.{source,target}`` and what fairseq made of it."""
+
+    raw: Path
+    binarised: Path
+    sizes: dict
+
+    def lines(self, split, side):
+        """Return the lines of one raw file, ``side`` being "source" or "target"."""
+        return (self.raw / f"{split}.{side}").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory):
+    """40 training, 9 validation and 11 test pairs, binarised with one dictionary for both sides.
+
+    Neither 9 nor 11 is a multiple of 8, fairseq's default batch size multiple.
+    """
+    folder = tmp_path_factory.mktemp("corpus")
+    corpus = Corpus(folder / "raw", folder / "binarised", {"train": 40, "valid": 9, "test": 11})
+    corpus.raw.mkdir()
+    pairs = sentence_pairs(sum(corpus.sizes.values()), seed=7)
+    for split, size in corpus.sizes.items():
+        chosen, pairs = pairs[:size], pairs[size:]
+        for side, column in (("source", 0), ("target", 1)):
+            text = "".join(pair[column] + "\n" for pair in chosen)
+            (corpus.raw / f"{split}.{side}").write_text(text, encoding="utf-8")
+    prefixes = [item for split in corpus.sizes for item in (f"--{split}pref", corpus.raw / split)]
+    run_fairseq(
+        "preprocess", "--source-lang", "source", "--target-lang", "target", "--joined-dictionary",
+        *prefixes, "--destdir", corpus.binarised, "--workers", 1,
+    )
+    return corpus
