@@ -9,3 +9,5 @@ from . import compat
 __version__ = "0.1.0"  # setup.py reads this line without importing the package
 
 compat.apply()
+
+from .models import srformer_bart  # noqa: E402, F401 (registers; after the mends, which its imports rely on)

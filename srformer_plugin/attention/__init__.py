@@ -1,0 +1,1 @@
+"""Segmented recurrent cross-attention: schedule, local softmax, RAF memory."""

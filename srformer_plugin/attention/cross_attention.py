@@ -1,0 +1,267 @@
+"""The modules that stand in for fairseq's `MultiheadAttention` as a decoder layer's `encoder_attn`."""
+
+import torch
+from fairseq.incremental_decoding_utils import with_incremental_state
+from fairseq.modules import MultiheadAttention
+from fairseq.modules.quant_noise import quant_noise
+from torch import Tensor, nn
+
+from ..errors import ConfigurationError
+from .backends import resolve
+from .memory import MEMORIES
+from .registry import choose
+from .schedule import build_schedule
+from .segments import SegmentPlan, SourceLayout
+from .settings import SegmentSettings
+
+
+class SourceContext:
+    """What one forward pass of the decoder knows and every layer's cross-attention needs.
+
+    A decoder hands it to its layers in the place of the padding mask, which fairseq's layers pass on untouched.
+    It lives for one forward pass, so that layout and plan are computed once and not per layer.
+
+    Args:
+        padding_mask: (B, N) bool, True at padding; None: no padding.
+        target_lengths: (B,) int64, true target lengths where they are known (teacher forcing).
+        first_position: t of the first query; None: the position that the incremental state has reached.
+    """
+
+    def __init__(
+        self,
+        padding_mask: Tensor | None,
+        target_lengths: Tensor | None = None,
+        first_position: int | None = None,
+    ):
+        self.padding_mask = padding_mask
+        self.target_lengths = target_lengths
+        self.first_position = first_position
+        self._layouts: dict[tuple, SourceLayout] = {}
+        self._plans: dict[tuple, SegmentPlan] = {}
+
+    def layout(self, batch_size: int, source_length: int, segment_size: int, device) -> SourceLayout:
+        """The source's segments, computed once."""
+        key = (batch_size, source_length, segment_size)
+        if key not in self._layouts:
+            mask = self.padding_mask
+            if mask is not None and mask.size(0) != batch_size:
+                mask = mask.repeat_interleave(batch_size // mask.size(0), dim=0)
+            self._layouts[key] = SourceLayout(mask, batch_size, source_length, segment_size, device)
+        return self._layouts[key]
+
+    def plan(self, schedule, layout: SourceLayout, **queries) -> SegmentPlan:
+        """The schedule's plan; shared by the layers unless the schedule looks at their content."""
+        if schedule.uses_content:
+            return schedule.plan(layout, **queries)
+        key = (type(schedule), schedule.expected_target_length, layout.segment_size)
+        if key not in self._plans:
+            queries = {name: value for name, value in queries.items() if name not in ("query", "keys")}
+            self._plans[key] = schedule.plan(layout, **queries)
+        return self._plans[key]
+
+
+def as_context(key_padding_mask) -> SourceContext:
+    """A bare padding mask (or None) as the context that a decoder would make of it."""
+    return key_padding_mask if isinstance(key_padding_mask, SourceContext) else SourceContext(key_padding_mask)
+
+
+@with_incremental_state
+class _SharedByBeams(nn.Module):
+    """Incremental state kept once per sentence, whatever the number of hypotheses.
+
+    `set_beam_size` only tells fairseq that the encoder's output need not be copied per beam (it then calls
+    `BARTModel.set_beam_size`). How many hypotheses share a row is read off the tensors and kept in the
+    incremental state, not on the module, which another generator or a training step may use next.
+    """
+
+    def set_beam_size(self, beam_size: int) -> None:
+        """Answer fairseq's question whether this attention can share keys and values between beams."""
+
+    def _load(self, incremental_state) -> dict:
+        return self.get_incremental_state(incremental_state, "attn_state") or {}
+
+    def reorder_incremental_state(self, incremental_state, new_order: Tensor):
+        """Follow a beam search's reordering of hypotheses, `new_order` (B' * beam,) into (B * beam)."""
+        saved = self._load(incremental_state)
+        if not saved:
+            return incremental_state
+        beam, rows = saved["beam_size"], saved["prev_key"].size(0)
+        # As many hypotheses as before: they were exchanged within their sentences, whose rows are shared.
+        if new_order.numel() != rows * beam:
+            sentences = new_order.view(-1, beam)[:, 0] // beam
+            for name, value in saved.items():
+                if hasattr(value, "index_select"):
+                    saved[name] = value.index_select(0, sentences)
+        return incremental_state
+
+
+class FullCrossAttention(_SharedByBeams, MultiheadAttention):
+    """fairseq's own attention to the whole source (`--cross-attention full`).
+
+    Stock apart from the beam bookkeeping: stock leaves the last generator's beam size on the module, and a
+    training step after it attends to every beam-th sentence only.
+    """
+
+    def forward(self, query, key, value, key_padding_mask=None, incremental_state=None, **kwargs):
+        """As in `MultiheadAttention.forward`; `key_padding_mask` may be a `SourceContext`."""
+        mask = as_context(key_padding_mask).padding_mask
+        before = self._load(incremental_state) if incremental_state is not None else {}
+        output = super().forward(query, key, value, mask, incremental_state, **kwargs)
+        if incremental_state is not None:
+            saved = self._load(incremental_state)
+            saved["beam_size"] = before.get("beam_size", query.size(1) // saved["prev_key"].size(0))
+        return output
+
+
+class SegmentedCrossAttention(_SharedByBeams):
+    """Attention to one source segment per position plus a recurrent memory of the others.
+
+    A drop-in for `MultiheadAttention(encoder_decoder_attention=True)` with its parameter names, so that BART
+    checkpoints load; what is new is below `memory` (see `memory.MEMORIES`).
+
+    Args:
+        embed_dim, num_heads: width of the decoder, and heads that divide it.
+        settings: segment size, schedule, memory, backend.
+        kdim: width of the encoder (default: embed_dim).
+        dropout: probability, on the local attention weights.
+        bias: biases in the four projections (BART yes, T5 no).
+        scale_query: multiply queries by D^-1/2 (BART yes, T5 no).
+        head_dim: D, where it is not embed_dim / num_heads (T5).
+        q_noise, qn_block_size: fairseq's quantisation noise.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        settings: SegmentSettings,
+        kdim: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+        scale_query: bool = True,
+        head_dim: int | None = None,
+        q_noise: float = 0.0,
+        qn_block_size: int = 8,
+    ):
+        super().__init__()
+        settings.check()
+        if head_dim is None and embed_dim % num_heads != 0:
+            raise ConfigurationError(
+                f"--decoder-attention-heads {num_heads} does not divide --decoder-embed-dim {embed_dim}"
+            )
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.head_dim = head_dim or embed_dim // num_heads
+        self.scaling = self.head_dim**-0.5 if scale_query else 1.0
+        self.segment_size = settings.segment_size
+        self.schedule = build_schedule(settings.segment_schedule, settings.expected_target_length)
+        self.dropout = dropout
+
+        inner = num_heads * self.head_dim
+        kdim = kdim or embed_dim
+
+        def linear(width_in, width_out):
+            return quant_noise(nn.Linear(width_in, width_out, bias=bias), q_noise, qn_block_size)
+
+        self.k_proj = linear(kdim, inner)
+        self.v_proj = linear(kdim, inner)
+        self.q_proj = linear(embed_dim, inner)
+        self.out_proj = linear(inner, embed_dim)
+        for projection in (self.k_proj, self.v_proj, self.q_proj, self.out_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            if bias:
+                nn.init.zeros_(projection.bias)
+        self.memory = choose(MEMORIES, settings.cross_attention, "--cross-attention")(
+            num_heads, self.head_dim, settings
+        )
+        self.attend = resolve(settings.attention_backend)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None,
+        value: Tensor | None,
+        key_padding_mask: "Tensor | SourceContext | None" = None,
+        incremental_state: dict | None = None,
+        need_weights: bool = False,
+        static_kv: bool = True,
+        attn_mask: Tensor | None = None,
+        need_head_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend from target positions to the source.
+
+        Args:
+            query: (T, B * x, C), decoder states; x hypotheses per sentence, one after the other.
+            key, value: (N, B, C_enc), encoder states (value is key); ignored once the incremental state holds
+                their projections.
+            key_padding_mask: (B, N), True at padding, on either side; or a `SourceContext`.
+            incremental_state: fairseq's dictionary; None: teacher forcing.
+            need_weights, need_head_weights: return the local weights, averaged over heads or per head.
+            static_kv, attn_mask: accepted for `MultiheadAttention`'s signature; the source never grows, and
+                there is nothing causal about it (attn_mask must be None).
+        Returns:
+            (T, B * x, C), and None or (B * x, T, N) or (H, B * x, T, N): the recurrent term, which has no weights,
+            is not part of them.
+        """
+        if attn_mask is not None:
+            raise ConfigurationError("segmented cross-attention takes no attn_mask: positions see a whole segment")
+        context = as_context(key_padding_mask)
+        length, rows, _ = query.shape
+        decoding = incremental_state is not None
+        saved = self._load(incremental_state) if decoding else {}
+        if not saved:
+            if not decoding and key.size(1) != rows:  # teacher forcing of several targets per source
+                key = key.repeat_interleave(rows // key.size(1), dim=1)
+            layout = context.layout(key.size(1), key.size(0), self.segment_size, key.device)
+            saved = {
+                "prev_key": layout.split_heads(self.k_proj(key), self.num_heads),
+                "prev_value": layout.split_heads(self.v_proj(key), self.num_heads),
+                "layout": layout,
+                "beam_size": rows // key.size(1),
+                "position": 0,
+            }
+        keys, values, layout, beam = (saved[k] for k in ("prev_key", "prev_value", "layout", "beam_size"))
+        batch_size = keys.size(0)
+
+        queries = self._split_query(query, batch_size, beam)
+        first = saved["position"] if context.first_position is None else context.first_position
+        plan = context.plan(
+            self.schedule,
+            layout,
+            first_position=first,
+            length=length,
+            copies=beam,
+            target_lengths=None if decoding else context.target_lengths,
+            decoding=decoding,
+            query=queries,
+            keys=keys,
+        )
+        if "memory" not in saved:
+            saved["memory"] = self.memory.encode(keys, values, plan)
+        if decoding:
+            saved["position"] = first + length
+            self.set_incremental_state(incremental_state, "attn_state", saved)
+
+        output, weights = self.attend(
+            queries,
+            keys,
+            values,
+            layout.is_real,
+            plan,
+            self.memory,
+            saved["memory"],
+            dropout=self.dropout if self.training else 0.0,
+            need_weights=need_weights or need_head_weights,
+        )
+        output = output.unflatten(2, (beam, length)).permute(3, 0, 2, 1, 4).reshape(length, rows, -1)
+        if weights is not None:
+            weights = layout.scatter_weights(weights, plan.segments)
+            weights = weights.unflatten(2, (beam, length)).permute(1, 0, 2, 3, 4).flatten(1, 2)
+            weights = weights if need_head_weights else weights.mean(dim=0)
+        return self.out_proj(output), weights
+
+    def _split_query(self, query: Tensor, batch_size: int, beam: int) -> Tensor:
+        """Project and scale (T, B * x, C) into heads, hypotheses folded into positions: (B, H, x * T, D)."""
+        projected = self.q_proj(query) * self.scaling
+        heads = projected.view(query.size(0), batch_size, beam, self.num_heads, self.head_dim)
+        return heads.permute(1, 3, 2, 0, 4).reshape(batch_size, self.num_heads, -1, self.head_dim)

@@ -1,0 +1,114 @@
+"""Plain reference of segmented recurrent attention: loops, any dtype, one line per formula.
+
+Every fast path is tested against this file, outputs and gradients (which autograd derives here). It is
+written to be read beside MATH.md section 2, not to be fast. A row (one sentence) and a head at a time;
+shapes: T target positions, N source positions (none of them padding), D head size.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .raf import raf_step
+
+
+def segment_of_position(position: int, num_segments: int, schedule_length: int) -> int:
+    """sigma(t) = min(m - 1, floor(t m / L))."""
+    return min(num_segments - 1, position * num_segments // schedule_length)
+
+
+def local_term(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """softmax(K q) V for one position: `query` (D,), `keys` and `values` (n, D) -> (D,)."""
+    return torch.softmax(keys @ query, dim=0) @ values
+
+
+def memory_states(
+    keys: Tensor,
+    values: Tensor,
+    visited: Sequence[int],
+    segment_size: int,
+    weight: Tensor,
+    leak: Tensor,
+    threshold: Tensor,
+    clamp: float | None,
+) -> list[Tensor]:
+    """P_r of one row and head for every visited segment, divided by the key norm.
+
+    Args:
+        keys, values: (N, D), without padding.
+        visited: the distinct segments in the order they are visited.
+        weight: W, (D, D), applied to the value channel.
+        clamp: phi clips the total product and the segment's product to [-clamp, clamp]; None: identity.
+    Returns:
+        one (D, D) tensor per visited segment, row = key channel, column = value channel.
+    """
+
+    def phi(product: Tensor) -> Tensor:
+        return product if clamp is None else product.clamp(-clamp, clamp)
+
+    total = keys.T @ values
+    norm = keys.norm(dim=0)
+    # a dead key channel reads nothing
+    inverse_norm = (norm > 0) / torch.where(norm > 0, norm, torch.ones_like(norm))
+    potential = torch.zeros_like(total)
+    states = []
+    for segment in visited:
+        part = slice(segment * segment_size, (segment + 1) * segment_size)
+        others = phi(total) - phi(keys[part].T @ values[part])
+        potential, spikes = raf_step(potential, others @ weight.T, leak, threshold)
+        states.append(spikes * inverse_norm)
+    return states
+
+
+def segmented_recurrent_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Sequence[int],
+    segment_size: int,
+    schedule_length: int | Sequence[int],
+    weight: Tensor | None = None,
+    leak: Tensor | None = None,
+    threshold: Tensor | None = None,
+    clamp: float | None = None,
+    first_position: int = 0,
+) -> Tensor:
+    """Local plus recurrent term of every position (MATH.md section 2).
+
+    Args:
+        query: (B, H, T, D), scaled already.
+        keys, values: (B, H, N, D); row b's real tokens are its first `lengths[b]`.
+        segment_size: s.
+        schedule_length: L, one for all rows or one per row.
+        weight, leak, threshold, clamp: of the RAF memory; without a weight there is no memory.
+        first_position: t of the first query, for decoding step by step.
+    Returns:
+        (B, H, T, D).
+    """
+    rows = []
+    for b, length in enumerate(lengths):
+        row_length = schedule_length if isinstance(schedule_length, int) else schedule_length[b]
+        num_segments = max(1, math.ceil(length / segment_size))
+        positions = range(first_position, first_position + query.size(2))
+        # all segments visited up to the last position, those before `first_position` included
+        path = [segment_of_position(t, num_segments, row_length) for t in range(positions.stop)]
+        visited = sorted(set(path))
+        heads = []
+        for h in range(query.size(1)):
+            k, v = keys[b, h, :length], values[b, h, :length]
+            states = None
+            if weight is not None:
+                states = memory_states(k, v, visited, segment_size, weight, leak, threshold, clamp)
+            outputs = []
+            for i, t in enumerate(positions):
+                part = slice(path[t] * segment_size, (path[t] + 1) * segment_size)
+                q = query[b, h, i]
+                output = local_term(q, k[part], v[part])
+                if states is not None:
+                    output = output + q @ states[visited.index(path[t])]
+                outputs.append(output)
+            heads.append(torch.stack(outputs))
+        rows.append(torch.stack(heads))
+    return torch.stack(rows)

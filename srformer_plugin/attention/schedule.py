@@ -1,0 +1,131 @@
+"""Position -> segment: the one place that knows which source segment a target position attends to.
+
+A schedule returns a `SegmentPlan`, which allows k segments per query and head, so that a schedule may choose
+by content, differ by head or look at several segments. To add one: write a class with `plan` and put it into
+`SCHEDULES`.
+
+The paper's clock (DESIGN.md section 4): sigma_b(t) = min(m_b - 1, floor(t m_b / L_b)).
+"""
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigurationError
+from .registry import choose
+from .segments import SegmentPlan, SourceLayout
+
+
+class ClockSchedule:
+    """Position t attends to segment min(m_b - 1, floor(t m_b / L)), the same for all heads.
+
+    Args:
+        expected_target_length: L, at least 1, in target tokens (end of sentence included).
+    """
+
+    # A schedule that looks at queries or keys must be asked anew by every layer.
+    uses_content = False
+    uses_target_lengths = False
+
+    def __init__(self, expected_target_length: int):
+        if expected_target_length is None or expected_target_length < 1:
+            raise ConfigurationError(
+                f"--expected-target-length must be at least 1, got {expected_target_length}; "
+                "use about the mean target length in tokens"
+            )
+        self.expected_target_length = int(expected_target_length)
+
+    def plan(
+        self,
+        layout: SourceLayout,
+        first_position: int,
+        length: int,
+        copies: int = 1,
+        target_lengths: Tensor | None = None,
+        decoding: bool = False,
+        query: Tensor | None = None,
+        keys: Tensor | None = None,
+    ) -> SegmentPlan:
+        """Plan `length` target positions from `first_position` on.
+
+        Args:
+            layout: the source's segments, B sentences.
+            copies: hypotheses per sentence (beams); the plan has Q = copies * length queries, hypothesis by
+                hypothesis.
+            target_lengths: (B,), true target lengths; None where nobody can know them (decoding).
+            decoding: later positions will come: memory states for all of them are wanted.
+            query, keys: (B, H, Q, D) and (B, H, m, s, D), for schedules with `uses_content`.
+        """
+        counts = layout.segment_counts
+        row_lengths = self._row_lengths(target_lengths)  # an int, or (B, 1)
+        positions = torch.arange(first_position, first_position + length, device=counts.device)
+        segments = self._segment(positions, counts.unsqueeze(1), row_lengths)
+        states = self._state(positions, segments, counts.unsqueeze(1), row_lengths)
+
+        # States that can be reached: one per segment, or, with more segments than positions, one per position
+        # plus one for the last segment, which positions from L on fall into.
+        last_position = None if decoding else first_position + length - 1
+        num_states = layout.max_segments
+        if isinstance(row_lengths, int):
+            num_states = min(num_states, row_lengths + 1)
+        if last_position is not None:
+            num_states = min(num_states, last_position + 1)
+        visited = None
+        if not isinstance(row_lengths, int) or row_lengths < layout.max_segments:
+            ranks = torch.arange(num_states, device=counts.device)
+            visited = self._segment(ranks, counts.unsqueeze(1), row_lengths)
+            all_visited = torch.minimum(ranks, counts.unsqueeze(1) - 1)
+            visited = torch.where(counts.unsqueeze(1) <= row_lengths, all_visited, visited)
+            states = states.clamp(max=num_states - 1)  # only rows past their own target's end are above
+        return SegmentPlan(
+            segments=segments.repeat(1, copies)[:, None, :, None],
+            states=states.repeat(1, copies)[:, None, :, None],
+            visited=visited,
+            num_states=num_states,
+            max_segments=layout.max_segments,
+            state_follows_segment=True,
+            same_segment=length == 1,
+        )
+
+    def _row_lengths(self, target_lengths: Tensor | None) -> int | Tensor:
+        return self.expected_target_length
+
+    @staticmethod
+    def _segment(positions: Tensor, counts: Tensor, lengths: int | Tensor) -> Tensor:
+        """sigma of `positions` (P,) for rows with `counts` (B, 1) segments: (B, P)."""
+        return torch.minimum(positions * counts // lengths, counts - 1)
+
+    @staticmethod
+    def _state(positions: Tensor, segments: Tensor, counts: Tensor, lengths: int | Tensor) -> Tensor:
+        """Rank of a position's segment among the visited ones: (B, P).
+
+        With m <= L every segment is visited. With m > L positions 0 .. L-1 visit L different segments and
+        position L the last one.
+        """
+        by_position = positions.expand_as(segments)
+        by_position = torch.minimum(by_position, torch.as_tensor(lengths, device=segments.device))
+        return torch.where(counts <= lengths, segments, by_position)
+
+
+class TargetLengthSchedule(ClockSchedule):
+    """The paper's policy: L is the target's true length in training and scoring, a stored one in decoding.
+
+    It tells the decoder how long the target will be (NUMBERS.md, last table), which a decoder cannot know.
+    """
+
+    uses_target_lengths = True
+
+    def _row_lengths(self, target_lengths: Tensor | None) -> int | Tensor:
+        if target_lengths is None:
+            return self.expected_target_length
+        return target_lengths.clamp(min=1).unsqueeze(1)
+
+
+SCHEDULES = {
+    "fixed": ClockSchedule,
+    "target": TargetLengthSchedule,
+}
+
+
+def build_schedule(name: str, expected_target_length: int) -> ClockSchedule:
+    """The schedule registered as `name` (`--segment-schedule`)."""
+    return choose(SCHEDULES, name, "--segment-schedule")(expected_target_length)
