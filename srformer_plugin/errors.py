@@ -8,3 +8,7 @@ class ConfigurationError(ValueError):
     raised before training or decoding starts, and :mod:`srformer_plugin.compat` lets it through
     where fairseq would hide it.
     """
+
+
+class UnsafeCheckpointError(ConfigurationError):
+    """A checkpoint that cannot be read without running code that it brings along."""
