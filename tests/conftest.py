@@ -46,13 +46,13 @@ def seed():
 
 
 def run_fairseq(tool, *args, check=True, env=None, timeout=300):
-    """Run a fairseq tool ("train", "generate", ...) as a user would, in a process of its own.
+    """Run a console script of fairseq ("train" is fairseq-train, ...) as a user would.
 
     Returns the finished process; its ``stdout`` holds standard output and standard error together.
     Fails with that text when ``check`` is set and the exit status is not 0.
     """
-    command = [sys.executable, "-m", f"fairseq_cli.{tool}", *map(str, args)]
-    # Two processes of one thread each: the suite must not fight itself for cores.
+    command = [str(Path(sys.executable).with_name(f"fairseq-{tool}")), *map(str, args)]
+    # The tensors are small here as well: one thread.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(env or {})}
     done = subprocess.run(
         command,
@@ -104,7 +104,7 @@ def sentence_pairs(count, seed):
 
 @dataclass(frozen=True)
 class Corpus:
-    """A parallel corpus on disk: ``raw/{train,valid,test}.{source,target}`` and what fairseq made of it."""
+    """A parallel corpus on disk: ``raw/SPLIT.{source,target}`` and what fairseq-preprocess made of it."""
 
     raw: Path
     binarised: Path
@@ -119,10 +119,11 @@ class Corpus:
 def tiny_corpus(tmp_path_factory):
     """40 training, 9 validation and 11 test pairs, binarised with one dictionary for both sides.
 
-    Neither 9 nor 11 is a multiple of 8, fairseq's default batch size multiple.
+    Neither 9 nor 11 is a multiple of 8, fairseq's default batch size multiple. A second validation split,
+    ``valid1``, holds 5 pairs.
     """
     folder = tmp_path_factory.mktemp("corpus")
-    corpus = Corpus(folder / "raw", folder / "binarised", {"train": 40, "valid": 9, "test": 11})
+    corpus = Corpus(folder / "raw", folder / "binarised", {"train": 40, "valid": 9, "valid1": 5, "test": 11})
     corpus.raw.mkdir()
     pairs = sentence_pairs(sum(corpus.sizes.values()), seed=7)
     for split, size in corpus.sizes.items():
@@ -130,9 +131,10 @@ def tiny_corpus(tmp_path_factory):
         for side, column in (("source", 0), ("target", 1)):
             text = "".join(pair[column] + "\n" for pair in chosen)
             (corpus.raw / f"{split}.{side}").write_text(text, encoding="utf-8")
-    prefixes = [item for split in corpus.sizes for item in (f"--{split}pref", corpus.raw / split)]
     run_fairseq(
         "preprocess", "--source-lang", "source", "--target-lang", "target", "--joined-dictionary",
-        *prefixes, "--destdir", corpus.binarised, "--workers", 1,
+        "--trainpref", corpus.raw / "train", "--testpref", corpus.raw / "test",
+        "--validpref", f"{corpus.raw / 'valid'},{corpus.raw / 'valid1'}",
+        "--destdir", corpus.binarised, "--workers", 1,
     )
     return corpus
