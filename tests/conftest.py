@@ -119,11 +119,11 @@ class Corpus:
 def tiny_corpus(tmp_path_factory):
     """40 training, 9 validation and 11 test pairs, binarised with one dictionary for both sides.
 
-    Neither 9 nor 11 is a multiple of 8, fairseq's default batch size multiple. A second validation split,
-    ``valid1``, holds 5 pairs.
+    Neither 9 nor 11 is a multiple of 8, fairseq's default batch size multiple. A second test split,
+    ``test1``, holds 5 pairs.
     """
     folder = tmp_path_factory.mktemp("corpus")
-    corpus = Corpus(folder / "raw", folder / "binarised", {"train": 40, "valid": 9, "valid1": 5, "test": 11})
+    corpus = Corpus(folder / "raw", folder / "binarised", {"train": 40, "valid": 9, "test1": 5, "test": 11})
     corpus.raw.mkdir()
     pairs = sentence_pairs(sum(corpus.sizes.values()), seed=7)
     for split, size in corpus.sizes.items():
@@ -133,8 +133,8 @@ def tiny_corpus(tmp_path_factory):
             (corpus.raw / f"{split}.{side}").write_text(text, encoding="utf-8")
     run_fairseq(
         "preprocess", "--source-lang", "source", "--target-lang", "target", "--joined-dictionary",
-        "--trainpref", corpus.raw / "train", "--testpref", corpus.raw / "test",
-        "--validpref", f"{corpus.raw / 'valid'},{corpus.raw / 'valid1'}",
+        "--trainpref", corpus.raw / "train", "--validpref", corpus.raw / "valid",
+        "--testpref", f"{corpus.raw / 'test'},{corpus.raw / 'test1'}",
         "--destdir", corpus.binarised, "--workers", 1,
     )
     return corpus
