@@ -1,0 +1,62 @@
+"""Line files as SentencePiece subwords: trains a model on the training split and encodes every split with it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import sentencepiece
+from tqdm import tqdm
+
+SIDES = ("source", "target")
+
+
+def train_model(files, prefix, vocabulary):
+    """Train a unigram model of ``vocabulary`` subwords on text ``files``; writes ``<prefix>.model`` and ``.vocab``.
+
+    fairseq's dictionary brings its own special symbols, so the model has none but the unknown subword.
+    """
+    sentencepiece.SentencePieceTrainer.train(
+        input=[str(file) for file in files],
+        model_prefix=str(prefix),
+        vocab_size=vocabulary,
+        character_coverage=1.0,
+        bos_id=-1,
+        eos_id=-1,
+        unk_id=0,
+        minloglevel=1,
+    )
+
+
+def encode_file(processor, raw, encoded):
+    """Write the lines of ``raw`` to ``encoded`` as subwords with a space between; returns the number of lines."""
+    with open(raw, encoding="utf-8", newline="\n") as lines, open(encoded, "w", encoding="utf-8") as out:
+        count = 0
+        for line in tqdm(lines, desc=Path(raw).name, unit="line", mininterval=1):
+            out.write(" ".join(processor.encode(line.rstrip("\n"), out_type=str)) + "\n")
+            count += 1
+    return count
+
+
+def main(argv=None):
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.sentencepiece_lines",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--corpus", type=Path, required=True, help="folder with {train,valid,test}.{source,target}")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model and the encoded files")
+    parser.add_argument("--vocabulary", type=int, default=4000, help="subwords")
+    args = parser.parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    prefix = args.out / "sentencepiece"
+    train_model([args.corpus / f"train.{side}" for side in SIDES], prefix, args.vocabulary)
+    processor = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
+    for split in ("train", "valid", "test"):
+        for side in SIDES:
+            encode_file(processor, args.corpus / f"{split}.{side}", args.out / f"{split}.{side}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
