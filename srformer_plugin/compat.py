@@ -26,7 +26,7 @@ from fairseq.data import (
 )
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import meters
-from fairseq.modules import dynamic_crf_layer, transformer_layer
+from fairseq.modules import MultiheadAttention, dynamic_crf_layer, transformer_layer
 from fairseq.trainer import Trainer
 
 from .errors import ConfigurationError, UnsafeCheckpointError
@@ -42,6 +42,7 @@ def apply():
     train_half_precision_without_accelerator()
     bucket_batches()
     restore_numpy_aliases()
+    attend_to_the_own_source()
     avoid_encoder_fast_path()
     drop_fast_path_parameters()
     show_configuration_errors()
@@ -61,7 +62,7 @@ def keep_last_batch():
 
     ``data/data_utils.py:357`` drops the last batch when its size is not a multiple of
     ``--required-batch-size-multiple`` (8 unless told): fairseq-generate leaves out up to 7 sentences, and
-    validation on fewer than 8 dies with ZeroDivisionError. fairseq's batches are consecutive pieces of
+    training cannot validate on fewer than 8. fairseq's batches are consecutive pieces of
     ``indices``, so what is missing is its tail, and that was one batch within the limits on tokens and
     sentences. Not needed when the batches of 11 sentences hold 11.
     """
@@ -206,9 +207,9 @@ def bucket_batches():
 
 
 class _NumpyWithAliases(types.ModuleType):
-    """NumPy with the aliases of Python types that 1.24 and 2.0 removed."""
+    """NumPy with aliases of Python types that 1.24 and 2.0 removed."""
 
-    int, float = int, float
+    float = float
     compat = types.SimpleNamespace(long=int)
 
     def __getattr__(self, name):
@@ -216,16 +217,43 @@ class _NumpyWithAliases(types.ModuleType):
 
 
 def restore_numpy_aliases():
-    """Give four modules the ``np.int``, ``np.float`` and ``np.compat.long`` that they use.
+    """Give three modules the ``np.compat.long`` and ``np.float`` that they use.
 
     ``data/language_pair_dataset.py:292`` (``--num-batch-buckets``), ``data/token_block_dataset.py:125``
-    (language models), ``data/data_utils.py:524`` and ``:1107`` (span masks of speech models) and
-    ``modules/dynamic_crf_layer.py:108`` (the CRF of a non-autoregressive model) fail with AttributeError
-    since NumPy 1.24 or 2.0. Only those modules see the aliases. Not needed when no file of fairseq holds them.
+    (language models) and ``modules/dynamic_crf_layer.py:108`` (the CRF of a non-autoregressive model) fail with
+    AttributeError since NumPy 2.0 or 1.24. Only those modules see the aliases. Not needed when no file of
+    fairseq holds them. (``data/data_utils.py:524`` and ``:1107`` use ``np.int`` for the span masks of speech
+    models, which fail for another reason as well.)
     """
-    for module in (data_utils, language_pair_dataset, token_block_dataset, dynamic_crf_layer):
+    for module in (language_pair_dataset, token_block_dataset, dynamic_crf_layer):
         if not isinstance(module.np, _NumpyWithAliases):
             module.np = _NumpyWithAliases("numpy")
+
+
+def attend_to_the_own_source():
+    """Let every sentence of a training batch attend to its own source after a generator was built.
+
+    Building a generator tells BART's cross-attention the beam size, once and for all. From then on
+    ``modules/multihead_attention.py:585`` takes any batch for ``beam_size`` copies of each sentence, in training
+    and validation too: with ``--eval-bleu`` every group of ``beam`` sentences is trained on the source of its
+    first one, silently, or the batch fails with "shape ... is invalid" where the beam does not divide it. Copies
+    exist only while decoding step by step, that is, with an incremental state. Not needed when
+    a model's output stays the same after ``model.set_beam_size(2)``.
+    """
+
+    def make_wrapper(original):
+        def forward(self, query, key, value, key_padding_mask=None, incremental_state=None, *args, **kwargs):
+            beam_size = self.beam_size
+            if incremental_state is None:
+                self.beam_size = 1
+            try:
+                return original(self, query, key, value, key_padding_mask, incremental_state, *args, **kwargs)
+            finally:
+                self.beam_size = beam_size
+
+        return forward
+
+    _wrap(MultiheadAttention, "forward", make_wrapper)
 
 
 def avoid_encoder_fast_path():
