@@ -1,6 +1,5 @@
 """The modules that stand in for fairseq's `MultiheadAttention` as a decoder layer's `encoder_attn`."""
 
-import torch
 from fairseq.incremental_decoding_utils import with_incremental_state
 from fairseq.modules import MultiheadAttention
 from fairseq.modules.quant_noise import quant_noise

@@ -156,7 +156,8 @@ class SegmentedDecoder(TransformerDecoderBase):
                     f"this run goes on with {ours['expected_target_length']}"
                 )
         else:
-            logger.info(f"not in the checkpoint, taken from the flags: schedule {decode_schedule(self.segment_schedule)}")
+            schedule = decode_schedule(self.segment_schedule)
+            logger.info(f"not in the checkpoint, taken from the flags: schedule {schedule}")
         state_dict[key] = self.segment_schedule.clone()
 
 

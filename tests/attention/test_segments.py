@@ -1,0 +1,72 @@
+"""Where segments lie in a padded batch, and the batching of queries by what they read."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srformer_plugin.attention.segments import SourceLayout, group_reads
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 20), min_size=1, max_size=4),
+    shifts=st.lists(st.integers(0, 5), min_size=4, max_size=4),
+    extra=st.integers(0, 5),
+    segment_size=st.integers(1, 9),
+)
+def test_segments_start_at_the_first_real_token_whatever_the_padding(lengths, shifts, extra, segment_size):
+    """Left, right or both sides: the segments hold the sentence's own tokens, then zeros."""
+    width = max(length + shift for length, shift in zip(lengths, shifts)) + extra + 1
+    tokens, mask = torch.zeros(width, len(lengths), 2), torch.ones(len(lengths), width, dtype=torch.bool)
+    for row, (length, shift) in enumerate(zip(lengths, shifts)):
+        tokens[shift : shift + length, row] = torch.arange(1.0, length + 1)[:, None]
+        mask[row, shift : shift + length] = False
+    tokens = tokens.masked_fill(mask.T[..., None], float("nan"))  # padding must not be read at all
+    layout = SourceLayout(mask, len(lengths), width, segment_size, "cpu")
+    segments = layout.split_heads(tokens, num_heads=2)
+    for row, length in enumerate(lengths):
+        expected = torch.zeros(layout.max_segments * segment_size)
+        expected[:length] = torch.arange(1.0, length + 1)
+        assert torch.equal(segments[row, 1].flatten(), expected)
+        assert layout.segment_counts[row] == max(1, -(-length // segment_size))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    queries=st.integers(1, 12),
+    reads=st.integers(1, 3),
+    targets=st.integers(1, 6),
+    seed=st.integers(0, 2**31),
+    skewed=st.booleans(),
+)
+def test_every_query_gets_what_it_reads(batch, heads, queries, reads, targets, seed, skewed):
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(targets, (batch, heads, queries, reads), generator=generator)
+    if skewed:  # most queries read the same target: dense groups would be nearly empty
+        chosen[:, :, queries // 4 :] = 0
+    grouping = group_reads(chosen, targets)
+    table = torch.arange(batch * heads * targets).view(batch, heads, targets, 1)
+    slots = grouping.select(table).unsqueeze(3).expand(-1, -1, -1, grouping.size, -1)
+    expected = table.squeeze(-1).gather(2, chosen.flatten(2)).view_as(chosen)
+    assert torch.equal(grouping.collect(slots).squeeze(-1), expected)
+    query = torch.randn(batch, heads, queries, 4, generator=generator)
+    copies = query.unsqueeze(3).expand(-1, -1, -1, reads, -1)
+    assert torch.equal(grouping.collect(grouping.spread(query)), copies)
+    assert torch.equal(grouping.collect(grouping.spread_reads(copies)), copies)
+
+
+def test_groups_stay_small_where_one_segment_is_read_by_most_queries():
+    """A hypothesis that outgrows the schedule stays on the last segment: slots must not multiply by segments."""
+    targets = torch.cat((torch.arange(16), torch.full((200,), 15))).view(1, 1, -1, 1)
+    grouping = group_reads(targets, 16)
+    assert grouping.count * grouping.size < 3 * targets.numel()
+
+
+def test_weights_return_to_the_source_positions_of_their_segment():
+    mask = torch.tensor([[True, True, False, False, False]])
+    layout = SourceLayout(mask, 1, 5, segment_size=2, device="cpu")
+    weights = torch.tensor([[[[[0.25, 0.75]], [[1.0, 0.0]]]]])  # two queries, one segment each
+    dense = layout.scatter_weights(weights, torch.tensor([[[[0], [1]]]]))
+    assert dense.tolist() == [[[[0, 0, 0.25, 0.75, 0], [0, 0, 0, 0, 1]]]]
