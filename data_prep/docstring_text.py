@@ -9,7 +9,10 @@ import inspect
 import re
 
 # Directives whose body is prose; the body of any other directive is dropped with it.
-PROSE_DIRECTIVES = set("note warning important tip hint attention caution admonition rubric topic".split())
+PROSE_DIRECTIVES = {
+    *("note", "tip", "hint", "topic", "rubric"),
+    *("warning", "important", "attention", "caution", "admonition"),
+}
 # Sections that are dropped as a whole: they are code, links or lists of names.
 DROPPED_SECTIONS = {"examples", "example", "references", "see also", "usage", "doctest", "doctests", "authors", "tests"}
 # Headings that are dropped, while what is below them is kept.

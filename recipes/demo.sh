@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# The whole way of a summarizer on two CPU cores in about ten minutes: corpus, SentencePiece, fairseq-preprocess, training,
+# beam search, scores. SRformer stands beside the same model without its memory (--cross-attention segmented).
+#
+#   make demo            run, or go on where an interrupted run stopped
+#   make demo CLEAN=1    start over
+#
+# Environment: PYTHON  an interpreter with the package installed (default: .venv, made by `make venv` if absent)
+#              DEMO_OUT  output folder (default: demo_out)
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$ROOT"
+# shellcheck source=recipes/lib.sh
+source recipes/lib.sh
+
+# ---- settings --------------------------------------------------------------------------------
+VOCABULARY=4000
+MAX_SOURCE_WORDS=64 # of the description; with the header about 95 subwords, that is six segments
+MAX_UPDATES=1200
+MAX_HOURS=0.07 # guard for a slow machine: a training ends after 4.2 minutes
+MODEL_FLAGS=(
+  --arch srformer_bart --segment-size 16 --share-all-embeddings --max-source-positions 192 --max-target-positions 256
+  --encoder-layers 2 --encoder-embed-dim 128 --encoder-ffn-embed-dim 512 --encoder-attention-heads 4
+  --decoder-layers 2 --decoder-embed-dim 128 --decoder-ffn-embed-dim 512 --decoder-attention-heads 4
+  --dropout 0.1
+)
+OPTIMIZER_FLAGS=(
+  --optimizer adam --adam-betas '(0.9, 0.98)' --weight-decay 0.01 --clip-norm 1.0
+  --lr 2e-3 --lr-scheduler polynomial_decay --warmup-updates 100 --max-tokens 2048
+  --criterion label_smoothed_cross_entropy --label-smoothing 0.1
+)
+SEARCH_FLAGS=(--beam 4 --no-repeat-ngram-size 3 --max-len-b 60 --lenpen 1)
+
+# ---- stages --------------------------------------------------------------------------------
+encode() { # OUT CORPUS VOCABULARY: train a SentencePiece model, apply it to every split
+  local out=$1 corpus=$2
+  "$PYTHON" -m data_prep.sentencepiece_lines --out "$out" --corpus "$corpus" --vocabulary "$3"
+}
+
+binarise() { # OUT ENCODED
+  "$BIN/fairseq-preprocess" --source-lang source --target-lang target --joined-dictionary --workers "$(threads)" \
+    --trainpref "$2/train" --validpref "$2/valid" --testpref "$2/test" --destdir "$1"
+}
+
+train() { # OUT DATA FLAGS...
+  local out=$1 data=$2
+  shift 2
+  "$BIN/fairseq-train" "$data" --user-dir srformer_plugin --task translation --truncate-source --cpu --seed 1 \
+    --save-dir "$out" --log-format json --log-interval 25 --log-file "$out/train.log" --num-workers 0 \
+    --save-interval-updates 100 --keep-interval-updates 1 --no-epoch-checkpoints "$@"
+}
+
+generate() { # OUT DATA CHECKPOINT FLAGS...
+  local out=$1 data=$2 checkpoint=$3
+  shift 3
+  "$BIN/fairseq-generate" "$data" --user-dir srformer_plugin --task translation --truncate-source --cpu --gen-subset test \
+    --path "$checkpoint" --results-path "$out" --remove-bpe sentencepiece --max-tokens 8000 \
+    --log-format tqdm "$@"
+}
+
+# ---- environment --------------------------------------------------------------------------------
+start_recipe "make demo" "${DEMO_OUT:-demo_out}"
+if [[ -z ${PYTHON:-} ]]; then
+  PYTHON=.venv/bin/python
+  [[ -x $PYTHON ]] || make venv
+fi
+BIN=$(dirname "$("$PYTHON" -c 'import sys; print(sys.executable)')")
+[[ -x $BIN/fairseq-train ]] || die "$BIN has no fairseq-train: run \"make venv\", or point PYTHON at an interpreter that has it"
+export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
+
+# ---- run --------------------------------------------------------------------------------
+stage corpus "docstrings of what is installed -> description and summary line" \
+  "$PYTHON" -m data_prep.docstring_corpus --out "$OUT/corpus" --max-source "$MAX_SOURCE_WORDS"
+stage encoded "SentencePiece model of $VOCABULARY subwords, applied to the corpus" \
+  encode "$OUT/encoded" "$OUT/corpus" "$VOCABULARY"
+stage data "fairseq-preprocess" \
+  binarise "$OUT/data" "$OUT/encoded"
+for cross_attention in srformer segmented; do
+  stage "$cross_attention" "training with --cross-attention $cross_attention, $MAX_UPDATES updates" \
+    train "$OUT/$cross_attention" "$OUT/data" --cross-attention "$cross_attention" \
+    --max-update "$MAX_UPDATES" --total-num-update "$MAX_UPDATES" --stop-time-hours "$MAX_HOURS" \
+    "${MODEL_FLAGS[@]}" "${OPTIMIZER_FLAGS[@]}"
+  stage "$cross_attention.test" "beam search over the test split" \
+    generate "$OUT/$cross_attention.test" "$OUT/data" "$OUT/$cross_attention/checkpoint_last.pt" "${SEARCH_FLAGS[@]}"
+done
+stage report "scores, learning curves, examples" \
+  "$PYTHON" -m recipes.demo_report --out "$OUT/report" --source "$OUT/corpus/test.source" --reference "$OUT/corpus/test.target" \
+  --system SRformer "$OUT/srformer.test/generate-test.txt" "$OUT/srformer/train.log" \
+  --system segmented "$OUT/segmented.test/generate-test.txt" "$OUT/segmented/train.log"
+cat "$OUT/report/table.md"
+log "in $OUT/report: results.json, examples.md, learning_curves.png"

@@ -1,0 +1,210 @@
+"""Score what ``fairseq-generate`` wrote: table, learning curves, examples and ``results.json`` of the demo.
+
+    python -m recipes.demo_report --source test.source --reference test.target --out DIR \\
+        --system SRformer srformer/generate-test.txt srformer/train.log
+
+Scores are ROUGE F1 (rouge-score, stemmer, a new line after each sentence) times 100, averaged over the test texts, with
+a 95% bootstrap interval of ROUGE-1, and chrF (sacrebleu, with its signature).
+"""
+
+import argparse
+import importlib.metadata
+import json
+import re
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from rouge_score import rouge_scorer, scoring
+from sacrebleu.metrics import CHRF
+
+from data_prep.docstring_corpus import HEADER_END
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+ROUGE_TYPES = ("rouge1", "rouge2", "rougeLsum")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+def read_lines(path):
+    """The lines of a text file, without their ends; unlike ``str.splitlines`` it splits at line feeds only."""
+    return Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
+
+
+def read_hypotheses(path, count):
+    """The best hypothesis of each of ``count`` sentences, in the order of the data.
+
+    ``path`` is the output of ``fairseq-generate``, which goes by length and not by the order of the data: a line is
+    ``D-<index> <tab> <score> <tab> <detokenised text>``, the best hypothesis of a sentence first. Raises ValueError if
+    a sentence has none, since a mean over the others would look like a score.
+    """
+    best = {}
+    for line in read_lines(path):
+        if line.startswith("D-"):
+            name, _, text = line.split("\t", 2)
+            best.setdefault(int(name[2:]), text)
+    if sorted(best) != list(range(count)):
+        missing = sorted(set(range(count)) - set(best))
+        raise ValueError(
+            f"{path}: {len(best)} hypotheses for {count} sentences; without one: {missing[:10]}, "
+            f"unknown: {sorted(set(best) - set(range(count)))[:10]}"
+        )
+    return [best[index] for index in range(count)]
+
+
+def header(source):
+    """The part of a source before ``HEADER_END``: which symbol is described."""
+    return source.partition(HEADER_END)[0]
+
+
+def first_sentence(source):
+    """The first sentence of the description in ``source``, that is, after its header."""
+    return _SENTENCE_END.split(source.partition(HEADER_END)[2] or source, maxsplit=1)[0]
+
+
+def score(hypotheses, references):
+    """Scores of parallel lists of texts.
+
+    Keys: rouge1, rouge2, rougeLsum, rouge1_interval (low, high), chrf; all from 0 to 100; and chrf_signature.
+    """
+    scorer = rouge_scorer.RougeScorer(ROUGE_TYPES, use_stemmer=True)
+    aggregator = scoring.BootstrapAggregator()
+    by_text = []
+    for hypothesis, reference in zip(hypotheses, references, strict=True):
+        one = scorer.score(_one_sentence_a_line(reference), _one_sentence_a_line(hypothesis))
+        aggregator.add_scores(one)
+        by_text.append([one[name].fmeasure for name in ROUGE_TYPES])
+    np.random.seed(0)  # the aggregator resamples with numpy's global generator
+    interval = aggregator.aggregate()["rouge1"]
+    chrf = CHRF()
+    return {
+        **dict(zip(ROUGE_TYPES, (100 * np.mean(by_text, axis=0)).tolist())),
+        "rouge1_interval": [100 * interval.low.fmeasure, 100 * interval.high.fmeasure],
+        "chrf": chrf.corpus_score(hypotheses, [references]).score,
+        "chrf_signature": str(chrf.get_signature()),
+    }
+
+
+def _one_sentence_a_line(text):
+    return _SENTENCE_END.sub("\n", text)
+
+
+def read_training_log(path):
+    """``{"train": {update: loss}, "valid": {update: loss}, "seconds": wall}`` from ``--log-format json --log-file``.
+
+    Losses are in bits per target token, without label smoothing. A resumed training writes some updates again: the last
+    line of an update counts.
+    """
+    curves = {"train": {}, "valid": {}, "seconds": 0.0}
+    for line in read_lines(path):
+        parts = line.split(" | ", 3)
+        if len(parts) < 4 or not parts[3].startswith("{"):
+            continue
+        stats = json.loads(parts[3])
+        if parts[2] == "train_inner":
+            curves["train"][int(stats["num_updates"])] = float(stats["nll_loss"])
+            curves["seconds"] = float(stats["wall"])
+        elif parts[2] == "valid":
+            curves["valid"][int(stats["valid_num_updates"])] = float(stats["valid_nll_loss"])
+    return curves
+
+
+def plot(curves, path):
+    """Draw training (thin) and validation (thick) loss against updates for ``{system: read_training_log(...)}``."""
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for number, (system, curve) in enumerate(curves.items()):
+        for split, style in (("train", {"lw": 0.8, "alpha": 0.6}), ("valid", {"lw": 2, "marker": "o", "ms": 4})):
+            updates = sorted(curve[split])
+            losses = [curve[split][update] for update in updates]
+            axes.plot(updates, losses, color=f"C{number}", label=f"{system}, {split}", **style)
+    axes.set(xlabel="updates", ylabel="loss (bits per target token)", title="Learning curves")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def table(scores):
+    """The scores of ``{system: score(...)}`` as a Markdown table, with the versions and signature they depend on."""
+    width = max(map(len, scores))
+    rows = [
+        f"| {'system':<{width}} | ROUGE-1 | 95% interval   | ROUGE-2 | ROUGE-Lsum | chrF  |",
+        f"|{'-' * (width + 2)}|---------|----------------|---------|------------|-------|",
+    ]
+    for system, s in scores.items():
+        low, high = s["rouge1_interval"]
+        rows.append(
+            f"| {system:<{width}} | {s['rouge1']:7.2f} | {low:6.2f} - {high:5.2f} | {s['rouge2']:7.2f} "
+            f"| {s['rougeLsum']:10.2f} | {s['chrf']:5.2f} |"
+        )
+    signature = next(iter(scores.values()))["chrf_signature"]
+    return "\n".join([*rows, "", f"ROUGE: {rouge_signature()}; chrF: {signature}"])
+
+
+def rouge_signature():
+    """What a ROUGE score depends on, in the manner of sacrebleu's signatures."""
+    return f"F1|stemmer:yes|mean|rouge_score:{importlib.metadata.version('rouge-score')}"
+
+
+def examples(sources, references, hypotheses, count=10):
+    """Markdown: ``count`` texts at equal distances in the test split, each with every system's hypothesis."""
+    count = min(count, len(sources))
+    blocks = ["# Examples", f"{count} texts at equal distances in the test split, not chosen by hand."]
+    for number in range(count):
+        index = number * len(sources) // count
+        rows = [("source", sources[index]), ("reference", references[index])]
+        rows += [(system, texts[index]) for system, texts in hypotheses.items()]
+        blocks.append(f"## {index}")
+        blocks += [f"**{name}**: `{text.replace('`', chr(39))}`" for name, text in rows]
+    return "\n\n".join(blocks) + "\n"
+
+
+def report(source, reference, systems, out):
+    """Score ``systems``, triples of name, generated file and training log; write the report's files to ``out``.
+
+    Returns the table. Raises ValueError if a sentence is without hypothesis.
+    """
+    sources, references = read_lines(source), read_lines(reference)
+    hypotheses = {name: read_hypotheses(path, len(references)) for name, path, _ in systems}
+    curves = {name: read_training_log(log) for name, _, log in systems}
+    baselines = {
+        "source's first sentence": [first_sentence(text) for text in sources],
+        "source's header (name)": [header(text) for text in sources],
+    }
+    scores = {name: score(texts, references) for name, texts in {**hypotheses, **baselines}.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    plot(curves, out / "learning_curves.png")
+    (out / "examples.md").write_text(examples(sources, references, hypotheses), encoding="utf-8")
+    training = {
+        name: {"updates": max(c["train"], default=0), "seconds": c["seconds"], "valid_loss": _last(c["valid"])}
+        for name, c in curves.items()
+    }
+    results = {"texts": len(references), "rouge_signature": rouge_signature(), "scores": scores, "training": training}
+    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    (out / "table.md").write_text(table(scores) + "\n", encoding="utf-8")
+    return table(scores)
+
+
+def _last(curve):
+    return curve[max(curve)] if curve else None
+
+
+def main(argv=None):
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", required=True, help="sources of the test split, one a line")
+    parser.add_argument("--reference", required=True, help="their reference summaries, one a line")
+    parser.add_argument(
+        "--system", nargs=3, action="append", required=True, metavar=("NAME", "GENERATED", "LOG"),
+        help="a system's name, its generate-test.txt and its training log; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for results.json, table.md, examples.md and the plot"
+    )
+    args = parser.parse_args(argv)
+    print(report(args.source, args.reference, args.system, args.out))
+
+
+if __name__ == "__main__":
+    main()

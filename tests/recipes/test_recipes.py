@@ -1,0 +1,110 @@
+"""The shell recipes: they parse, and a stage runs once, again after a change, and says what to do when it fails."""
+
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+SCRIPTS = sorted(RECIPES.glob("*.sh"))
+
+
+def bash(script, cwd, **environment):
+    """Run a recipe whose stages are ``script``; output folder ``out``; returns the finished process."""
+    text = f'set -euo pipefail\nsource "{RECIPES}/lib.sh"\nstart_recipe "make demo" out\n{script}\n'
+    return subprocess.run(
+        ["bash", "-c", text], cwd=cwd, env={"PATH": "/usr/bin:/bin", **environment}, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_script_parses(script):
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_script_passes_shellcheck(script):
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is not installed")
+    subprocess.run(["shellcheck", "--external-sources", script], check=True, cwd=RECIPES.parent)
+
+
+APPEND = 'add() {{ echo "$1" >> "$OUT/first/file"; }}\nstage first "the first" add {0}\n'
+
+
+def test_a_finished_stage_is_skipped(tmp_path):
+    for _ in range(2):
+        done = bash(APPEND.format("one"), tmp_path)
+        assert done.returncode == 0
+    assert "first: done before" in done.stdout
+    assert (tmp_path / "out/first/file").read_text() == "one\n"
+
+
+def test_a_changed_stage_and_those_after_it_run_anew(tmp_path):
+    script = APPEND + 'stage second "the second" touch "$OUT/second/file"\n'
+    bash(script.format("one"), tmp_path)
+    (tmp_path / "out/second/old").touch()
+    done = bash(script.format("two"), tmp_path)
+    assert "done before" not in done.stdout
+    assert (tmp_path / "out/first/file").read_text() == "two\n"
+    assert not (tmp_path / "out/second/old").exists()
+
+
+def test_a_changed_function_is_a_changed_stage(tmp_path):
+    bash(APPEND.format("one"), tmp_path)
+    bash(APPEND.replace('echo "$1"', 'echo "$1!"').format("one"), tmp_path)
+    assert (tmp_path / "out/first/file").read_text() == "one!\n"
+
+
+def test_clean_starts_over(tmp_path):
+    bash(APPEND.format("one"), tmp_path)
+    done = bash(APPEND.format("one"), tmp_path, CLEAN="1")
+    assert "done before" not in done.stdout
+    assert (tmp_path / "out/first/file").read_text() == "one\n"
+
+
+def test_clean_does_not_remove_a_folder_that_is_not_the_recipes_own(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").touch()
+    done = bash(APPEND.format("one"), tmp_path, CLEAN="1")
+    assert done.returncode != 0
+    assert (tmp_path / "out/thesis.tex").exists()
+
+
+@pytest.mark.parametrize("failing", ["exit 3", "false; true", "(exit 3) | cat"])
+def test_a_failed_stage_names_its_log_and_stops_the_recipe(tmp_path, failing):
+    script = f'broken() {{ echo reason >&2; {failing}; }}\nstage first "fails" broken\nstage second "next" true\n'
+    done = bash(script, tmp_path)
+    assert done.returncode != 0
+    assert "out/logs/first.log" in done.stderr
+    assert 'run "make demo" again' in done.stderr
+    assert "reason" in (tmp_path / "out/logs/first.log").read_text()
+    assert not (tmp_path / "out/second").exists()
+
+
+def test_an_interrupted_stage_keeps_its_folder_and_runs_again(tmp_path):
+    # as a training that is killed and goes on from its checkpoint
+    script = (
+        'train() {{ echo "update" >> "$OUT/first/log"; [[ $(wc -l < "$OUT/first/log") -ge 2 ]] || {0}; }}\n'
+        'stage first "training" train\n'
+    )
+    script = script.format("kill -KILL $BASHPID")
+    assert bash(script, tmp_path).returncode == 128 + signal.SIGKILL
+    assert bash(script, tmp_path).returncode == 0
+    assert (tmp_path / "out/first/log").read_text() == "update\nupdate\n"
+
+
+def test_progress_shows_updates_and_hides_the_settings(tmp_path):
+    lines = [
+        "2026-01-01 00:00:00 | INFO | fairseq_cli.train | {'a': 1}",
+        '2026-01-01 00:00:00 | INFO | train_inner | {"epoch": 1, "ppl": "24.5", "num_updates": "50", "wall": "12"}',
+        '2026-01-01 00:00:00 | INFO | valid | {"epoch": 1, "valid_ppl": "31", "valid_num_updates": "50"}',
+        "Traceback",
+    ]
+    (tmp_path / "lines").write_text("\n".join(lines) + "\n")
+    done = bash('stage first "training" cat lines', tmp_path)
+    shown = [line.strip() for line in done.stdout.splitlines()[1:-1]]
+    assert shown == ["update 50  train ppl 24.5  12 s", "update 50  VALID ppl 31", "Traceback"]
+    assert (tmp_path / "out/logs/first.log").read_text().splitlines() == lines
