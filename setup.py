@@ -24,7 +24,7 @@ INSTALL_REQUIRES = [
     've-fairseq==0.12.3; python_version >= "3.11"',
     # The last official release. It cannot be imported on 3.11, and its metadata needs pip < 24.1.
     'fairseq==0.12.2; python_version < "3.11"',
-    "torch>=2.5",  # torch.serialization.safe_globals came with 2.5; tested on 2.11 and 2.13
+    "torch>=2.6",  # the first whose torch.load refuses code in a checkpoint; tested: docs/platform.md
     'numpy>=1.26; python_version >= "3.11"',  # the first for 3.12; tested up to 2.5
     'numpy>=1.23,<1.24; python_version < "3.11"',  # fairseq 0.12.2 uses np.float, gone in 1.24
     "sentencepiece>=0.2",  # first with wheels for 3.12
