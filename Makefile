@@ -21,7 +21,7 @@ endif
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-venv: $(STAMP)  ## make the environment $(VENV) with PYTHON (3.11 or 3.12) and TORCH
+venv: $(STAMP)  ## make the environment .venv (to choose: PYTHON=python3.12 TORCH=torch==2.11.0)
 
 $(STAMP): setup.py pyproject.toml constraints.txt requirements/fairseq.txt
 	@$(PYTHON) requirements/check_python.py

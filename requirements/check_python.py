@@ -3,13 +3,19 @@
 # Runs on whatever Python it is asked about, so it is written for 2.7 as well.
 # ruff: noqa: UP031
 
+import platform
 import sys
 
 SUPPORTED = ((3, 11), (3, 12))
 
 
-def problem(version, has_venv):
+def problem(version, has_venv, system="Linux", machine="x86_64"):
     """Return what is wrong with an interpreter of this (major, minor) version, or None."""
+    if (system, machine) != ("Linux", "x86_64"):
+        return "fairseq for Python 3.11 and 3.12 exists for Linux on x86_64 only, not for %s on %s" % (
+            system,
+            machine,
+        )
     if version not in SUPPORTED:
         return (
             "Python %d.%d is not supported: fairseq needs 3.11 or 3.12. "
@@ -31,6 +37,6 @@ def has_venv():
 
 
 if __name__ == "__main__":
-    message = problem(sys.version_info[:2], has_venv())
+    message = problem(sys.version_info[:2], has_venv(), platform.system(), platform.machine())
     if message:
         sys.exit("%s: %s" % (sys.executable, message))

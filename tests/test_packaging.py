@@ -104,6 +104,10 @@ def test_a_python_without_venv_is_told_what_to_install():
     assert check_python.problem((3, 11), has_venv=True) is None
 
 
+def test_a_system_without_fairseq_wheels_is_named():
+    assert "Darwin on arm64" in check_python.problem((3, 11), True, "Darwin", "arm64")
+
+
 def test_the_makefile_lists_its_targets():
     listed = subprocess.run(["make", "help"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
