@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import USER_DIR
 from fairseq import checkpoint_utils, options, utils
 from fairseq.data import (
     bucket_pad_length_dataset,
@@ -38,6 +37,8 @@ from hypothesis import strategies as st
 
 from srformer_plugin import compat
 from srformer_plugin.errors import ConfigurationError, UnsafeCheckpointError
+
+USER_DIR = Path(__file__).resolve().parents[1] / "srformer_plugin"
 
 TINY_BART = [
     "--arch", "bart_base", "--share-all-embeddings", "--encoder-layers", "1", "--decoder-layers", "1",

@@ -5,13 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 import srformer_plugin
 from requirements import check_python
 
+ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ["setup.py", "pyproject.toml", "srformer_plugin", "data_prep"]
 
 
