@@ -115,26 +115,36 @@ class Corpus:
         return (self.raw / f"{split}.{side}").read_text(encoding="utf-8").splitlines()
 
 
+def make_corpus(folder, sizes, pairs):
+    """Write (source, target) pairs to the splits of ``sizes`` in order, and run fairseq-preprocess over them.
+
+    Several test splits are called test, test1, ...; both sides share one dictionary.
+    """
+    corpus = Corpus(folder / "raw", folder / "binarised", sizes)
+    corpus.raw.mkdir()
+    for split, size in sizes.items():
+        chosen, pairs = pairs[:size], pairs[size:]
+        assert len(chosen) == size
+        for side, column in (("source", 0), ("target", 1)):
+            text = "".join(pair[column] + "\n" for pair in chosen)
+            (corpus.raw / f"{split}.{side}").write_text(text, encoding="utf-8")
+    tests = sorted(split for split in sizes if split.startswith("test"))
+    run_fairseq(
+        "preprocess", "--source-lang", "source", "--target-lang", "target", "--joined-dictionary",
+        "--trainpref", corpus.raw / "train", "--validpref", corpus.raw / "valid",
+        "--testpref", ",".join(str(corpus.raw / split) for split in tests),
+        "--destdir", corpus.binarised, "--workers", 1,
+    )  # fmt: skip
+    return corpus
+
+
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory):
-    """40 training, 9 validation and 11 test pairs, binarised with one dictionary for both sides.
+    """40 training, 9 validation and 11 test pairs.
 
     Neither 9 nor 11 is a multiple of 8, fairseq's default batch size multiple. A second test split,
     ``test1``, holds 5 pairs.
     """
-    folder = tmp_path_factory.mktemp("corpus")
-    corpus = Corpus(folder / "raw", folder / "binarised", {"train": 40, "valid": 9, "test1": 5, "test": 11})
-    corpus.raw.mkdir()
-    pairs = sentence_pairs(sum(corpus.sizes.values()), seed=7)
-    for split, size in corpus.sizes.items():
-        chosen, pairs = pairs[:size], pairs[size:]
-        for side, column in (("source", 0), ("target", 1)):
-            text = "".join(pair[column] + "\n" for pair in chosen)
-            (corpus.raw / f"{split}.{side}").write_text(text, encoding="utf-8")
-    run_fairseq(
-        "preprocess", "--source-lang", "source", "--target-lang", "target", "--joined-dictionary",
-        "--trainpref", corpus.raw / "train", "--validpref", corpus.raw / "valid",
-        "--testpref", f"{corpus.raw / 'test'},{corpus.raw / 'test1'}",
-        "--destdir", corpus.binarised, "--workers", 1,
-    )
-    return corpus
+    sizes = {"train": 40, "valid": 9, "test1": 5, "test": 11}
+    pairs = sentence_pairs(sum(sizes.values()), seed=7)
+    return make_corpus(tmp_path_factory.mktemp("corpus"), sizes, pairs)

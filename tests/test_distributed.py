@@ -1,0 +1,83 @@
+"""Two processes over gloo train what one process trains on the joined batches."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, USER_DIR
+
+import srformer_plugin  # noqa: F401 (lets torch.load read fairseq checkpoints)
+
+# Wide heads and a low threshold: at the tiny sizes the neuron would never fire, and have no gradient to compare.
+FIRING = ["--raf-threshold", "0.01"]
+for side in ("encoder", "decoder"):
+    FIRING += [f"--{side}-embed-dim", "128", f"--{side}-attention-heads", "1"]
+
+
+def train_command(corpus, save_dir, *more):
+    """Two plain gradient steps on batches of 4; no dropout, so that nothing depends on the rank."""
+    return [
+        sys.executable, "-m", "fairseq_cli.train", str(corpus.binarised), "--user-dir", str(USER_DIR), "--task",
+        "translation", "--source-lang", "source", "--target-lang", "target", "--arch", "srformer_bart_tiny",
+        *FIRING, "--dropout", "0", "--criterion", "cross_entropy", "--optimizer", "sgd", "--lr", "0.5",
+        "--batch-size", "4", "--max-update", "2", "--save-dir", str(save_dir), "--no-epoch-checkpoints",
+        "--disable-validation", "--num-workers", "0", "--cpu", *more,
+    ]  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def run(*commands):
+    """Run commands side by side; the text of all of them is shown where one fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment, "cwd": ROOT}
+    processes = [subprocess.Popen(command, **options) for command in commands]
+    try:
+        texts = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(texts)
+
+
+def parameters(folder):
+    return torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"]
+
+
+@pytest.fixture(scope="session")
+def one_process(tiny_corpus, tmp_path_factory):
+    """The parameters after two updates, each on two batches one after the other."""
+    folder = tmp_path_factory.mktemp("one")
+    run(train_command(tiny_corpus, folder, "--update-freq", "2"))
+    return parameters(folder)
+
+
+@pytest.mark.parametrize("backend", ["legacy_ddp", "no_c10d"])
+def test_two_ranks_step_as_one_process_on_the_joined_batch(tiny_corpus, one_process, tmp_path, backend):
+    port = free_port()
+    run(*(
+        train_command(
+            tiny_corpus, tmp_path, "--distributed-world-size", "2", "--distributed-rank", str(rank),
+            "--distributed-no-spawn", "--distributed-init-method", f"tcp://127.0.0.1:{port}",
+            "--distributed-backend", "gloo", "--ddp-backend", backend,
+        )
+        for rank in range(2)
+    ))  # fmt: skip
+    two = parameters(tmp_path)
+    assert two.keys() == one_process.keys()
+    for name, value in one_process.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_the_steps_change_every_parameter(tiny_corpus, one_process, tmp_path):
+    """The comparison above compares gradients, not initial values."""
+    run(train_command(tiny_corpus, tmp_path, "--update-freq", "2", "--lr", "0"))
+    unchanged = [name for name, value in parameters(tmp_path).items() if torch.equal(value, one_process[name])]
+    assert unchanged == ["encoder.version", "decoder.version", "decoder.segment_schedule"]
