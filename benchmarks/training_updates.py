@@ -1,0 +1,130 @@
+"""Training updates of srformer_bart_base beside stock bart_base: do losses fall and stay finite, and how long is one?
+
+    python -m benchmarks.training_updates DATA --precision bf16 fp16 --json benchmarks/results/training_updates.json
+
+DATA is a folder that fairseq-preprocess made. Every run is `fairseq-train` in a process of its own, from scratch, with
+the same seed and the same batches. A run that leaves a loss which is not finite, or whose loss does not fall, is an
+error: no time is reported for it.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from srformer_plugin import __file__ as plugin_file
+
+PEER = "bart_base"
+# name in the table -> flags; every model has bart_base's sizes
+MODELS = {
+    PEER: ["--arch", "bart_base"],
+    "srformer_bart_base": ["--arch", "srformer_bart_base"],
+    "segmented": ["--arch", "srformer_bart_base", "--cross-attention", "segmented"],
+}
+WARM_UP = 50  # updates left out of the median
+
+
+def train(data, model, precision, options, save_dir):
+    """Run fairseq-train and return its log as a list of dictionaries, one per logged interval."""
+    command = [
+        sys.executable, "-m", "fairseq_cli.train", str(data), "--user-dir", str(Path(plugin_file).parent),
+        "--task", "translation", "--truncate-source", *MODELS[model], "--share-all-embeddings",
+        "--max-source-positions", str(options.source), "--max-target-positions", "1024",
+        "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
+        "--optimizer", "adam", "--adam-betas", "(0.9, 0.999)", "--weight-decay", "0.01", "--clip-norm", "0.1",
+        "--lr", "1e-4", "--lr-scheduler", "inverse_sqrt", "--warmup-updates", "50", "--dropout", "0.1",
+        "--batch-size", str(options.batch_size), "--required-batch-size-multiple", "1",
+        "--max-update", str(options.updates), "--save-dir", str(save_dir), "--no-save", "--disable-validation",
+        "--seed", "1", "--log-format", "json", "--log-interval", "10", "--num-workers", "2",
+        *([f"--{precision}"] if precision != "fp32" else []), *(["--cpu"] if not torch.cuda.is_available() else []),
+        *options.extra,
+    ]  # fmt: skip
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{model} {precision} failed:\n{done.stdout[-4000:]}")
+    entries = [line.split(" | ", 3)[-1] for line in done.stdout.splitlines() if "| train_inner |" in line]
+    return [{k: float(v) for k, v in json.loads(entry).items() if k != "epoch"} for entry in entries]
+
+
+def summarise(log):
+    """Check the losses and return the numbers of one run."""
+    losses = [entry["loss"] for entry in log]
+    if not all(map(math.isfinite, losses)):
+        raise SystemExit(f"a loss is not finite: {losses}")
+    if losses[-1] > losses[0] - 1:
+        raise SystemExit(f"the loss does not fall: {losses}")
+    steady = [1000 / entry["ups"] for entry in log if entry["num_updates"] > WARM_UP]
+    return {
+        "ms_per_update": round(statistics.median(steady), 1),
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "losses": losses,
+        "lowest_loss_scale": min((entry["loss_scale"] for entry in log if "loss_scale" in entry), default=None),
+        "gib_free": min((entry["gb_free"] for entry in log if "gb_free" in entry), default=None),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder that fairseq-preprocess made")
+    parser.add_argument("--precision", nargs="+", default=["bf16", "fp16"], choices=["bf16", "fp16", "fp32"])
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--updates", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=16, help="sentences per batch")
+    parser.add_argument("--source", type=int, default=1024, help="source tokens, longer ones are truncated")
+    parser.add_argument("--commit", help="commit to write down where there is no git")
+    parser.add_argument("--json", type=Path, help="file to write the results to")
+    parser.add_argument("--extra", nargs=argparse.REMAINDER, default=[], help="more flags for fairseq-train")
+    options = parser.parse_args()
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    commit = options.commit or subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    rows = []
+    for precision in options.precision:
+        results = {}
+        for model in options.models:
+            with tempfile.TemporaryDirectory() as folder:
+                results[model] = summarise(train(options.data, model, precision, options, folder))
+            run = results[model]
+            print(
+                f"{precision:5} {model:20} {run['ms_per_update']:8.1f} ms/update  "
+                f"loss {run['first_loss']:.3f} -> {run['last_loss']:.3f}  loss scale >= {run['lowest_loss_scale']}",
+                flush=True,
+            )
+        theirs = results.get(PEER)
+        for model in options.models:
+            rows.append(
+                {
+                    "benchmark": "training_updates",
+                    "case": {
+                        "model": model, "precision": precision, "batch": options.batch_size,
+                        "source": options.source, "updates": options.updates,
+                    },
+                    "peer": PEER,
+                    "ours": results[model]["ms_per_update"],
+                    "theirs": theirs and theirs["ms_per_update"],
+                    "unit": "ms/update",
+                    "ratio": theirs and round(theirs["ms_per_update"] / results[model]["ms_per_update"], 3),
+                    "run": results[model],
+                    "device": device, "torch": torch.__version__, "commit": commit,
+                    "date": datetime.date.today().isoformat(),
+                }
+            )  # fmt: skip
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        partial = options.json.with_suffix(".partial")
+        partial.write_text(json.dumps(rows, indent=1) + "\n")
+        partial.replace(options.json)
+
+
+if __name__ == "__main__":
+    main()
