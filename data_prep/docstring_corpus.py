@@ -77,8 +77,8 @@ class Pair(NamedTuple):
 
 
 def words_of(identifier):
-    """``_BinomTest.run_all`` -> ``Binom Test run all``: the words an identifier is made of."""
-    return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", identifier))
+    """``_BinomTest.run_all`` -> ``binom test run all``: the words an identifier is made of, as prose writes them."""
+    return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", identifier)).lower()
 
 
 def header_of(kind, qualified_name, arguments, module):

@@ -15,19 +15,22 @@ cd "$ROOT"
 source recipes/lib.sh
 
 # ---- settings --------------------------------------------------------------------------------
-VOCABULARY=4000
-MAX_SOURCE_WORDS=64 # of the description; with the header about 95 subwords, that is six segments
-MAX_UPDATES=1200
-MAX_HOURS=0.07 # guard for a slow machine: a training ends after 4.2 minutes
+VOCABULARY=2000
+MAX_SOURCE_WORDS=40 # of the description; with the header about 85 subwords, that is two segments
+MAX_UPDATES=2400
+MAX_HOURS=0.06 # guard for a slow machine: a training ends after 3.6 minutes
+DATA_FLAGS=(
+  --user-dir srformer_plugin --task translation --truncate-source --max-source-positions 192 --max-target-positions 256
+)
 MODEL_FLAGS=(
-  --arch srformer_bart --segment-size 16 --share-all-embeddings --max-source-positions 192 --max-target-positions 256
-  --encoder-layers 2 --encoder-embed-dim 128 --encoder-ffn-embed-dim 512 --encoder-attention-heads 4
-  --decoder-layers 2 --decoder-embed-dim 128 --decoder-ffn-embed-dim 512 --decoder-attention-heads 4
-  --dropout 0.1
+  --arch srformer_bart --segment-size 64 --share-all-embeddings --dropout 0 --attention-dropout 0
+  --encoder-layers 1 --encoder-embed-dim 128 --encoder-ffn-embed-dim 512 --encoder-attention-heads 2
+  --decoder-layers 2 --decoder-embed-dim 128 --decoder-ffn-embed-dim 512 --decoder-attention-heads 2
+  --encoder-normalize-before --decoder-normalize-before
 )
 OPTIMIZER_FLAGS=(
   --optimizer adam --adam-betas '(0.9, 0.98)' --weight-decay 0.01 --clip-norm 1.0
-  --lr 2e-3 --lr-scheduler polynomial_decay --warmup-updates 100 --max-tokens 2048
+  --lr 1.5e-3 --lr-scheduler polynomial_decay --warmup-updates 50 --max-tokens 1024 --required-batch-size-multiple 1
   --criterion label_smoothed_cross_entropy --label-smoothing 0.1
 )
 SEARCH_FLAGS=(--beam 4 --no-repeat-ngram-size 3 --max-len-b 60 --lenpen 1)
@@ -46,15 +49,21 @@ binarise() { # OUT ENCODED
 train() { # OUT DATA FLAGS...
   local out=$1 data=$2
   shift 2
-  "$BIN/fairseq-train" "$data" --user-dir srformer_plugin --task translation --truncate-source --cpu --seed 1 \
+  "$BIN/fairseq-train" "$data" "${DATA_FLAGS[@]}" --cpu --seed 1 \
     --save-dir "$out" --log-format json --log-interval 25 --log-file "$out/train.log" --num-workers 0 \
     --save-interval-updates 100 --keep-interval-updates 1 --no-epoch-checkpoints "$@"
+}
+
+initialise() { # OUT DATA FLAGS...: a checkpoint of untrained weights
+  local out=$1 data=$2
+  shift 2
+  "$PYTHON" -m recipes.initial_weights "$out/initial.pt" "$data" "${DATA_FLAGS[@]}" --cpu --seed 1 "$@"
 }
 
 generate() { # OUT DATA CHECKPOINT FLAGS...
   local out=$1 data=$2 checkpoint=$3
   shift 3
-  "$BIN/fairseq-generate" "$data" --user-dir srformer_plugin --task translation --truncate-source --cpu --gen-subset test \
+  "$BIN/fairseq-generate" "$data" "${DATA_FLAGS[@]}" --cpu --gen-subset test \
     --path "$checkpoint" --results-path "$out" --remove-bpe sentencepiece --max-tokens 8000 \
     --log-format tqdm "$@"
 }
@@ -77,10 +86,15 @@ stage encoded "SentencePiece model of $VOCABULARY subwords, applied to the corpu
 stage data "fairseq-preprocess" \
   binarise "$OUT/data" "$OUT/encoded"
 for cross_attention in srformer segmented; do
-  stage "$cross_attention" "training with --cross-attention $cross_attention, $MAX_UPDATES updates" \
-    train "$OUT/$cross_attention" "$OUT/data" --cross-attention "$cross_attention" \
-    --max-update "$MAX_UPDATES" --total-num-update "$MAX_UPDATES" --stop-time-hours "$MAX_HOURS" \
-    "${MODEL_FLAGS[@]}" "${OPTIMIZER_FLAGS[@]}"
+  attention_flags=(--cross-attention "$cross_attention")
+  # without a gate that starts closed, the untrained memory drowns the source's segment for hundreds of updates
+  [[ $cross_attention == segmented ]] || attention_flags+=(--memory-gate)
+  stage "$cross_attention.initial" "untrained weights" \
+    initialise "$OUT/$cross_attention.initial" "$OUT/data" "${attention_flags[@]}" "${MODEL_FLAGS[@]}"
+  stage "$cross_attention" "training with ${attention_flags[*]}, $MAX_UPDATES updates" \
+    train "$OUT/$cross_attention" "$OUT/data" "${attention_flags[@]}" "${MODEL_FLAGS[@]}" "${OPTIMIZER_FLAGS[@]}" \
+    --finetune-from-model "$OUT/$cross_attention.initial/initial.pt" \
+    --max-update "$MAX_UPDATES" --total-num-update "$MAX_UPDATES" --stop-time-hours "$MAX_HOURS"
   stage "$cross_attention.test" "beam search over the test split" \
     generate "$OUT/$cross_attention.test" "$OUT/data" "$OUT/$cross_attention/checkpoint_last.pt" "${SEARCH_FLAGS[@]}"
 done

@@ -66,7 +66,7 @@ def test_source_begins_with_what_is_described():
     )
     assert pair.summary == "Run every test of the case."
     assert pair.source == (
-        "method Test Case run all ( tests, fast ) in unittest case | " + DESCRIPTION.format("case")
+        "method test case run all ( tests, fast ) in unittest case | " + DESCRIPTION.format("case")
     )  # fmt: skip
 
 

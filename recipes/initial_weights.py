@@ -1,0 +1,61 @@
+"""Write a checkpoint of untrained weights that are scaled to the width of a small model.
+
+    python -m recipes.initial_weights OUT.pt DATA --user-dir ... --arch ... (the arguments of fairseq-train)
+
+BART draws all its weights with a standard deviation of 0.02, which suits its 768 or more dimensions. In a model of 128
+dimensions the branches beside the residual path then start so weak, and the embeddings so close to each other, that
+hundreds of updates pass before the decoder looks at its source at all. Here a matrix gets 1 / sqrt(inputs) and an
+embedding 1 / sqrt(dimensions). ``fairseq-train --finetune-from-model OUT.pt`` starts from the result.
+"""
+
+import logging
+import math
+import sys
+from pathlib import Path
+
+from fairseq import checkpoint_utils, options, tasks, utils
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+
+def scale_to_width(model):
+    """Draw the weights of linear maps and embeddings of ``model`` anew, in place; biases and norms stay."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
+    # after the linear maps: the output projection shares the embedding's weight
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=1 / math.sqrt(module.embedding_dim))
+            if module.padding_idx is not None:
+                nn.init.zeros_(module.weight[module.padding_idx])
+
+
+def main(argv=None):
+    """Command line: the checkpoint to write, then the arguments of fairseq-train."""
+    out, *arguments = sys.argv[1:] if argv is None else argv
+    parser = options.get_training_parser()
+    args = options.parse_args_and_arch(parser, arguments)
+    cfg = convert_namespace_to_omegaconf(args)
+    model = tasks.setup_task(cfg.task).build_model(cfg.model)
+    # seeded here, so that models that differ in parameters of other kinds start from the same weights
+    utils.set_torch_seed(cfg.common.seed)
+    scale_to_width(model)
+    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
+    state = {
+        "args": None,
+        "cfg": cfg,
+        "model": model.state_dict(),
+        "optimizer_history": [history],
+        "extra_state": {},
+        "last_optimizer_state": None,
+    }
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    checkpoint_utils.torch_persistent_save(state, out)
+    logger.info("%s: %d parameters", out, sum(p.numel() for p in model.parameters()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""The demo's initial weights: scaled to the width of the model, padding at zero, embeddings still shared."""
+
+import math
+
+import pytest
+from torch import nn
+
+from recipes.initial_weights import scale_to_width
+
+
+class Tied(nn.Module):
+    """An embedding that is also the output projection, and a map beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(500, 64, padding_idx=1)
+        self.inner = nn.Linear(256, 64)
+        self.output = nn.Linear(64, 500, bias=False)
+        self.output.weight = self.embedding.weight
+
+
+@pytest.fixture
+def model():
+    model = Tied()
+    scale_to_width(model)
+    return model
+
+
+def test_a_linear_map_keeps_the_size_of_its_input(model):
+    assert model.inner.weight.std().item() == pytest.approx(1 / math.sqrt(256), rel=0.05)
+
+
+def test_embeddings_have_length_one_about_and_stay_shared(model):
+    assert model.output.weight is model.embedding.weight
+    assert model.embedding.weight[2:].std().item() == pytest.approx(1 / math.sqrt(64), rel=0.05)
+
+
+def test_padding_stays_zero(model):
+    assert not model.embedding.weight[1].any()
