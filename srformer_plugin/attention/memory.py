@@ -35,7 +35,7 @@ def inverse_key_norm(keys: Tensor) -> Tensor:
 
 
 class RAFMemory(nn.Module):
-    """The paper's memory: a RAF neuron over key-value products (MATH.md section 2).
+    """The paper's memory: a RAF neuron over key-value products (docs/attention.md, section 2).
 
     Visiting segment j, the neuron is driven by X = C_j W^T, C_j = phi(S) - phi(S_j): the products of keys and
     values of all other segments; phi clips to [-clamp, clamp] or is the identity. Its output P, divided by the

@@ -1,4 +1,4 @@
-"""The recurrent accumulate-and-fire (RAF) neuron (MATH.md section 2, "RAF neuron").
+"""The recurrent accumulate-and-fire (RAF) neuron (docs/attention.md, section 2).
 
 One neuron per head and matrix entry integrates its input over the visited segments, leaks, and fires a
 graded spike when its potential passes a threshold:
@@ -55,7 +55,7 @@ def raf_step(potential: Tensor, drive: Tensor, leak: Tensor, threshold: Tensor) 
 
 
 class _RAFScan(torch.autograd.Function):
-    """`raf_scan` with the hand-written backward pass of MATH.md section 2."""
+    """`raf_scan` with the hand-written backward pass of docs/attention.md, section 2."""
 
     @staticmethod
     def forward(ctx, drive: Tensor, leak: Tensor, threshold: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Plain reference of segmented recurrent attention: loops, any dtype, one line per formula.
 
 Every fast path is tested against this file, outputs and gradients (which autograd derives here). It is
-written to be read beside MATH.md section 2, not to be fast. A row (one sentence) and a head at a time;
+written to be read beside docs/attention.md, section 2, not to be fast. A row (one sentence) and a head at a time;
 shapes: T target positions, N source positions (none of them padding), D head size.
 """
 
@@ -75,7 +75,7 @@ def segmented_recurrent_attention(
     clamp: float | None = None,
     first_position: int = 0,
 ) -> Tensor:
-    """Local plus recurrent term of every position (MATH.md section 2).
+    """Local plus recurrent term of every position (docs/attention.md, section 2).
 
     Args:
         query: (B, H, T, D), scaled already.

@@ -4,7 +4,7 @@ A schedule returns a `SegmentPlan`, which allows k segments per query and head, 
 by content, differ by head or look at several segments. To add one: write a class with `plan` and put it into
 `SCHEDULES`.
 
-The paper's clock (DESIGN.md section 4): sigma_b(t) = min(m_b - 1, floor(t m_b / L_b)).
+The paper's clock (docs/attention.md, section 4): sigma_b(t) = min(m_b - 1, floor(t m_b / L_b)).
 """
 
 import torch
@@ -109,7 +109,7 @@ class ClockSchedule:
 class TargetLengthSchedule(ClockSchedule):
     """The paper's policy: L is the target's true length in training and scoring, a stored one in decoding.
 
-    It tells the decoder how long the target will be (NUMBERS.md, last table), which a decoder cannot know.
+    It tells the decoder how long the target will be (docs/attention.md, section 4), which a decoder cannot know.
     """
 
     uses_target_lengths = True

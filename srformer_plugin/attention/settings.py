@@ -1,4 +1,4 @@
-"""The settings of segmented attention: names, defaults, checks, and their flags (DESIGN.md section 5)."""
+"""The settings of segmented attention: names, defaults, checks, and their flags."""
 
 from dataclasses import dataclass, field
 from typing import Optional

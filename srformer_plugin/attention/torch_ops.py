@@ -22,7 +22,7 @@ def attend(
     dropout: float = 0.0,
     need_weights: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Local plus recurrent term (MATH.md section 2, "Output", before the output projection).
+    """Local plus recurrent term (docs/attention.md, section 2), before the output projection.
 
     Args:
         query: (B, H, Q, D), scaled already.

@@ -1,7 +1,7 @@
 """Agreement with the authors' classes, whose inputs, parameters, outputs and gradients tests/golden holds.
 
-The authors attend to the zeros that fill a partial last segment and let padding into the memory (MATH.md
-section 6: 7, 8, 11). The package does neither, and needs no switch for it: these tests do the projections
+The authors attend to the zeros that fill a partial last segment and let padding into the memory
+(docs/attention.md, section 5). The package does neither, and needs no switch for it: these tests do the projections
 themselves and hand over keys and values that are zero-padded to whole segments, all of them "real".
 
 `pytest tests --golden DIR` runs the same checks on every pair of files in another folder of this format.
@@ -196,7 +196,7 @@ def stepped(golden, attention, schedule_length):
 
 
 def steps_with_one_visit(golden, schedule_length):
-    """The T5 class steps its neuron at every position (MATH.md section 6, 1). Until a segment is held for a
+    """The T5 class steps its neuron at every position (docs/attention.md, section 5). Until a segment is held for a
     second step, that is one step per visited segment; with one segment the memory is zero in any case."""
     if golden.m == 1:
         return golden.T
@@ -222,7 +222,7 @@ def test_training_output_and_every_gradient(unmasked_golden, attention):
 
 
 def test_partial_last_segment_reads_its_own_mask(masked_golden, attention):
-    """In training the T5 class cuts the mask at N // s slices (MATH.md section 6, 10): a partial last segment
+    """In training the T5 class cuts the mask at N // s slices (docs/attention.md, section 5): a partial last segment
     reads the slice of the segment before it, so that a masked token of its own has a say. Ours reads its own, as
     the same class does at inference. Everything but that segment of the rows with padding agrees."""
     golden = masked_golden

@@ -225,7 +225,7 @@ def core_flops(module, targets, source):
 
 @pytest.mark.parametrize(("segment_size", "clamp", "saved"), [(64, 2.0, 0.40), (64, 0.0, 0.40), (16, 0.0, 0.45)])
 def test_operations_saved_against_full_attention(segment_size, clamp, saved):
-    """The paper's 40% (FLOPS.md: T = 128, N = 1024, H = 8, D = 64)."""
+    """The paper's 40% (docs/attention.md, section 6: T = 128, N = 1024, H = 8, D = 64)."""
     module = build(
         8, 64, torch.float32, segment_size=segment_size, kv_clamp=clamp, expected_target_length=128
     )

@@ -1,0 +1,68 @@
+"""Put the tables of benchmarks/results/*.json into README.md: `python -m benchmarks.readme_tables`.
+
+A table stands between `<!-- results: NAME -->` and `<!-- end -->`, NAME being the JSON file's; only what is between
+the marks is replaced. `--check` changes nothing and fails where README and JSON disagree.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+
+
+def training_updates(rows):
+    """Milliseconds per update and the losses, a line per model and precision."""
+    lines = [
+        "| precision | model | ms per update | stock time / ours | loss at 10 and at the last update |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        run = row["run"]
+        lines.append(
+            f"| {row['case']['precision']} | {row['case']['model']} | {row['ours']:.0f} | {row['ratio']:.2f} "
+            f"| {run['first_loss']:.2f} -> {run['last_loss']:.2f} |"
+        )
+    case, first = rows[0]["case"], rows[0]
+    lines.append("")
+    lines.append(
+        f"{case['updates']} updates of {case['batch']} x {case['source']} source tokens; median after the first 50; "
+        f"{first['device']}, torch {first['torch']}, {first['date']}, commit {first['commit'][:7]}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+TABLES = {"training_updates": training_updates}
+
+
+def render(text, results):
+    """`text` with every marked table made anew from the JSON files of folder `results`."""
+
+    def table(match):
+        name = match.group(2)
+        if name not in TABLES:
+            raise SystemExit(f"README.md: no table {name!r}; known: {', '.join(TABLES)}")
+        rows = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+        return match.group(1) + TABLES[name](rows) + match.group(3)
+
+    return MARKED.sub(table, text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="fail where README.md is not up to date")
+    options = parser.parse_args()
+    readme = ROOT / "README.md"
+    old = readme.read_text(encoding="utf-8")
+    new = render(old, ROOT / "benchmarks" / "results")
+    if options.check and old != new:
+        sys.exit("README.md does not show benchmarks/results: run python -m benchmarks.readme_tables")
+    if old != new:
+        readme.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
