@@ -139,11 +139,13 @@ def test_held_out_splits_have_about_the_size_asked_for(tree, tmp_path):
     assert 20 <= pairs["test"] < 25
 
 
-def test_a_large_module_goes_to_train(tree, tmp_path):
+def test_a_large_module_goes_to_train_under_every_seed(tree, tmp_path):
     (tree / "alpha" / "large.py").write_text(module_text("large", functions=200))
-    manifest = run(tree, tmp_path / "out")
-    assert "alpha.large" in manifest["modules"]["train"]
-    assert manifest["pairs"]["test"] < 20
+    pairs, _ = docstring_corpus.read_pairs([tree], docstring_corpus.DEFAULT_LIMITS, workers=1)
+    for seed in range(60):
+        splits = docstring_corpus.split_by_module(pairs, seed, held_out=12)
+        assert sum(pair.group == "alpha.large" for pair in splits["train"]) == 200
+        assert 12 <= len(splits["test"]) < 15
 
 
 def test_equal_summaries_and_equal_descriptions_are_kept_once(tree, tmp_path):
