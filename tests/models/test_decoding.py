@@ -184,3 +184,18 @@ def test_alignment_is_returned_only_when_asked(build_model, make_sample, kind):
     hypothesis = generate(model, sample, 4)[0][0]
     assert hypothesis["attention"].shape == (23, hypothesis["tokens"].numel())
     torch.testing.assert_close(hypothesis["attention"].sum(0), torch.ones(hypothesis["tokens"].numel()))
+
+
+@torch.no_grad()
+def test_target_schedule_trains_by_the_true_length_and_decodes_by_the_stored_one(build_model, make_sample):
+    """Teacher forcing of 5 tokens goes as a fixed schedule of length 5 does; decoding as one of the stored 8."""
+    sample, previous = make_sample([23]), torch.randint(4, 20, (1, 5))
+    target, five, eight = (
+        build_model(segment_schedule=name, expected_target_length=length)
+        for name, length in (("target", 8), ("fixed", 5), ("fixed", 8))
+    )
+    scored = [model(**sample["net_input"], prev_output_tokens=previous)[0] for model in (target, five, eight)]
+    torch.testing.assert_close(scored[0], scored[1])
+    assert not torch.allclose(scored[0], scored[2])
+    decoded = [generate(model, sample, 2)[0][0]["positional_scores"] for model in (target, eight)]
+    torch.testing.assert_close(*decoded)
