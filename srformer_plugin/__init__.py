@@ -10,4 +10,4 @@ __version__ = "0.1.0"  # setup.py reads this line without importing the package
 
 compat.apply()
 
-from .models import srformer_bart  # noqa: E402, F401 (registers; after the mends, which its imports rely on)
+from .models import srformer_bart, srformer_t5  # noqa: E402, F401 (register; after the mends, which they rely on)

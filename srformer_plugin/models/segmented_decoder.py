@@ -49,6 +49,8 @@ class SegmentedDecoder(TransformerDecoderBase):
     what it was trained with.
     """
 
+    layer_class = SegmentedDecoderLayer
+
     def __init__(self, cfg, dictionary, embed_tokens, no_encoder_attn=False, output_projection=None):
         super().__init__(cfg, dictionary, embed_tokens, no_encoder_attn, output_projection)
         self.settings = SegmentSettings.from_namespace(cfg)
@@ -57,11 +59,7 @@ class SegmentedDecoder(TransformerDecoderBase):
             self.register_buffer("segment_schedule", encode_schedule(self.settings))
 
     def build_decoder_layer(self, cfg, no_encoder_attn=False):
-        layer = SegmentedDecoderLayer(cfg, no_encoder_attn)
-        if cfg.checkpoint_activations:
-            layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
-        # wrap checkpointed layers whatever their size, as stock fairseq does
-        return fsdp_wrap(layer, min_num_params=0 if cfg.checkpoint_activations else cfg.min_params_to_wrap)
+        return wrap_layer(self.layer_class(cfg, no_encoder_attn), cfg)
 
     def make_generation_fast_(self, need_attn: bool = False, **kwargs):
         """Called by fairseq-generate; `need_attn` is set by --print-alignment."""
@@ -118,7 +116,7 @@ class SegmentedDecoder(TransformerDecoderBase):
 
     @staticmethod
     def _fill_memory(state_dict, own):
-        """Add the memory parameters that no layer of the checkpoint has (it is a BART's, or a segmented model's).
+        """Add the memory parameters that no layer of the checkpoint has (it has full cross-attention, or segmented).
 
         Where only some layers have one, the checkpoint is damaged: left to strict loading to report.
         """
@@ -148,7 +146,7 @@ class SegmentedDecoder(TransformerDecoderBase):
                 if theirs[field] != ours[field]:
                     raise ConfigurationError(
                         f"the checkpoint was trained with {flag} {theirs[field]}, but this run has {ours[field]}; "
-                        f"use {flag} {theirs[field]}, or start from a BART checkpoint"
+                        f"use {flag} {theirs[field]}, or start from a checkpoint with full cross-attention"
                     )
             if theirs["expected_target_length"] != ours["expected_target_length"]:
                 logger.warning(
@@ -159,6 +157,14 @@ class SegmentedDecoder(TransformerDecoderBase):
             schedule = decode_schedule(self.segment_schedule)
             logger.info(f"not in the checkpoint, taken from the flags: schedule {schedule}")
         state_dict[key] = self.segment_schedule.clone()
+
+
+def wrap_layer(layer, cfg):
+    """Activation checkpointing and FSDP for a layer, as the configuration asks for."""
+    if cfg.checkpoint_activations:
+        layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
+    # wrap checkpointed layers whatever their size, as stock fairseq does
+    return fsdp_wrap(layer, min_num_params=0 if cfg.checkpoint_activations else cfg.min_params_to_wrap)
 
 
 def encode_schedule(settings: SegmentSettings) -> torch.Tensor:

@@ -1,24 +1,22 @@
 """SRformer-BART: fairseq's BART with segmented recurrent cross-attention in every decoder layer."""
 
 import logging
-from dataclasses import asdict
 
 import torch
-from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.bart import BARTModel
 from fairseq.models.bart.model import bart_base_architecture, bart_large_architecture
 from fairseq.models.transformer import TransformerConfig
 
-from ..attention.settings import SegmentSettings
 from ..errors import ConfigurationError
 from .segmented_decoder import SegmentedDecoder
+from .segmented_model import SegmentedModel, mean_target_length  # noqa: F401 (its place before there was a T5)
 
 logger = logging.getLogger(__name__)
 
 
 @register_model("srformer_bart")
-class SRformerBARTModel(BARTModel):
+class SRformerBARTModel(SegmentedModel, BARTModel):
     """BART whose decoder attends to one source segment per position and to a recurrent memory of the others.
 
     With `--cross-attention full`, or where the segment size is at least the source length, its logits are
@@ -27,35 +25,14 @@ class SRformerBARTModel(BARTModel):
     """
 
     @classmethod
-    def hub_models(cls):
-        """No pretrained SRformer is published; `from_pretrained` takes a local folder."""
-        return {}
-
-    @staticmethod
-    def add_args(parser):
-        """Add BART's flags and those of `SegmentSettings`."""
-        super(SRformerBARTModel, SRformerBARTModel).add_args(parser)
-        gen_parser_from_dataclass(parser, SegmentSettings(), delete_default=True)
-
-    @classmethod
     def build_model(cls, args, task):
-        """Check the settings, find the schedule's length, build the model.
-
-        Raises:
-            ConfigurationError: a setting that cannot work.
-        """
-        settings = SegmentSettings.from_namespace(args).check()
+        """As `SegmentedModel.build_model`; heads must divide the width."""
         for side in ("encoder", "decoder"):
             width, heads = getattr(args, f"{side}_embed_dim"), getattr(args, f"{side}_attention_heads")
             if heads < 1 or width % heads != 0:
                 raise ConfigurationError(
                     f"--{side}-attention-heads {heads} does not divide --{side}-embed-dim {width}"
                 )
-        if not settings.is_full and settings.expected_target_length is None:
-            settings.expected_target_length = mean_target_length(args, task)
-        # fairseq stores `args` in the checkpoint: decoding needs no flag, and a later default changes nothing
-        for name, value in asdict(settings).items():
-            setattr(args, name, value)
         return super().build_model(args, task)
 
     @classmethod
@@ -68,32 +45,6 @@ class SRformerBARTModel(BARTModel):
         prefix = f"{name}." if name else ""
         for side in ("encoder", "decoder"):
             _fit_positions(state_dict, f"{prefix}{side}.embed_positions.weight", getattr(self, side))
-
-
-def mean_target_length(args, task) -> int:
-    """Mean number of tokens (end of sentence included) of the training targets, at least 1.
-
-    Targets count up to `--max-target-positions`, as in training.
-
-    Raises:
-        ConfigurationError: the task's training data has no target sizes.
-    """
-    subset = getattr(args, "train_subset", "train")
-    sizes = None
-    try:
-        if subset not in task.datasets:
-            task.load_dataset(subset, epoch=1)
-        sizes = task.dataset(subset).tgt_sizes
-    except (AttributeError, FileNotFoundError, KeyError, NotImplementedError) as error:
-        logger.info(f"no target sizes in training data {subset!r}: {error}")
-    if sizes is None or len(sizes) == 0:
-        raise ConfigurationError(
-            "--expected-target-length is not set and cannot be read off the training data; "
-            "set it to about the mean target length in tokens"
-        )
-    mean = max(1, round(float(sizes.clip(max=args.max_target_positions).mean())))
-    logger.info(f"--expected-target-length {mean}: the mean of {len(sizes):,} training targets")
-    return mean
 
 
 def _fit_positions(state_dict, key, module):

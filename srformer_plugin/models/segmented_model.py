@@ -1,0 +1,67 @@
+"""What the SRformer models share, whatever fairseq model they extend."""
+
+import logging
+from dataclasses import asdict
+
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+
+from ..attention.settings import SegmentSettings
+from ..errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+
+class SegmentedModel:
+    """To be named before a fairseq model among the bases: adds the flags and settings of segmented attention."""
+
+    @classmethod
+    def hub_models(cls):
+        """No pretrained SRformer is published; `from_pretrained` takes a local folder."""
+        return {}
+
+    @classmethod
+    def add_args(cls, parser):
+        """Add the fairseq model's flags and those of `SegmentSettings`."""
+        super().add_args(parser)
+        gen_parser_from_dataclass(parser, SegmentSettings(), delete_default=True)
+
+    @classmethod
+    def build_model(cls, args, task):
+        """Check the settings, find the schedule's length, build the model.
+
+        Raises:
+            ConfigurationError: a setting that cannot work.
+        """
+        settings = SegmentSettings.from_namespace(args).check()
+        if not settings.is_full and settings.expected_target_length is None:
+            settings.expected_target_length = mean_target_length(args, task)
+        # fairseq stores `args` in the checkpoint: decoding needs no flag, and a later default changes nothing
+        for name, value in asdict(settings).items():
+            setattr(args, name, value)
+        return super().build_model(args, task)
+
+
+def mean_target_length(args, task) -> int:
+    """Mean number of tokens (end of sentence included) of the training targets, at least 1.
+
+    Targets count up to `--max-target-positions`, as in training.
+
+    Raises:
+        ConfigurationError: the task's training data has no target sizes.
+    """
+    subset = getattr(args, "train_subset", "train")
+    sizes = None
+    try:
+        if subset not in task.datasets:
+            task.load_dataset(subset, epoch=1)
+        sizes = task.dataset(subset).tgt_sizes
+    except (AttributeError, FileNotFoundError, KeyError, NotImplementedError) as error:
+        logger.info(f"no target sizes in training data {subset!r}: {error}")
+    if sizes is None or len(sizes) == 0:
+        raise ConfigurationError(
+            "--expected-target-length is not set and cannot be read off the training data; "
+            "set it to about the mean target length in tokens"
+        )
+    mean = max(1, round(float(sizes.clip(max=args.max_target_positions).mean())))
+    logger.info(f"--expected-target-length {mean}: the mean of {len(sizes):,} training targets")
+    return mean
