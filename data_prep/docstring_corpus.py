@@ -117,24 +117,26 @@ def is_prose(text):
 
 
 def make_pair(symbol, module, limits):
-    """``(Pair, None)``, or ``(None, why it is skipped)``, for one item of ``documented_symbols``."""
+    """``(pair, None)`` for one item of ``documented_symbols``, or ``(None, why it is skipped)``.
+
+    Where only the description is too short or absent it is ``(pair, why)``: header and summary may be of use.
+    """
     kind, name, arguments, docstring = symbol
     if not docstring:
         return None, "no docstring"
     summary, description = split_docstring(docstring)
     source_words, target_length = description.split(), len(summary.split())
-    if not description:
-        return None, "no description below the summary"
     if target_length < limits.min_target:
         return None, "summary too short"
     if target_length > limits.max_target:
         return None, "summary too long"
-    if len(source_words) < limits.min_source:
-        return None, "description too short"
     description = " ".join(source_words[: limits.max_source])
-    if not is_prose(summary) or not is_prose(description):
+    if not is_prose(summary) or (description and not is_prose(description)):
         return None, "not prose"
-    return Pair(group_of(module), header_of(kind, name, arguments, module), description, summary), None
+    pair = Pair(group_of(module), header_of(kind, name, arguments, module), description, summary)
+    if not description:
+        return pair, "no description below the summary"
+    return pair, None if len(source_words) >= limits.min_source else "description too short"
 
 
 def group_of(module):
@@ -147,19 +149,24 @@ def group_of(module):
 
 
 def read_file(task):
-    """``(pairs, Counter of why symbols were skipped)`` of one source file; ``task`` is ``(path, module, limits)``."""
+    """``(pairs, pairs of short description, Counter of why symbols were skipped)`` of one source file.
+
+    ``task`` is ``(path, module, limits)``.
+    """
     path, module, limits = task
     try:
         text = Path(path).read_bytes()
         if b'"""' not in text and b"'''" not in text:
-            return [], Counter({"file without docstrings": 1})
+            return [], [], Counter({"file without docstrings": 1})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # other people's invalid escape sequences
             symbols = list(documented_symbols(ast.parse(text)))
     except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
-        return [], Counter({"malformed file": 1})
+        return [], [], Counter({"malformed file": 1})
     results = [make_pair(symbol, module, limits) for symbol in symbols]
-    return [pair for pair, _ in results if pair], Counter(why for pair, why in results if pair is None)
+    full = [pair for pair, why in results if why is None]
+    short = [pair for pair, why in results if pair and why]
+    return full, short, Counter(why for _, why in results if why)
 
 
 def source_files(roots):
@@ -174,15 +181,16 @@ def source_files(roots):
 
 
 def read_pairs(roots, limits, workers):
-    """``(pairs, Counter of reasons)`` of all files below ``roots``, in the order of ``source_files``."""
+    """``read_file`` of all files below ``roots``, put together in the order of ``source_files``."""
     tasks = [(path, module, limits) for path, module in source_files(roots)]
-    pairs, skipped = [], Counter()
+    pairs, short, skipped = [], [], Counter()
     with ProcessPoolExecutor(workers) as pool:
         results = pool.map(read_file, tasks, chunksize=32)
-        for found, why in tqdm(results, total=len(tasks), desc="docstrings", unit="file", mininterval=1):
+        for found, found_short, why in tqdm(results, total=len(tasks), desc="docstrings", unit="file", mininterval=1):
             pairs += found
+            short += found_short
             skipped += why
-    return pairs, skipped
+    return pairs, short, skipped
 
 
 def deduplicate(pairs):
@@ -201,6 +209,19 @@ def deduplicate(pairs):
 
 def _letters(text):
     return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def short_pairs_for_training(short, splits):
+    """Those of ``short`` that may join training: of no held-out module, and with a summary of their own."""
+    held_out = {pair.group for split in ("valid", "test") for pair in splits[split]}
+    seen = {_letters(pair.summary) for members in splits.values() for pair in members}
+    kept = []
+    for pair in short:
+        summary = _letters(pair.summary)
+        if pair.group not in held_out and summary not in seen:
+            seen.add(summary)
+            kept.append(pair)
+    return kept
 
 
 def split_by_module(pairs, seed, held_out):
@@ -235,12 +256,13 @@ def write_atomically(out, files):
             os.replace(Path(folder) / name, out / name)
 
 
-def build(out, roots, limits=DEFAULT_LIMITS, min_pairs=8000, held_out=400, seed=1, workers=None):
+def build(out, roots, limits=DEFAULT_LIMITS, min_pairs=8000, held_out=400, seed=1, workers=None, add_short=False):
     """Build the corpus in folder ``out`` from the sources below ``roots`` and return its manifest.
 
+    With ``add_short``, training also gets symbols whose description is short or absent; they do not count as pairs.
     Raises TooFewPairs, and writes nothing, if fewer than ``min_pairs`` are left after deduplication.
     """
-    pairs, skipped = read_pairs(roots, limits, workers)
+    pairs, short, skipped = read_pairs(roots, limits, workers)
     pairs, duplicates = deduplicate(pairs)
     skipped["duplicate"] = duplicates
     if len(pairs) < min_pairs:
@@ -250,20 +272,29 @@ def build(out, roots, limits=DEFAULT_LIMITS, min_pairs=8000, held_out=400, seed=
         )
     splits = split_by_module(pairs, seed, held_out)
     files = {}
+    short = short_pairs_for_training(short, splits) if add_short else []
     for split, members in splits.items():
+        members = members + short if split == "train" else members
         files[f"{split}.source"] = "".join(pair.source + "\n" for pair in members)
         files[f"{split}.target"] = "".join(pair.summary + "\n" for pair in members)
     manifest = {
         "what": "docstrings of installed Python packages, description -> summary line: a demonstration, "
         "not a benchmark (data_prep/docstring_corpus.py)",
         "pairs": {split: len(members) for split, members in splits.items()},
+        "short_pairs_added_to_train": len(short),
         "modules": {split: sorted({pair.group for pair in members}) for split, members in splits.items()},
         "pairs_per_package": {
             split: dict(Counter(pair.group.split(".")[0] for pair in members).most_common())
             for split, members in splits.items()
         },
         "skipped": dict(skipped.most_common()),
-        "options": {**limits._asdict(), "min_pairs": min_pairs, "held_out": held_out, "seed": seed},
+        "options": {
+            **limits._asdict(),
+            "min_pairs": min_pairs,
+            "held_out": held_out,
+            "seed": seed,
+            "add_short": add_short,
+        },
         "python": platform.python_version(),
         "distributions": sorted({f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()}),
         "sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()},
@@ -308,13 +339,20 @@ def main(argv=None):
     parser.add_argument(
         "--max-source", type=int, default=DEFAULT_LIMITS.max_source, help="cut descriptions to as many words"
     )
+    parser.add_argument(
+        "--add-short",
+        action="store_true",
+        help="add to the training split, and to no other, symbols whose description is too short or absent",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that parse source files")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     limits = Limits(args.min_target, args.max_target, args.min_source, args.max_source)
     roots = args.root or installed_roots()
     try:
-        manifest = build(args.out, roots, limits, args.min_pairs, args.held_out, args.seed, args.workers)
+        manifest = build(
+            args.out, roots, limits, args.min_pairs, args.held_out, args.seed, args.workers, args.add_short
+        )
     except TooFewPairs as error:
         logger.error("error: %s", error)
         return 1

@@ -15,7 +15,7 @@ cd "$ROOT"
 source recipes/lib.sh
 
 # ---- settings --------------------------------------------------------------------------------
-VOCABULARY=2000
+VOCABULARY=4000
 MAX_SOURCE_WORDS=40 # of the description; with the header about 85 subwords, that is two segments
 MAX_UPDATES=2400
 MAX_HOURS=0.06 # guard for a slow machine: a training ends after 3.6 minutes
@@ -80,7 +80,7 @@ export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 
 # ---- run --------------------------------------------------------------------------------
 stage corpus "docstrings of what is installed -> description and summary line" \
-  "$PYTHON" -m data_prep.docstring_corpus --out "$OUT/corpus" --max-source "$MAX_SOURCE_WORDS"
+  "$PYTHON" -m data_prep.docstring_corpus --out "$OUT/corpus" --max-source "$MAX_SOURCE_WORDS" --add-short
 stage encoded "SentencePiece model of $VOCABULARY subwords, applied to the corpus" \
   encode "$OUT/encoded" "$OUT/corpus" "$VOCABULARY"
 stage data "fairseq-preprocess" \

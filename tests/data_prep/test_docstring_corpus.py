@@ -52,6 +52,10 @@ def one_pair(code, module="pkg.mod", limits=docstring_corpus.DEFAULT_LIMITS):
     return docstring_corpus.make_pair(symbol, module, limits)
 
 
+def why_skipped(code):
+    return one_pair(code)[1]
+
+
 def test_target_is_the_first_paragraph_and_source_the_rest():
     summary, description = split_docstring("Open a\n    file.\n\n    The first.\n\n    The second\n    one.\n    ")
     assert summary == "Open a file."
@@ -104,7 +108,7 @@ def test_description_keeps_prose_and_drops_markup(markup, prose):
     ],
 )
 def test_a_pair_outside_the_limits_is_skipped_with_its_reason(docstring, why):
-    assert one_pair(f'"""{docstring}"""') == (None, why)
+    assert why_skipped(f'"""{docstring}"""') == why
 
 
 def test_a_long_description_is_cut():
@@ -141,7 +145,7 @@ def test_held_out_splits_have_about_the_size_asked_for(tree, tmp_path):
 
 def test_a_large_module_goes_to_train_under_every_seed(tree, tmp_path):
     (tree / "alpha" / "large.py").write_text(module_text("large", functions=200))
-    pairs, _ = docstring_corpus.read_pairs([tree], docstring_corpus.DEFAULT_LIMITS, workers=1)
+    pairs, _, _ = docstring_corpus.read_pairs([tree], docstring_corpus.DEFAULT_LIMITS, workers=1)
     for seed in range(60):
         splits = docstring_corpus.split_by_module(pairs, seed, held_out=12)
         assert sum(pair.group == "alpha.large" for pair in splits["train"]) == 200
@@ -156,6 +160,21 @@ def test_equal_summaries_and_equal_descriptions_are_kept_once(tree, tmp_path):
     manifest = run(tree, tmp_path / "out")
     assert manifest["skipped"]["duplicate"] == 2
     assert sum(manifest["pairs"].values()) == 120
+
+
+def test_short_pairs_join_training_only_and_never_from_a_held_out_module(tree, tmp_path):
+    for path in tree.rglob("*.py"):
+        path.write_text(path.read_text() + f'def short():\n    """Make the {path.stem} shorter now."""\n')
+    without = run(tree, tmp_path / "without")
+    manifest = run(tree, tmp_path / "out", add_short=True)
+    assert manifest["pairs"] == without["pairs"]
+    targets = {split: lines(tmp_path / "out" / f"{split}.target") for split in SPLITS}
+    shorter = {line.split()[2] for line in targets["train"] if line.startswith("Make")}
+    assert shorter == {module.split(".")[1] for module in manifest["modules"]["train"]}
+    added = len(targets["train"]) - manifest["pairs"]["train"]
+    assert added == manifest["short_pairs_added_to_train"] == 2 * len(shorter)  # a module's own docstring is short too
+    assert len(lines(tmp_path / "out" / "train.source")) == len(targets["train"])
+    assert not any(line.startswith("Make") for line in targets["valid"] + targets["test"])
 
 
 def test_the_same_installation_and_seed_give_the_same_files(tree, tmp_path):
