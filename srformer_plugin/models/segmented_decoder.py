@@ -74,8 +74,23 @@ class SegmentedDecoder(TransformerDecoderBase):
         alignment_layer=None,
         alignment_heads=None,
     ):
-        """As the base class, except that attention weights are returned only when asked for: by an
-        `alignment_layer`, or by fairseq-generate's --print-alignment."""
+        """As the base class, with two differences.
+
+        Attention weights are returned only when asked for: by an `alignment_layer`, or by fairseq-generate's
+        --print-alignment. And targets that are padded on the left are computed as if it were on the right, since the
+        schedule counts from a target's first token.
+        """
+        padding = prev_output_tokens.eq(self.padding_idx)
+        if incremental_state is None and (padding[:, :-1] & ~padding[:, 1:]).any():
+            order = padding.to(torch.uint8).argsort(dim=1, stable=True)  # real tokens first
+            tokens = prev_output_tokens.gather(1, order)
+            x, extra = self.extract_features(
+                tokens, encoder_out, None, full_context_alignment, alignment_layer, alignment_heads
+            )
+            back = order.argsort(dim=1).unsqueeze(2)
+            attn = [weights if weights is None else weights.take_along_dim(back, dim=1) for weights in extra["attn"]]
+            states = [state.take_along_dim(back.transpose(0, 1), dim=0) for state in extra["inner_states"]]
+            return x.take_along_dim(back, dim=1), {**extra, "attn": attn, "inner_states": states}
         if alignment_layer is None and not (self.need_attn and not self.training):
             alignment_layer = -1  # no layer has this number, so none computes weights
         if encoder_out is not None and len(encoder_out["encoder_out"]) > 0:
