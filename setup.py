@@ -32,6 +32,7 @@ INSTALL_REQUIRES = [
     "sacrebleu>=2.3",  # first whose chrF signature is what the recipes print
     "matplotlib>=3.8",  # the demo's learning curve
     "tqdm>=4.60",  # progress bars of data preparation
+    "safetensors>=0.4",  # weights of Hugging Face models without code; the first with wheels for 3.12
 ]
 
 DEV_REQUIRES = [
@@ -55,6 +56,12 @@ setup(
     python_requires=">=3.10,<3.13",
     install_requires=INSTALL_REQUIRES,
     extras_require={"dev": DEV_REQUIRES},
+    entry_points={
+        "console_scripts": [
+            "srformer-convert = srformer_plugin.convert.cli:main",
+            "srformer-score = srformer_plugin.scoring.cli:main",
+        ]
+    },
     classifiers=[
         "License :: OSI Approved :: MIT License",
         "Programming Language :: Python :: 3.11",

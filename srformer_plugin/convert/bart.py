@@ -1,0 +1,176 @@
+"""BART: configurations and names. The parameters are the same in both systems, row for row."""
+
+import torch
+
+from ..errors import ConfigurationError
+from .rename import Names, Parameter
+
+MODEL_TYPES = ("bart",)
+ARCHITECTURE = "srformer_bart"  # of converted checkpoints
+MODELS = ("bart", "srformer_bart")  # fairseq models that can be converted
+
+# Hugging Face's field -> (fairseq's options, the value where config.json is silent)
+FIELDS = {
+    "d_model": (("encoder_embed_dim", "decoder_embed_dim"), 1024),
+    "encoder_layers": (("encoder_layers",), 12),
+    "decoder_layers": (("decoder_layers",), 12),
+    "encoder_ffn_dim": (("encoder_ffn_embed_dim",), 4096),
+    "decoder_ffn_dim": (("decoder_ffn_embed_dim",), 4096),
+    "encoder_attention_heads": (("encoder_attention_heads",), 16),
+    "decoder_attention_heads": (("decoder_attention_heads",), 16),
+    "max_position_embeddings": (("max_source_positions", "max_target_positions"), 1024),
+    "dropout": (("dropout",), 0.1),
+    "attention_dropout": (("attention_dropout",), 0.0),
+    "activation_dropout": (("activation_dropout",), 0.0),
+    "encoder_layerdrop": (("encoder_layerdrop",), 0.0),
+    "decoder_layerdrop": (("decoder_layerdrop",), 0.0),
+}
+# Hugging Face's name -> fairseq's; gelu_new is the tanh approximation
+ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "tanh": "tanh", "gelu_new": "gelu_accurate"}
+# Special ids in both systems: fairseq's Dictionary begins with these.
+SPECIAL_IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
+# What the first BART configurations spell out, and the only value that a BART has.
+OF_EVERY_BART = {
+    "add_bias_logits": False,
+    "add_final_layer_norm": False,
+    "extra_pos_embeddings": 2,
+    "normalize_before": False,
+    "normalize_embedding": True,
+    "static_position_embeddings": False,
+    "tie_word_embeddings": True,
+}
+# The same for fairseq's options.
+OF_EVERY_FAIRSEQ_BART = {
+    "adaptive_input": False,
+    "adaptive_softmax_cutoff": None,
+    "cross_self_attention": False,
+    "decoder_learned_pos": True,
+    "decoder_normalize_before": False,
+    "encoder_learned_pos": True,
+    "encoder_normalize_before": False,
+    "layernorm_embedding": True,
+    "no_cross_attention": False,
+    "no_decoder_final_norm": False,
+    "no_token_positional_embeddings": False,
+    "share_decoder_input_output_embed": True,
+    "tie_adaptive_weights": False,
+}
+OFFSET = 2  # rows of the position embeddings before position 0: fairseq's padding index + 1
+
+
+def fairseq_options(config: dict, generation: dict) -> dict:
+    """fairseq's options of a Hugging Face configuration (`generation`: of generation_config.json, or empty).
+
+    Raises:
+        ConfigurationError: a value that fairseq's BART cannot have.
+    """
+    for name, expected in SPECIAL_IDS.items():
+        found = generation.get(name, config.get(name, expected))
+        if found != expected:
+            raise ConfigurationError(f"config.json has {name} {found}, but fairseq's BART has {expected}")
+    for name, expected in OF_EVERY_BART.items():
+        if config.get(name, expected) != expected:
+            raise ConfigurationError(f"config.json has {name} {config[name]}, which fairseq's BART does not support")
+    activation = config.get("activation_function", "gelu")
+    if activation not in ACTIVATIONS:
+        raise ConfigurationError(
+            f"config.json has activation_function {activation}, but only {', '.join(ACTIVATIONS)} can be converted"
+        )
+    options = {"activation_fn": ACTIVATIONS[activation], "no_scale_embedding": not config.get("scale_embedding", False)}
+    for name, (targets, default) in FIELDS.items():
+        options.update(dict.fromkeys(targets, config.get(name, default)))
+    options["decoder_input_dim"] = options["decoder_output_dim"] = options["decoder_embed_dim"]
+    return {
+        **options,
+        **OF_EVERY_FAIRSEQ_BART,
+        "share_all_embeddings": True,
+        "cross_attention": "full",
+        # The texts of the pretrained models begin with <s>.
+        "prepend_bos": True,
+    }
+
+
+def huggingface_config(options: dict, vocabulary: int, dtype: str) -> tuple[dict, dict]:
+    """config.json and generation_config.json for fairseq's options. The inverse of `fairseq_options`.
+
+    Raises:
+        ConfigurationError: an option that Hugging Face's BART cannot have.
+    """
+    for name, expected in OF_EVERY_FAIRSEQ_BART.items():
+        if bool(options.get(name, expected)) != bool(expected):
+            raise ConfigurationError(f"Hugging Face's BART has no --{name.replace('_', '-')} {options[name]}")
+    names = {fairseq: huggingface for huggingface, fairseq in ACTIVATIONS.items()}
+    if options["activation_fn"] not in names:
+        raise ConfigurationError(
+            f"Hugging Face's BART has no --activation-fn {options['activation_fn']}, only {', '.join(names)}"
+        )
+    config = {
+        "architectures": ["BartForConditionalGeneration"],
+        "model_type": "bart",
+        "vocab_size": vocabulary,
+        "activation_function": names[options["activation_fn"]],
+        "scale_embedding": not options["no_scale_embedding"],
+        "is_encoder_decoder": True,
+        "num_hidden_layers": options["encoder_layers"],
+        "tie_word_embeddings": True,
+        "torch_dtype": dtype,
+    }
+    for name, (sources, default) in FIELDS.items():
+        values = {option: options.get(option, default) for option in sources}
+        if len(set(values.values())) > 1:
+            both = " and ".join(f"--{option.replace('_', '-')} {value}" for option, value in values.items())
+            raise ConfigurationError(f"Hugging Face's BART has one {name} for both sides, not {both}")
+        config[name] = values[sources[0]]
+    ids = {**SPECIAL_IDS, "forced_eos_token_id": SPECIAL_IDS["eos_token_id"]}
+    return {**config, **ids}, {**ids, "_from_model_config": True}
+
+
+def names(options: dict, vocabulary: int, weights=None) -> Names:
+    """Every tensor of a BART of these sizes.
+
+    Args:
+        weights: the names of a Hugging Face folder. Those of a bare `BartModel` (facebook/bart-base) have no prefix.
+    """
+    parameters = []
+    prefix = "" if weights is not None and "shared.weight" in weights else "model."
+
+    def add(huggingface, fairseq, *shape):
+        parameters.append(Parameter(f"{prefix}{huggingface}", fairseq, shape))
+
+    def same(name, *shape):
+        add(name, name, *shape)
+
+    def linear(name, outputs, inputs):
+        same(f"{name}.weight", outputs, inputs)
+        same(f"{name}.bias", outputs)
+
+    def norm(name):
+        same(f"{name}.weight", width)
+        same(f"{name}.bias", width)
+
+    width = options["encoder_embed_dim"]
+    add("shared.weight", "encoder.embed_tokens.weight", vocabulary, width)
+    for side, positions in (("encoder", "max_source_positions"), ("decoder", "max_target_positions")):
+        same(f"{side}.embed_positions.weight", options[positions] + OFFSET, width)
+        norm(f"{side}.layernorm_embedding")
+        for number in range(options[f"{side}_layers"]):
+            layer = f"{side}.layers.{number}"
+            for attention in ("self_attn", "encoder_attn") if side == "decoder" else ("self_attn",):
+                for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
+                    linear(f"{layer}.{attention}.{projection}", width, width)
+                norm(f"{layer}.{attention}_layer_norm")
+            linear(f"{layer}.fc1", options[f"{side}_ffn_embed_dim"], width)
+            linear(f"{layer}.fc2", width, options[f"{side}_ffn_embed_dim"])
+            norm(f"{layer}.final_layer_norm")
+    sides = ("encoder", "decoder")
+    embeddings = [*(f"{prefix}{side}.embed_tokens.weight" for side in sides), "lm_head.weight"]
+    shared = "encoder.embed_tokens.weight"
+    return Names(
+        parameters,
+        huggingface_copies=dict.fromkeys(embeddings, f"{prefix}shared.weight"),
+        fairseq_copies=dict.fromkeys(("decoder.embed_tokens.weight", "decoder.output_projection.weight"), shared),
+        huggingface_zeros={"final_logits_bias": (1, vocabulary)},
+        fairseq_constants={f"{side}.version": torch.tensor([3.0]) for side in sides},
+        ignored=frozenset(f"{prefix}{side}.version" for side in sides),
+    )

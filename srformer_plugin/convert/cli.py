@@ -1,0 +1,166 @@
+"""``srformer-convert``: checkpoints from Hugging Face to fairseq and back."""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from ..errors import ConfigurationError
+from . import bart, dictionary, rename
+from .checkpoint import CHECKPOINT, dtype_name, new_folder, read_checkpoint, write_checkpoint
+from .weights import PICKLE, SAFETENSORS, Weights, read_json, write_weights
+
+TOKENIZER_FILES = (
+    "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "spiece.model",
+)  # fmt: skip
+FAIRSEQ_FILES = {CHECKPOINT, "dict.source.txt", "dict.target.txt", "encoder.json", "vocab.bpe", *TOKENIZER_FILES}
+HUGGINGFACE_FILES = {"config.json", "generation_config.json", SAFETENSORS, PICKLE, *TOKENIZER_FILES}
+FAMILIES = (bart,)
+
+DESCRIPTION = """\
+Convert BART checkpoints between Hugging Face and fairseq. Every weight is accounted for and copied bit for
+bit; a model that the other side cannot have is refused. Nothing from the input is executed.
+"""
+EPILOG = """\
+examples:
+  hf download facebook/bart-base --local-dir bart-base-hf
+  srformer-convert hf-to-fairseq bart-base-hf bart-base
+  srformer-convert fairseq-to-hf checkpoints/checkpoint_best.pt my-bart-hf --tokenizer bart-base-hf
+"""
+
+
+def _silent(line):
+    """Report nothing."""
+
+
+def hf_to_fairseq(source: Path, out: Path, force: bool = False, report=_silent):
+    """Convert a Hugging Face folder to `out`/model.pt with dictionaries.
+
+    Args:
+        source: folder with config.json, weights and tokenizer files.
+        out: folder to write.
+        force: replace `out` if it is a folder of converted files.
+        report: called with a line for every tensor.
+
+    Raises:
+        ConfigurationError: something that cannot be converted, by name.
+    """
+    config = read_json(source / "config.json")
+    family = _family(config.get("model_type"), "model_type", "MODEL_TYPES", source / "config.json")
+    generation = source / "generation_config.json"
+    options = family.fairseq_options(config, read_json(generation) if generation.is_file() else {})
+    rows = config.get("vocab_size")
+    if not isinstance(rows, int):
+        raise ConfigurationError(f"{source / 'config.json'} has no vocab_size")
+    _check_separate(source, out)
+    tokenizer = dictionary.read_tokenizer(source)
+    symbols = dictionary.symbols(tokenizer, rows)
+    weights = Weights(source)
+    with new_folder(out, FAIRSEQ_FILES | HUGGINGFACE_FILES if force else None) as folder:
+        state = rename.to_fairseq(weights, family.names(options, rows, weights), report)
+        write_checkpoint(folder / CHECKPOINT, family.ARCHITECTURE, options, state)
+        dictionary.write_dictionaries(folder, symbols)
+        dictionary.write_gpt2_files(folder, tokenizer)
+        _copy_tokenizer(source, folder)
+
+
+def fairseq_to_hf(source: Path, out: Path, tokenizer: Path | None = None, force: bool = False, report=_silent):
+    """Convert a fairseq checkpoint with full cross-attention to a Hugging Face folder.
+
+    Args:
+        source: checkpoint file.
+        out: folder to write.
+        tokenizer: folder with tokenizer files to copy (default: that of `source`).
+        force, report: as in `hf_to_fairseq`.
+
+    Raises:
+        ConfigurationError: something that cannot be converted, by name.
+    """
+    _check_separate(source, out)
+    model, options, state = read_checkpoint(source)
+    family = _family(model, "model", "MODELS", source)
+    _check_full_attention(options, state)
+    embedding = state.get("encoder.embed_tokens.weight")
+    if embedding is None:
+        raise ConfigurationError("weight encoder.embed_tokens.weight is missing")
+    config, generation = family.huggingface_config(options, embedding.size(0), dtype_name(embedding))
+    with new_folder(out, FAIRSEQ_FILES | HUGGINGFACE_FILES if force else None) as folder:
+        write_weights(folder, rename.to_huggingface(state, family.names(options, embedding.size(0)), report))
+        for name, content in (("config.json", config), ("generation_config.json", generation)):
+            (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        _copy_tokenizer(tokenizer or source.parent, folder)
+
+
+def _family(name, what, attribute, where):
+    for family in FAMILIES:
+        if name in getattr(family, attribute):
+            return family
+    known = [kind for family in FAMILIES for kind in getattr(family, attribute)]
+    raise ConfigurationError(f"{where} has {what} {name!r}, but only {', '.join(known)} can be converted")
+
+
+def _check_full_attention(options, state):
+    """Refuse a model whose cross-attention Hugging Face does not have."""
+    kind = options.get("cross_attention", "full")
+    if kind != "full" or any(".encoder_attn.memory." in name or name.endswith("segment_schedule") for name in state):
+        raise ConfigurationError(
+            f"the checkpoint has --cross-attention {kind}: Hugging Face's models attend to the whole source and would "
+            "compute something else from these weights. Only --cross-attention full can be converted"
+        )
+
+
+def _check_separate(source: Path, out: Path):
+    """Refuse to write where the input is."""
+    inside, outside = source.resolve(), out.resolve()
+    if inside == outside or outside in inside.parents:
+        raise ConfigurationError(f"{out} holds the input {source}")
+
+
+def _copy_tokenizer(source: Path, folder: Path):
+    if not source.is_dir():
+        raise ConfigurationError(f"{source} is no folder")
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="srformer-convert",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+    here = commands.add_parser("hf-to-fairseq", help="a Hugging Face folder to model.pt and dictionaries")
+    here.add_argument("source", metavar="HF_DIR", type=Path, help="config.json, weights and tokenizer files")
+    here.add_argument(
+        "out", metavar="OUT_DIR", type=Path, help="folder to write: model.pt, dict.{source,target}.txt, BPE files"
+    )
+    back = commands.add_parser("fairseq-to-hf", help="a checkpoint with full cross-attention to a Hugging Face folder")
+    back.add_argument("source", metavar="CHECKPOINT", type=Path, help="checkpoint file of fairseq")
+    back.add_argument("out", metavar="OUT_DIR", type=Path, help="folder to write: config.json, model.safetensors")
+    back.add_argument(
+        "--tokenizer", metavar="DIR", type=Path, help="copy tokenizer files from here (default: beside CHECKPOINT)"
+    )
+    for command in (here, back):
+        command.add_argument("--force", action="store_true", help="replace OUT_DIR if it holds a converted model")
+        command.add_argument("--verbose", action="store_true", help="print what every weight became")
+    return top
+
+
+def main(argv=None) -> int:
+    """Run the command line; returns the exit status."""
+    args = vars(parser().parse_args(argv))
+    convert = {"hf-to-fairseq": hf_to_fairseq, "fairseq-to-hf": fairseq_to_hf}[args.pop("command")]
+    verbose = args.pop("verbose")
+    try:
+        convert(**args, report=print if verbose else _silent)
+    except ConfigurationError as error:
+        print(f"srformer-convert: error: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {args['out']}")
+    return 0

@@ -1,0 +1,109 @@
+"""fairseq's dictionary of a BART tokenizer, and GPT-2's two BPE files.
+
+Hugging Face's ids are fairseq's: <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines of dict.txt. What differs is what a
+line says: fairseq names a token by its GPT-2 id ("13"), Hugging Face by its characters ("."). The GPT-2 id follows from
+the merges: the 256 bytes come first, in the order of GPT-2's table, then one token per merge, then <|endoftext|>.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairseq.data.encoders.gpt2_bpe_utils import bytes_to_unicode
+
+from ..errors import ConfigurationError
+from .bart import SPECIAL_TOKENS
+from .weights import read_json
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """tokens: in the order of their ids; merges: "a b" in the order of their rank."""
+
+    tokens: list[str]
+    merges: list[str]
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The byte-level BPE of a Hugging Face folder: vocab.json and merges.txt, or tokenizer.json.
+
+    Raises:
+        ConfigurationError: neither is there, or it is not a BART tokenizer.
+    """
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        ids = read_json(folder / "vocab.json")
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        merges = [line for line in lines if line and not line.startswith("#version")]
+        added_file = folder / "added_tokens.json"
+        ids = {**ids, **(read_json(added_file) if added_file.is_file() else {})}
+    elif (folder / "tokenizer.json").is_file():
+        content = read_json(folder / "tokenizer.json")
+        model = content.get("model", {})
+        if model.get("type") != "BPE":
+            raise ConfigurationError(f"{folder / 'tokenizer.json'} is a {model.get('type')} tokenizer; BART's is BPE")
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        ids = {**model["vocab"], **{token["content"]: token["id"] for token in content.get("added_tokens", [])}}
+    else:
+        raise ConfigurationError(
+            f"{folder} has no tokenizer (vocab.json with merges.txt, or tokenizer.json), which the dictionaries are "
+            "made of"
+        )
+    tokens = sorted(ids, key=ids.get)
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise ConfigurationError(f"the token ids in {folder} have gaps or repeat")
+    if tuple(tokens[: len(SPECIAL_TOKENS)]) != SPECIAL_TOKENS:
+        raise ConfigurationError(
+            f"the tokenizer in {folder} begins with {tokens[: len(SPECIAL_TOKENS)]}, BART's with {list(SPECIAL_TOKENS)}"
+        )
+    return Tokenizer(tokens, merges)
+
+
+def gpt2_ids(merges: list[str]) -> dict[str, int]:
+    """Token -> id as in GPT-2's encoder.json."""
+    tokens = [*bytes_to_unicode().values(), *(merge.replace(" ", "") for merge in merges), END_OF_TEXT]
+    return {token: number for number, token in enumerate(tokens)}
+
+
+def symbols(tokenizer: Tokenizer, rows: int) -> list[str]:
+    """The lines of dict.txt: what fairseq calls the tokens from id 4 on, one for each of the embedding's `rows`.
+
+    Rows past the last token get names that no text contains. A last <mask> may be without a row.
+
+    Raises:
+        ConfigurationError: fewer rows than tokens, or a token that a dictionary cannot hold.
+    """
+    ids = gpt2_ids(tokenizer.merges)
+    tokens = tokenizer.tokens
+    if len(tokens) == rows + 1 and tokens[-1] == "<mask>":  # facebook/bart-large-cnn
+        tokens = tokens[:-1]
+    if len(tokens) > rows:
+        raise ConfigurationError(f"the tokenizer has {len(tokens)} tokens, but the embedding has only {rows} rows")
+    names = [str(ids.get(token, token)) for token in tokens[len(SPECIAL_TOKENS) :]]
+    taken, number = set(names), 0
+    for name in names:
+        if not name or any(character.isspace() for character in name):
+            raise ConfigurationError(f"fairseq's dictionary cannot hold the token {name!r}")
+    if len(taken) != len(names):
+        raise ConfigurationError("two tokens of the tokenizer have the same name in fairseq's dictionary")
+    while len(names) < rows - len(SPECIAL_TOKENS):
+        name = f"madeupword{number:04d}"
+        number += 1
+        if name not in taken:
+            names.append(name)
+    return names
+
+
+def write_dictionaries(folder: Path, names: list[str]):
+    """dict.source.txt and dict.target.txt, the same."""
+    text = "".join(f"{name} 0\n" for name in names)
+    for side in ("source", "target"):
+        (folder / f"dict.{side}.txt").write_text(text, encoding="utf-8")
+
+
+def write_gpt2_files(folder: Path, tokenizer: Tokenizer):
+    """encoder.json and vocab.bpe, for ``--bpe gpt2 --gpt2-encoder-json ... --gpt2-vocab-bpe ...``."""
+    (folder / "encoder.json").write_text(json.dumps(gpt2_ids(tokenizer.merges)), encoding="utf-8")
+    lines = ["#version: 0.2", *tokenizer.merges, ""]
+    (folder / "vocab.bpe").write_text("\n".join(lines), encoding="utf-8")

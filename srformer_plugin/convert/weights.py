@@ -1,0 +1,129 @@
+"""Read and write the weights of a Hugging Face folder, without running anything from it."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..errors import ConfigurationError, UnsafeCheckpointError
+
+SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object.
+
+    Raises:
+        ConfigurationError: no such file, no JSON, or no object.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{path} holds no JSON object")
+    return value
+
+
+class Weights(Mapping):
+    """Name -> tensor of a Hugging Face folder; a tensor is read when it is asked for.
+
+    ``model.safetensors`` is preferred to ``pytorch_model.bin``, and each may be in several files with an index.
+
+    Raises:
+        ConfigurationError: no weights in the folder, or a file that is damaged or missing.
+        UnsafeCheckpointError: a pickle that asks for more than tensors.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self._readers = {}
+        for whole, open_file in ((SAFETENSORS, _open_safetensors), (PICKLE, _open_pickle)):
+            index = self.folder / f"{whole}.index.json"
+            if (self.folder / whole).is_file():
+                reader = open_file(self.folder / whole)
+                self._readers = dict.fromkeys(reader, reader)
+            elif index.is_file():
+                self._readers = _open_shards(index, open_file)
+            if self._readers:
+                return
+        raise ConfigurationError(f"{folder} has no weights: neither {SAFETENSORS} nor {PICKLE}, whole or in parts")
+
+    def __getitem__(self, name) -> torch.Tensor:
+        return self._readers[name][name]
+
+    def __iter__(self):
+        return iter(self._readers)
+
+    def __len__(self):
+        return len(self._readers)
+
+
+class _SafetensorsFile(Mapping):
+    """Name -> tensor of one file; the file stays open."""
+
+    def __init__(self, path):
+        try:
+            self._file = safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise ConfigurationError(f"{path} is damaged or no safetensors file: {error}") from error
+
+    def __getitem__(self, name):
+        return self._file.get_tensor(name)
+
+    def __iter__(self):
+        return iter(self._file.keys())
+
+    def __len__(self):
+        return len(self._file.keys())
+
+
+_open_safetensors = _SafetensorsFile
+
+
+def _open_pickle(path):
+    """The tensors of a ``torch.save`` file. Code in it is refused, not run."""
+    try:
+        # files of PyTorch before 1.6 are no zip archives and cannot be mapped
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise UnsafeCheckpointError(
+            f"{path} is refused: it is not made of tensors only and may run code. "
+            "Get it again from a source that you trust, best as safetensors"
+        ) from error
+    except (OSError, RuntimeError, EOFError) as error:
+        raise ConfigurationError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ConfigurationError(f"{path} is not a mapping of names to tensors")
+    return state
+
+
+def _open_shards(index: Path, open_file):
+    """Name -> reader of its file, for weights in several files."""
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise ConfigurationError(f"{index} has no weight_map")
+    opened, readers = {}, {}
+    for name, file in names.items():
+        if not isinstance(file, str) or file != Path(file).name:
+            raise ConfigurationError(f"{index} places {name} outside of its folder: {file!r}")
+        if file not in opened:
+            if not (index.parent / file).is_file():
+                raise ConfigurationError(f"{index.parent} lacks {file}, which {index.name} names")
+            opened[file] = open_file(index.parent / file)
+        if name not in opened[file]:
+            raise ConfigurationError(f"{index.parent / file} lacks {name}, which {index.name} places there")
+        readers[name] = opened[file]
+    return readers
+
+
+def write_weights(folder: Path, weights: dict):
+    """Write ``model.safetensors`` as `transformers` reads it. No two entries may share memory."""
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / SAFETENSORS, {"format": "pt"})
