@@ -68,6 +68,10 @@ generate() { # OUT DATA CHECKPOINT FLAGS...
     --log-format tqdm "$@"
 }
 
+report() { # FLAGS...: quiet, since the table is shown below, also when this stage was done before
+  "$PYTHON" -m recipes.demo_report "$@" >/dev/null
+}
+
 # ---- environment --------------------------------------------------------------------------------
 start_recipe "make demo" "${DEMO_OUT:-demo_out}"
 if [[ -z ${PYTHON:-} ]]; then
@@ -99,7 +103,7 @@ for cross_attention in srformer segmented; do
     generate "$OUT/$cross_attention.test" "$OUT/data" "$OUT/$cross_attention/checkpoint_last.pt" "${SEARCH_FLAGS[@]}"
 done
 stage report "scores, learning curves, examples" \
-  "$PYTHON" -m recipes.demo_report --out "$OUT/report" --source "$OUT/corpus/test.source" --reference "$OUT/corpus/test.target" \
+  report --out "$OUT/report" --source "$OUT/corpus/test.source" --reference "$OUT/corpus/test.target" \
   --system SRformer "$OUT/srformer.test/generate-test.txt" "$OUT/srformer/train.log" \
   --system segmented "$OUT/segmented.test/generate-test.txt" "$OUT/segmented/train.log"
 cat "$OUT/report/table.md"

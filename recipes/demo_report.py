@@ -91,12 +91,13 @@ def _one_sentence_a_line(text):
 
 
 def read_training_log(path):
-    """``{"train": {update: loss}, "valid": {update: loss}, "seconds": wall}`` from ``--log-format json --log-file``.
+    """``{"train": {update: loss}, "valid": {update: loss}, "seconds": time}`` from ``--log-format json --log-file``.
 
     Losses are in bits per target token, without label smoothing. A resumed training writes some updates again: the last
     line of an update counts.
     """
-    curves = {"train": {}, "valid": {}, "seconds": 0.0}
+    curves = {"train": {}, "valid": {}}
+    seconds = {}
     for line in read_lines(path):
         parts = line.split(" | ", 3)
         if len(parts) < 4 or not parts[3].startswith("{"):
@@ -104,10 +105,10 @@ def read_training_log(path):
         stats = json.loads(parts[3])
         if parts[2] == "train_inner":
             curves["train"][int(stats["num_updates"])] = float(stats["nll_loss"])
-            curves["seconds"] = float(stats["wall"])
+            seconds[int(stats["num_updates"])] = float(stats["train_wall"])  # "wall" begins anew on resuming
         elif parts[2] == "valid":
             curves["valid"][int(stats["valid_num_updates"])] = float(stats["valid_nll_loss"])
-    return curves
+    return {**curves, "seconds": sum(seconds.values())}
 
 
 def plot(curves, path):

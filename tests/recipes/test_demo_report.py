@@ -31,7 +31,7 @@ def training_log(path):
     """A log of 50 updates, resumed at 25."""
     lines = ["2026-01-01 00:00:00 | INFO | fairseq_cli.train | Namespace(x={'a': 1})"]
     for update, loss in ((25, 9.0), (50, 8.0), (50, 7.5)):
-        stats = {"loss": "10", "nll_loss": str(loss), "num_updates": str(update), "wall": str(update / 5)}
+        stats = {"loss": "10", "nll_loss": str(loss), "num_updates": str(update), "train_wall": "5"}
         lines.append(f"2026-01-01 00:00:00 | INFO | train_inner | {json.dumps(stats)}")
         stats = {"valid_nll_loss": str(loss + 1), "valid_num_updates": str(update)}
         lines.append(f"2026-01-01 00:00:00 | INFO | valid | {json.dumps(stats)}")

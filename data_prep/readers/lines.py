@@ -1,0 +1,32 @@
+"""Line files: {train,valid,test}.{source,target}, a document and its summary on the same line of the two, UTF-8.
+
+The sentences of a target stand between separators (see data_prep/record.py). Files of different length are an error:
+nothing would say which lines belong together.
+"""
+
+from itertools import zip_longest
+
+from data_prep.readers.raw_files import SPLIT_NAMES, one_file
+from data_prep.record import MalformedRecord, RawDataError, Unit, make_record
+
+
+def units(raw, options):
+    for split in options.splits:
+        source, target = (
+            one_file(raw, [f"{name}.{side}" for name in SPLIT_NAMES[split]], f"{split}.{side}")
+            for side in ("source", "target")
+        )
+        with open(source, "rb") as sources, open(target, "rb") as targets:
+            for number, (text, summary) in enumerate(zip_longest(sources, targets), 1):
+                if text is None or summary is None:
+                    longer = source if summary is None else target
+                    raise RawDataError(f"{longer}: more lines than the {number - 1} of its other side")
+                yield Unit(str(source), number, f"{split}-{number}", split, (text, summary))
+
+
+def parse(unit):
+    try:
+        text, summary = (side.decode() for side in unit.payload)
+    except UnicodeDecodeError as error:
+        raise MalformedRecord(f"not UTF-8 at byte {error.start}") from error
+    return make_record(unit, text, [summary])

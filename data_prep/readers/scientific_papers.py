@@ -1,0 +1,47 @@
+"""arXiv or PubMed: train.txt, val.txt, test.txt with one JSON object a line.
+
+Fields: `article_id`, `article_text` (sentences), `abstract_text` (sentences between <S> and </S>), `section_names`,
+`sections` (a list of sentences each), `labels` (always null). The source is `article_text`, as in published work;
+with --section-names it is the sections with their names before them, which hold slightly different text.
+"""
+
+import re
+
+from data_prep.readers.raw_files import files_by_split
+from data_prep.record import MalformedRecord, Unit, make_record, member, parse_json
+
+TAG = re.compile(r"</?S>")
+
+
+def add_arguments(parser):
+    parser.add_argument("--section-names", action="store_true", help="source: the sections, each after its name")
+
+
+def units(raw, options):
+    for split, paths in files_by_split(raw, (".txt", ".jsonl"), options.splits).items():
+        for path in paths:
+            for number, line in json_lines(path):
+                yield Unit(str(path), number, "", split, (line, options.section_names))
+
+
+def json_lines(path):
+    """Yield `(line number, bytes)` of the lines of a file that are not blank."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, line
+
+
+def parse(unit):
+    line, with_names = unit.payload
+    paper = parse_json(line)
+    unit = unit._replace(id=member(paper, "article_id", str))
+    abstract = member(paper, "abstract_text", list)
+    sentences = [part for sentence in abstract for part in TAG.split(sentence)]
+    if not with_names:
+        return make_record(unit, " ".join(member(paper, "article_text", list)), sentences)
+    names, sections = member(paper, "section_names", list), paper.get("sections")
+    if not isinstance(sections, list) or len(names) != len(sections):
+        raise MalformedRecord("section_names and sections differ in length")
+    texts = [text for name, section in zip(names, sections) for text in [name, *member({name: section}, name, list)]]
+    return make_record(unit, " ".join(texts), sentences)

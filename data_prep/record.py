@@ -1,0 +1,128 @@
+"""What every reader yields: records, and an account of what could not be read.
+
+A reader cuts the raw files into units (one a document) and parses a unit into a `Record`. What cannot be parsed
+becomes a `Malformed` with its file, line and reason: it is counted and never fatal by itself. `RawDataError` means
+that reading cannot go on, or that going on would lose documents without a trace.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SPLITS = ("train", "valid", "test")
+
+# Stands between the sentences of a target, with a space on either side, until scoring: ROUGE-Lsum needs the sentences.
+SENTENCE_SEPARATOR = "<q>"
+
+
+class Record(NamedTuple):
+    """One document and its summary; all texts are folded (see `fold`) and may be empty.
+
+    `notes` name what a user should know about the document though it is kept; they are counted.
+    """
+
+    id: str
+    split: str
+    source: str
+    target: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def target_line(self):
+        """The sentences of the target with the separator between them."""
+        return f" {SENTENCE_SEPARATOR} ".join(self.target)
+
+
+class Unit(NamedTuple):
+    """One raw document, not yet parsed; `line` is None where the file is the document."""
+
+    file: str
+    line: int | None
+    id: str
+    split: str
+    payload: Any
+
+
+class Malformed(NamedTuple):
+    """A document that could not be read, and why."""
+
+    file: str
+    line: int | None
+    id: str
+    reason: str
+
+    def __str__(self):
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.reason}" + (f" ({self.id})" if self.id else "")
+
+
+class MalformedRecord(ValueError):
+    """Raised by a parser: this one document is not in the format."""
+
+
+class RawDataError(RuntimeError):
+    """The raw files are not what the format says, so that reading cannot go on."""
+
+
+def fold(text):
+    """`text` on one line, with single spaces between its words.
+
+    Every separator that Python's `str.splitlines` knows goes as well, or a later tool would see more lines.
+    Raises MalformedRecord for half of a surrogate pair, which JSON can express and UTF-8 cannot; a byte that is not
+    UTF-8 stands as one where a file was opened with `errors="surrogateescape"`.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedRecord("no text: half of a surrogate pair, or a byte that is not UTF-8") from error
+    return " ".join(text.split())
+
+
+def make_record(unit, source, sentences, notes=()):
+    """The Record of `unit`: texts folded, empty sentences left out, separators that the text already holds honoured."""
+    parts = [fold(part) for sentence in sentences for part in sentence.split(SENTENCE_SEPARATOR)]
+    return Record(fold(unit.id), unit.split, fold(source), tuple(part for part in parts if part), tuple(notes))
+
+
+def parse_unit(parse, unit):
+    """`parse(unit)`, or the Malformed that says why not; what is Malformed already passes through."""
+    if isinstance(unit, Malformed):
+        return unit
+    try:
+        return parse(unit)
+    except MalformedRecord as error:
+        return Malformed(unit.file, unit.line, unit.id, str(error))
+
+
+def parse_json(data):
+    """The JSON value in `data` (bytes or str). Raises MalformedRecord, also for too deep nesting and too long numbers."""
+    try:
+        return json.loads(data)
+    except UnicodeDecodeError as error:
+        raise MalformedRecord(f"not UTF-8 at byte {error.start}") from error
+    except (ValueError, RecursionError) as error:
+        raise MalformedRecord(f"not JSON: {error}") from error
+
+
+def member(mapping, name, kind):
+    """`mapping[name]`, checked to be a `kind`; a list is checked to hold text only. Raises MalformedRecord."""
+    if not isinstance(mapping, dict):
+        raise MalformedRecord(f"a JSON {type(mapping).__name__} and not an object")
+    if name not in mapping:
+        raise MalformedRecord(f"no field {name!r}")
+    value = mapping[name]
+    if not isinstance(value, kind):
+        raise MalformedRecord(f"field {name!r} is a {type(value).__name__}, not a {kind.__name__}")
+    if kind is list and not all(isinstance(item, str) for item in value):
+        raise MalformedRecord(f"field {name!r} holds something that is no text")
+    return value
+
+
+def read_text(path):
+    """The text of a file, UTF-8. Raises MalformedRecord."""
+    try:
+        return Path(path).read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise MalformedRecord(f"not UTF-8 at byte {error.start}") from error
+    except OSError as error:
+        raise MalformedRecord(error.strerror or str(error)) from error
