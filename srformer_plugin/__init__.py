@@ -11,3 +11,4 @@ __version__ = "0.1.0"  # setup.py reads this line without importing the package
 compat.apply()
 
 from .models import srformer_bart, srformer_t5  # noqa: E402, F401 (register; after the mends, which they rely on)
+from .scoring import fairseq_scorer  # noqa: E402, F401 (registers --scoring rouge)

@@ -1,0 +1,98 @@
+"""Score summaries against references: ROUGE-1/2/L/Lsum with intervals, lengths, novelty, repetition, comparison.
+
+    srformer-score HYP REF
+    srformer-score generate-test.txt test.target --source test.source --also chrf,bleu
+    srformer-score baseline.txt test.target --system ours ours.txt --json
+
+HYP holds a summary a line, or is what fairseq-generate wrote. Sentences end at "<q>" or, in a text without, after . ? !
+and a space. Scores are mean F1 in percent. Systems after the first are compared with it.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from .evaluate import ALSO, PAIRS_PER_WORKER, evaluate, table, to_json
+from .files import ScoringError, read_hypotheses, read_lines
+from .statistics import SAMPLES, SEED
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="srformer-score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("hypotheses", metavar="HYP", help="the first system: a line file or fairseq-generate's output")
+    parser.add_argument("references", metavar="REF", help="reference summaries, one a line")
+    parser.add_argument(
+        "--system", nargs=2, action="append", default=[], metavar=("NAME", "FILE"),
+        help="one more system, compared with the first; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--source", help="what was summarized, one document a line: adds novel n-grams, compression")
+    parser.add_argument("--also", type=_metrics, default=(), help="comma-separated scores of sacrebleu: chrf, bleu")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--per-example", metavar="FILE", help="write a JSON line for each text of each system")
+    parser.add_argument("--bootstrap-samples", type=_positive, default=SAMPLES, metavar="N")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the bootstrap")
+    parser.add_argument("--workers", type=_positive, help="processes (default: one for every 20,000 pairs)")
+    return parser.parse_args(argv)
+
+
+def _metrics(text):
+    names = tuple(text.split(","))
+    if not set(names) <= set(ALSO):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a comma-separated list of {', '.join(ALSO)}")
+    return names
+
+
+def _positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
+def run(options):
+    """Score as the options say and return what to print.
+
+    Raises:
+        ScoringError: the files do not fit.
+    """
+    references = read_lines(options.references)
+    if not any(line.strip() for line in references):
+        raise ScoringError(f"{options.references} is empty")
+    systems = {}
+    for name, path in [(Path(options.hypotheses).name, options.hypotheses), *options.system]:
+        if name in systems:
+            raise ScoringError(f"two systems are called {name!r}")
+        systems[name] = read_hypotheses(path, len(references))
+    sources = read_lines(options.source) if options.source else None
+    if sources is not None and len(sources) != len(references):
+        raise ScoringError(f"{options.source} has {len(sources):,} lines, but there are {len(references):,} references")
+    result, examples = evaluate(
+        systems, references, sources, options.also, options.bootstrap_samples, options.seed,
+        options.workers or min(os.cpu_count() or 1, 1 + len(references) // PAIRS_PER_WORKER),
+    )  # fmt: skip
+    if options.per_example:
+        _write(options.per_example, "".join(to_json(example) + "\n" for example in examples))
+    return to_json(result, indent=1) if options.json else table(result)
+
+
+def _write(path, text):
+    """Write a file whole or not at all."""
+    partial = Path(f"{path}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise ScoringError(f"cannot write {path}: {error.strerror}") from error
+
+
+def main(argv=None):
+    """Command line: 0, or 1 after one line on standard error."""
+    try:
+        print(run(parse_arguments(argv)))
+    except ScoringError as error:
+        print(f"srformer-score: error: {error}", file=sys.stderr)
+        return 1
+    return 0
