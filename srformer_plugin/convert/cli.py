@@ -159,7 +159,7 @@ def main(argv=None) -> int:
     verbose = args.pop("verbose")
     try:
         convert(**args, report=print if verbose else _silent)
-    except ConfigurationError as error:
+    except (ConfigurationError, OSError) as error:
         print(f"srformer-convert: error: {error}", file=sys.stderr)
         return 1
     print(f"wrote {args['out']}")

@@ -45,7 +45,7 @@ class Weights(Mapping):
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         self._readers = {}
-        for whole, open_file in ((SAFETENSORS, _open_safetensors), (PICKLE, _open_pickle)):
+        for whole, open_file in ((SAFETENSORS, _SafetensorsFile), (PICKLE, _open_pickle)):
             index = self.folder / f"{whole}.index.json"
             if (self.folder / whole).is_file():
                 reader = open_file(self.folder / whole)
@@ -58,6 +58,9 @@ class Weights(Mapping):
 
     def __getitem__(self, name) -> torch.Tensor:
         return self._readers[name][name]
+
+    def __contains__(self, name):
+        return name in self._readers  # without reading it
 
     def __iter__(self):
         return iter(self._readers)
@@ -74,18 +77,19 @@ class _SafetensorsFile(Mapping):
             self._file = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise ConfigurationError(f"{path} is damaged or no safetensors file: {error}") from error
+        self._names = dict.fromkeys(self._file.keys())
 
     def __getitem__(self, name):
         return self._file.get_tensor(name)
 
+    def __contains__(self, name):
+        return name in self._names
+
     def __iter__(self):
-        return iter(self._file.keys())
+        return iter(self._names)
 
     def __len__(self):
-        return len(self._file.keys())
-
-
-_open_safetensors = _SafetensorsFile
+        return len(self._names)
 
 
 def _open_pickle(path):
