@@ -94,20 +94,21 @@ def read_training_log(path):
     """``{"train": {update: loss}, "valid": {update: loss}, "seconds": time}`` from ``--log-format json --log-file``.
 
     Losses are in bits per target token, without label smoothing. A resumed training writes some updates again: the last
-    line of an update counts.
+    line of an update counts. Raises ValueError if there is nothing to draw.
     """
     curves = {"train": {}, "valid": {}}
     seconds = {}
     for line in read_lines(path):
-        parts = line.split(" | ", 3)
-        if len(parts) < 4 or not parts[3].startswith("{"):
+        if not line.startswith('{"'):  # the settings are a Python dictionary
             continue
-        stats = json.loads(parts[3])
-        if parts[2] == "train_inner":
+        stats = json.loads(line)
+        if "nll_loss" in stats:
             curves["train"][int(stats["num_updates"])] = float(stats["nll_loss"])
             seconds[int(stats["num_updates"])] = float(stats["train_wall"])  # "wall" begins anew on resuming
-        elif parts[2] == "valid":
+        elif "valid_nll_loss" in stats:
             curves["valid"][int(stats["valid_num_updates"])] = float(stats["valid_nll_loss"])
+    if not curves["train"] or not curves["valid"]:
+        raise ValueError(f"{path}: no training or no validation losses; was it written with --log-format json?")
     return {**curves, "seconds": sum(seconds.values())}
 
 

@@ -29,12 +29,13 @@ def generated(hypotheses, order):
 
 def training_log(path):
     """A log of 50 updates, resumed at 25."""
-    lines = ["2026-01-01 00:00:00 | INFO | fairseq_cli.train | Namespace(x={'a': 1})"]
+    lines = ["{'_name': None, 'common': {}}", "Start iterating over samples"]
     for update, loss in ((25, 9.0), (50, 8.0), (50, 7.5)):
         stats = {"loss": "10", "nll_loss": str(loss), "num_updates": str(update), "train_wall": "5"}
-        lines.append(f"2026-01-01 00:00:00 | INFO | train_inner | {json.dumps(stats)}")
+        lines.append(json.dumps(stats))
         stats = {"valid_nll_loss": str(loss + 1), "valid_num_updates": str(update)}
-        lines.append(f"2026-01-01 00:00:00 | INFO | valid | {json.dumps(stats)}")
+        lines.append(json.dumps(stats))
+    lines.append(json.dumps({"epoch": 1, "train_nll_loss": "8", "train_num_updates": "50"}))
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -116,6 +117,12 @@ def test_a_resumed_log_counts_an_update_once(tmp_path):
     training_log(tmp_path / "log")
     curves = demo_report.read_training_log(tmp_path / "log")
     assert curves == {"train": {25: 9.0, 50: 7.5}, "valid": {25: 10.0, 50: 8.5}, "seconds": 10.0}
+
+
+def test_a_log_without_losses_is_an_error(tmp_path):
+    (tmp_path / "log").write_text("2026-01-01 00:00:00 | INFO | train_inner | {}\n")
+    with pytest.raises(ValueError, match="log-format json"):
+        demo_report.read_training_log(tmp_path / "log")
 
 
 def test_the_report_holds_scores_examples_and_a_picture(run, tmp_path, capsys):
