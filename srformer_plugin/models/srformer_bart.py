@@ -9,6 +9,7 @@ from fairseq.models.bart.model import bart_base_architecture, bart_large_archite
 from fairseq.models.transformer import TransformerConfig
 
 from ..errors import ConfigurationError
+from ..hub import SRformerBARTHubInterface, load
 from .segmented_decoder import SegmentedDecoder
 from .segmented_model import SegmentedModel, mean_target_length  # noqa: F401 (its place before there was a T5)
 
@@ -39,6 +40,16 @@ class SRformerBARTModel(SegmentedModel, BARTModel):
     def build_decoder(cls, args, tgt_dict, embed_tokens):
         cfg = TransformerConfig.from_namespace(args)
         return SegmentedDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
+
+    @classmethod
+    def from_pretrained(cls, folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **options):
+        """A checkpoint as a `SRformerBARTHubInterface`, whose `sample` works on text.
+
+        Arguments are those of `hub.load`, and `prepend_bos` of the interface.
+        """
+        prepend_bos = options.pop("prepend_bos", None)
+        loaded = load(folder, checkpoint_file, data_name_or_path, bpe, load_checkpoint_heads=True, **options)
+        return SRformerBARTHubInterface(loaded["args"], loaded["task"], loaded["models"][0], prepend_bos)
 
     def upgrade_state_dict_named(self, state_dict, name):
         super().upgrade_state_dict_named(state_dict, name)

@@ -1,0 +1,192 @@
+"""`from_pretrained(...).sample(...)` on text."""
+
+import copy
+import io
+
+import pytest
+import sentencepiece
+import torch
+from conftest import sentence_pairs
+from fairseq.data import Dictionary
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.sequence_generator import SequenceGenerator
+
+from srformer_plugin.hub import SRformerBARTHubInterface
+from srformer_plugin.models.srformer_bart import SRformerBARTModel
+
+# fairseq hands NumPy a tensor of lengths
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
+TEXTS = [target for _, target in sentence_pairs(5, seed=3)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small SRformer with random weights, its dictionaries and its SentencePiece model, as training leaves them."""
+    checkpoint = pytest.importorskip("srformer_plugin.convert.checkpoint", reason="safetensors is not installed")
+    folder = tmp_path_factory.mktemp("hub")
+    model = io.BytesIO()
+    lines = [text for pair in sentence_pairs(200, seed=1) for text in pair]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, vocab_size=120, minloglevel=2, num_threads=1,
+    )  # fmt: skip
+    (folder / "spm.model").write_bytes(model.getvalue())
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    dictionary = Dictionary()
+    for number in range(3, len(pieces)):  # after <unk>, <s>, </s>
+        dictionary.add_symbol(pieces.id_to_piece(number))
+    for side in ("source", "target"):
+        dictionary.save(str(folder / f"dict.{side}.txt"))
+
+    sizes = {"dropout": 0.0, "expected_target_length": 12, "max_source_positions": 80, "max_target_positions": 40}
+    checkpoint.write_checkpoint(folder / "empty.pt", "srformer_bart_tiny", sizes, {})
+    content = torch.load(folder / "empty.pt", weights_only=True)
+    args = content["cfg"]["model"]
+    ARCH_CONFIG_REGISTRY["srformer_bart_tiny"](args)
+    task = type("Task", (), {"source_dictionary": dictionary, "target_dictionary": dictionary, "datasets": {}})
+    model = ARCH_MODEL_REGISTRY["srformer_bart_tiny"].build_model(args, task)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0, 2 * parameter.size(1) ** -0.5, generator=generator)
+    checkpoint.write_checkpoint(folder / "checkpoint_best.pt", "srformer_bart_tiny", sizes, model.state_dict())
+    return folder
+
+
+@pytest.fixture
+def hub(folder):
+    spm = str(folder / "spm.model")
+    return SRformerBARTModel.from_pretrained(
+        folder, checkpoint_file="checkpoint_best.pt", data_name_or_path=str(folder), bpe="sentencepiece",
+        sentencepiece_model=spm,
+    )  # fmt: skip
+
+
+def test_three_lines_are_enough(folder, tmp_path):
+    """BPE files beside the dictionaries are found."""
+    (folder / "spiece.model").write_bytes((folder / "spm.model").read_bytes())
+    model = SRformerBARTModel.from_pretrained(str(folder), "checkpoint_best.pt")
+    assert isinstance(model, SRformerBARTHubInterface)
+    assert isinstance(model.sample(TEXTS[0], beam=4), str)
+    (folder / "spiece.model").unlink()
+
+
+def test_text_becomes_the_tokens_of_training_and_text_again(hub, folder):
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spm.model"))
+    tokens = hub.encode(TEXTS[0])
+    assert hub.task.source_dictionary.string(tokens).split() == pieces.encode(TEXTS[0], out_type=str)
+    assert tokens[-1] == hub.task.source_dictionary.eos()
+    assert hub.task.source_dictionary.bos() not in tokens  # fairseq-train adds none to a translation task's sources
+    assert hub.decode(tokens) == TEXTS[0]
+    first, both = hub.encode(TEXTS[0]), hub.encode(TEXTS[0], TEXTS[0])
+    assert both.tolist() == first.tolist() * 2
+    assert hub.decode(hub.encode(TEXTS[0], TEXTS[0], no_separator=False)) == [TEXTS[0]] * 2
+
+
+def test_sample_answers_every_sentence_as_the_generator_does(hub):
+    """Alone and in a batch with others, which pads it."""
+    answers = hub.sample(TEXTS, beam=4, max_len_b=12, lenpen=0.7, min_len=3)
+    assert len(set(answers)) > 1
+    model, dictionary = copy.deepcopy(hub.models[0]), hub.task.target_dictionary
+    generator = SequenceGenerator([model], dictionary, beam_size=4, max_len_b=12, len_penalty=0.7, min_len=3)
+    for text, answer in zip(TEXTS, answers):
+        source = hub.encode(text).unsqueeze(0)
+        sample = {"net_input": {"src_tokens": source, "src_lengths": torch.tensor([source.size(1)])}}
+        best = generator.generate([model], sample)[0][0]["tokens"]
+        assert answer == hub.decode(best) == hub.sample(text, beam=4, max_len_b=12, lenpen=0.7, min_len=3)
+
+
+def test_generation_arguments_count(hub):
+    def lengths(**options):
+        (hypotheses,) = hub.generate([hub.encode(TEXTS[0])], **options)
+        return len(hypotheses), {len(hypothesis["tokens"]) for hypothesis in hypotheses}
+
+    count, shortest = lengths(beam=3, max_len_b=5)
+    assert count == 3
+    assert max(shortest) <= 6  # with </s>
+    assert min(lengths(beam=2, min_len=7, max_len_b=9)[1]) >= 8
+    torch.manual_seed(1)
+    drawn = {hub.sample(TEXTS[0], beam=1, sampling=True, max_len_b=9) for _ in range(4)}
+    assert len(drawn) > 1
+
+
+def attributes(model):
+    return {
+        (name, key): value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if not isinstance(value, (dict, torch.Tensor)) and key != "training"
+    }
+
+
+@torch.no_grad()
+def test_nothing_is_left_behind_on_the_model(hub):
+    model = hub.models[0]
+    tokens = [hub.encode(text) for text in TEXTS[:4]]
+    width = max(map(len, tokens))
+    sources = torch.stack([torch.nn.functional.pad(t, (width - len(t), 0), value=1) for t in tokens])
+    inputs = sources, torch.tensor([len(t) for t in tokens]), sources[:, -6:]
+    before, logits = attributes(model), model(*inputs)[0]
+    hub.sample(TEXTS, beam=4, max_len_b=6)
+    assert attributes(model) == before
+    assert torch.equal(model(*inputs)[0], logits)
+    with pytest.raises(AssertionError, match="min_len"):
+        hub.sample(TEXTS, beam=4, max_len_b=6, min_len=9)
+    assert attributes(model) == before
+
+
+def test_an_unknown_word_is_unk_and_leaves_the_dictionary_alone(hub):
+    size = len(hub.task.source_dictionary)
+    assert hub.task.source_dictionary.unk() in hub.encode("雨")
+    assert len(hub.task.source_dictionary) == size
+
+
+def test_a_source_that_is_too_long_is_truncated(hub):
+    tokens = hub.encode(" ".join(TEXTS * 3))
+    assert len(tokens) <= 80
+    assert tokens[-1] == hub.task.source_dictionary.eos()
+    assert isinstance(hub.sample(" ".join(TEXTS * 3), beam=2, max_len_b=5), str)
+
+
+def test_the_interface_follows_its_device_and_precision(hub):
+    hub = hub.to(torch.bfloat16)
+    assert next(hub.models[0].parameters()).dtype == torch.bfloat16
+    assert all(isinstance(answer, str) for answer in hub.sample(TEXTS[:2], beam=2, max_len_b=5))
+    assert hub.device.type == "cpu"
+
+
+def test_words_need_no_bpe(hub, folder):
+    plain = SRformerBARTModel.from_pretrained(folder, "checkpoint_best.pt")
+    text = hub.task.source_dictionary.string(hub.encode(TEXTS[0]))
+    assert torch.equal(plain.encode(text), hub.encode(TEXTS[0]))
+    assert plain.decode(plain.encode(text)) == text
+
+
+def test_a_converted_bart_answers_as_transformers_does(transformers, bart, converted_bart):
+    """From text to text. <s> begins source and answer, as forced_bos_token_id 0 has it; fairseq counts its probability,
+    so scores are compared without a division by length."""
+    theirs, longest = bart[1], 14
+    tokenizer = transformers.BartTokenizer.from_pretrained(bart[0])
+
+    def end_like_fairseq(input_ids, scores):
+        if input_ids.size(1) < longest + 1:
+            return scores
+        return torch.full_like(scores, -torch.inf).index_copy(1, torch.tensor([2]), scores[:, 2:3])
+
+    texts = ["the council opened the bridge", " after the storm", "museum and concert of the harbour, naïve!"]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    expected = theirs.generate(
+        **batch, num_beams=4, early_stopping=True, length_penalty=0.0,
+        forced_bos_token_id=0, forced_eos_token_id=None, min_length=5, max_length=longest + 2, suppress_tokens=[1, 3],
+        do_sample=False, logits_processor=[end_like_fairseq],
+    )  # fmt: skip
+    model = SRformerBARTModel.from_pretrained(converted_bart)
+    options = {"lenpen": 0.0, "max_len_b": longest, "min_len": 4, "unkpen": 1e9}
+    assert [model.encode(text).tolist() for text in texts] == [tokenizer(text)["input_ids"] for text in texts]
+    found = model.generate([model.encode(text) for text in texts], beam=4, **options)
+    assert [best[0]["tokens"].tolist() for best in found] == [
+        [token for token in row[1:].tolist() if token != 1] for row in expected
+    ]
+    answers = tokenizer.batch_decode(expected, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert model.sample(texts, beam=4, **options) == answers
