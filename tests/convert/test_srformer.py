@@ -1,0 +1,106 @@
+"""A converted checkpoint starts an SRformer, and fairseq's own tools run on it."""
+
+import logging
+import math
+import re
+import sys
+
+import pytest
+import torch
+from conftest import USER_DIR
+from fairseq import checkpoint_utils
+from fairseq_cli import generate as fairseq_generate
+from fairseq_cli import preprocess as fairseq_preprocess
+from fairseq_cli import train as fairseq_train
+
+pytest.importorskip("transformers", reason="the development extra (transformers) is not installed")
+
+from srformer_plugin.models.srformer_bart import SRformerBARTModel
+
+SIZES = [
+    "--encoder-layers", 2, "--decoder-layers", 2, "--encoder-embed-dim", 32, "--encoder-ffn-embed-dim", 48,
+    "--encoder-attention-heads", 2, "--decoder-attention-heads", 2, "--max-source-positions", 64,
+    "--max-target-positions", 64,
+]  # fmt: skip
+LINES = [
+    "the council opened the bridge after the storm and the concert",
+    "the museum of the harbour and the council",
+    "after the storm the harbour opened and the museum of the council opened the bridge of the harbour",
+    "concert",
+]
+
+
+@pytest.mark.parametrize("kind", ["srformer", "segmented"])
+@torch.no_grad()
+def test_with_one_segment_the_logits_are_the_originals(bart, converted_bart, kind):
+    """The memory of no other segment is zero."""
+    generator = torch.Generator().manual_seed(1)
+    sources = torch.randint(4, 360, (3, 16), generator=generator)
+    targets = torch.randint(4, 360, (3, 9), generator=generator)
+    expected = bart[1](input_ids=sources, decoder_input_ids=targets).logits
+    overrides = {"data": str(converted_bart), "cross_attention": kind, "expected_target_length": 9}
+    for size, equal in ((16, True), (5, False)):
+        (model,), _ = checkpoint_utils.load_model_ensemble(
+            [str(converted_bart / "model.pt")], {**overrides, "segment_size": size}
+        )
+        actual = model.eval()(sources, torch.full((3,), 16), targets)[0]
+        assert torch.allclose(actual, expected, rtol=0, atol=1e-5) == equal
+        assert actual.isfinite().all()
+
+
+@pytest.fixture(scope="session")
+def binarised(converted_bart, tmp_path_factory):
+    """LINES as source and target, encoded as GPT-2 ids and binarised with the converted dictionary."""
+    folder = tmp_path_factory.mktemp("binarised")
+    bpe = SRformerBARTModel.from_pretrained(converted_bart).bpe
+    for split in ("train", "valid", "test"):
+        for side in ("source", "target"):
+            text = "".join(bpe.encode(line) + "\n" for line in LINES)
+            (folder / f"{split}.{side}").write_text(text, encoding="utf-8")
+    run_here(
+        fairseq_preprocess, "--source-lang", "source", "--target-lang", "target", "--destdir", folder / "bin",
+        "--srcdict", converted_bart / "dict.source.txt", "--tgtdict", converted_bart / "dict.target.txt",
+        *(argument for split in ("train", "valid", "test") for argument in (f"--{split}pref", folder / split)),
+    )  # fmt: skip
+    return folder / "bin"
+
+
+def run_here(tool, *arguments):
+    """A console script of fairseq in this process, which spares seconds of imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [tool.__name__, *map(str, arguments)])
+        tool.cli_main()
+
+
+@pytest.mark.parametrize(
+    "reset", [[], ["--reset-optimizer", "--reset-lr-scheduler", "--reset-dataloader", "--reset-meters"]],
+    ids=["plain", "reset"],
+)  # fmt: skip
+def test_training_starts_from_it(converted_bart, binarised, tmp_path, caplog, reset):
+    with caplog.at_level(logging.INFO):
+        run_here(
+            fairseq_train, binarised, "--user-dir", USER_DIR, "--task", "translation", "--arch", "srformer_bart", *SIZES,
+            "--restore-file", converted_bart / "model.pt", *reset, "--segment-size", 4, "--truncate-source",
+            "--optimizer", "adam", "--lr", 1e-3, "--batch-size", 2, "--max-update", 3, "--save-dir", tmp_path,
+            "--no-epoch-checkpoints", "--log-format", "simple", "--log-interval", 1, "--num-workers", 0, "--cpu",
+        )  # fmt: skip
+    losses = [float(x) for x in re.findall(r"train_inner:progress_bar.*? loss=([0-9.naif]+),", caplog.text)]
+    assert len(losses) == 3
+    assert all(map(math.isfinite, losses))
+    assert "Loaded checkpoint" in caplog.text
+    assert "keeps its initial value: encoder_attn.memory.leak in 2 decoder layers" in caplog.text
+    before, after = (
+        torch.load(path, weights_only=True)["model"]
+        for path in (converted_bart / "model.pt", tmp_path / "checkpoint_last.pt")
+    )
+    name = "encoder.layers.0.fc1.weight"
+    assert 0 < (before[name] - after[name]).abs().max() < 0.02  # it went on from the original
+
+
+def test_fairseq_generate_runs_on_it_directly(converted_bart, binarised, tmp_path):
+    run_here(
+        fairseq_generate, binarised, "--user-dir", USER_DIR, "--path", converted_bart / "model.pt", "--beam", 2,
+        "--max-len-b", 10, "--results-path", tmp_path, "--cpu",
+    )  # fmt: skip
+    text = (tmp_path / "generate-test.txt").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^H-(\d)\t", text, flags=re.M)) == ["0", "1", "2", "3"]
