@@ -33,9 +33,16 @@ INSTALL_REQUIRES = [
     "matplotlib>=3.8",  # the demo's learning curve
     "tqdm>=4.60",  # progress bars of data preparation
     "safetensors>=0.4",  # weights of Hugging Face models without code; the first with wheels for 3.12
+    "ijson>=3.2.3",  # reads MediaSum's 4 GB list as a stream; the first that builds its C backend on 3.12
+    "tiktoken>=0.5.2",  # GPT-2 BPE at several times the speed of fairseq's; the first with wheels for 3.12
+]
+
+DATA_REQUIRES = [
+    "pyarrow>=14.0.1",  # corpora in parquet; before it a file could bring code that is run (CVE-2023-47248)
 ]
 
 DEV_REQUIRES = [
+    *DATA_REQUIRES,
     "pytest>=8",
     "hypothesis>=6.100",
     "ruff>=0.6",
@@ -55,7 +62,7 @@ setup(
     # No working fairseq exists for 3.13.
     python_requires=">=3.10,<3.13",
     install_requires=INSTALL_REQUIRES,
-    extras_require={"dev": DEV_REQUIRES},
+    extras_require={"data": DATA_REQUIRES, "dev": DEV_REQUIRES},
     entry_points={
         "console_scripts": [
             "srformer-convert = srformer_plugin.convert.cli:main",

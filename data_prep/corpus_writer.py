@@ -30,9 +30,10 @@ class CorpusWriter:
         self.sentences = {split: Lengths() for split in splits}
         self.pairs = {split: set() for split in splits}
         self.documents = {split: bytearray() for split in splits}  # digests in the order of the lines
-        self.files = {
-            name: open(folder / name, "wb") for split in splits for name in (f"{split}.{side}" for side in SIDES)
-        }
+        self.files = {}
+        for split in splits:
+            for side in SIDES:
+                self.files[split, side] = open(folder / f"{split}.{side}", "wb")  # noqa: SIM115 (`close` does)
 
     def close(self):
         for file in self.files.values():
@@ -62,7 +63,7 @@ class CorpusWriter:
             if limit and len(words) > limit:
                 counts[f"truncated {side}"] += 1
                 text = " ".join(words[:limit]).removesuffix(f" {SENTENCE_SEPARATOR}")
-            self.files[f"{record.split}.{side}"].write(text.encode() + b"\n")
+            self.files[record.split, side].write(text.encode() + b"\n")
         self.sentences[record.split].add(len(record.target))
         counts["written"] += 1
 

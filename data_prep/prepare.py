@@ -3,8 +3,8 @@
     python -m data_prep.prepare FORMAT RAW OUT [options]
 
 writes to OUT: {train,valid,test}.{source,target}, one document a line with its white space folded, the sentences of a
-target joined by " <q> "; manifest.json (counts, lengths, checksums, options, versions), report.md with histogram.png, and
-malformed.jsonl with the file, line and reason of every record that could not be read.
+target joined by " <q> "; manifest.json (counts, lengths, checksums, options, versions), report.md with histogram.png,
+and malformed.jsonl with the file, line and reason of every record that could not be read.
 
 A malformed record is skipped and counted. It is an error if more than the share --max-malformed of a corpus is
 malformed, or if a split comes out empty. The output does not depend on --workers. It is written atomically: OUT has a
@@ -100,19 +100,26 @@ def prepare(reader_name, raw, out, options, workers=1):
 def write_records(writer, reader, reader_name, raw, folder, options, workers):
     """Pass every record to `writer`; returns the first malformed ones as text, and their number."""
     examples, malformed = [], 0
-    results = ordered_map(
-        partial(parse_one, reader_name, options.mend_mojibake), reader.units(raw, options), workers
-    )
+    results = ordered_map(partial(parse_one, reader_name, options.mend_mojibake), reader.units(raw, options), workers)
     with open(folder / "malformed.jsonl", "w", encoding="utf-8", errors="backslashreplace") as log:
         for result in tqdm(results, desc=reader_name, unit="doc", mininterval=1):
             if isinstance(result, Malformed):
                 malformed += 1
+                result = result._replace(file=below(raw, result.file))
                 log.write(json.dumps(result._asdict()) + "\n")
                 if len(examples) < 20:
                     examples.append(str(result).encode(errors="backslashreplace").decode())
             else:
                 writer.add(result)
     return examples, malformed
+
+
+def below(raw, file):
+    """`file` as a path below folder `raw`, so that the output does not depend on where that lies."""
+    try:
+        return Path(file).relative_to(raw).as_posix()
+    except ValueError:
+        return file
 
 
 def check_shares(writer, malformed, examples, options):
@@ -154,24 +161,32 @@ def add_options(parser):
     """The options that all formats have."""
     parser.add_argument("raw", type=Path, metavar="RAW", help="folder with the raw files")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="splits to write")
+    parser.add_argument(
+        "--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="splits to write (default: all)"
+    )
     parser.add_argument(
         "--duplicates", choices=list(REMOVED_FROM), default="train",
         help="from which splits pairs of equal source and target are removed but for the first; they are counted in "
-        "every split. Published scores are over test sets with their duplicates",
+        "every split. Published scores are over test sets with their duplicates (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--remove-overlap", action="store_true", help="remove from train the documents that are in valid or test as well"
+        "--remove-overlap",
+        action="store_true",
+        help="remove from train the documents that are in valid or test as well",
     )
     parser.add_argument(
-        "--max-malformed", type=share, default=0.01, metavar="SHARE", help="share of malformed records that is an error"
+        "--max-malformed",
+        type=share,
+        default=0.01,
+        metavar="SHARE",
+        help="more than this share of malformed records is an error (default: %(default)s)",
     )
-    parser.add_argument("--max-source-words", type=int, default=0, help="cut longer sources (0: never)")
-    parser.add_argument("--max-target-words", type=int, default=0, help="cut longer targets (0: never)")
+    parser.add_argument("--max-source-words", type=int, default=0, help="cut longer sources (default: never)")
+    parser.add_argument("--max-target-words", type=int, default=0, help="cut longer targets (default: never)")
     parser.add_argument(
         "--mend-mojibake", action="store_true", help="mend UTF-8 that was read as Latin-1; it is counted in any case"
     )
-    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
 
 
 def share(text):
@@ -200,9 +215,7 @@ def parser():
             name,
             help=first_line,
             description=reader.__doc__,
-            formatter_class=type(
-                "Formatter", (argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter), {}
-            ),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_options(sub)
         getattr(reader, "add_arguments", lambda sub: None)(sub)

@@ -95,7 +95,7 @@ def parse_unit(parse, unit):
 
 
 def parse_json(data):
-    """The JSON value in `data` (bytes or str). Raises MalformedRecord, also for too deep nesting and too long numbers."""
+    """The JSON value in `data` (bytes or str). Raises MalformedRecord, also if nested too deeply."""
     try:
         return json.loads(data)
     except UnicodeDecodeError as error:

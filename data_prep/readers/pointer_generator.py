@@ -1,8 +1,8 @@
 """CNN/DailyMail as the pointer-generator network's .bin files: train*.bin, val*.bin, test*.bin.
 
-The text is lower-cased and tokenised. A file is a sequence of records: the length as 8 bytes, little-endian, then a serialised `tf.Example` with the features
-`article` and `abstract`, whose sentences stand between <s> and </s>. The few fields of the protocol buffer that
-matter are decoded here, so that TensorFlow is not needed.
+The text is lower-cased and tokenised. A file is a sequence of records: the length as 8 bytes, little-endian, then a
+serialised `tf.Example` with the features `article` and `abstract`, whose sentences stand between <s> and </s>. The few
+fields of the protocol buffer that matter are decoded here, so that TensorFlow is not needed.
 
 A damaged record is skipped; a damaged length is fatal, since nothing marks where the next record begins.
 """
