@@ -88,7 +88,7 @@ def prepare(reader_name, raw, out, options, workers=1):
             },
             "target_sentences": {split: lengths.summary() for split, lengths in writer.sentences.items()},
             "options": options_of(options),
-            "versions": versions(),
+            "versions": versions(*READING_PACKAGES),
         }
         draw_histograms(folder / "histogram.png", writer.lengths, "words")
         (folder / "report.md").write_text(report(manifest), encoding="utf-8")
@@ -146,10 +146,10 @@ def options_of(options):
     }
 
 
-def versions():
-    """Versions of what reads the data; a package that is not installed is left out."""
+def versions(*packages):
+    """Versions of Python, of this package and of `packages`; one that is not installed is left out."""
     found = {"python": platform.python_version()}
-    for name in ("srformer-plugin", *READING_PACKAGES):
+    for name in ("srformer-plugin", *packages):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

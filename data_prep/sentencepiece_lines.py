@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from itertools import islice
 from pathlib import Path
 
 import sentencepiece
@@ -9,22 +10,42 @@ from tqdm import tqdm
 
 SIDES = ("source", "target")
 
+WORDS_AT_ONCE = 100
+# Training holds its text in memory: of a larger corpus every n-th piece is used. 50 million words, some 300 MB.
+MAX_TRAINING_TEXTS = 500_000
 
-def train_model(files, prefix, vocabulary):
+
+def train_model(files, prefix, vocabulary, symbols=()):
     """Train a unigram model of ``vocabulary`` subwords on text ``files``; writes ``<prefix>.model`` and ``.vocab``.
 
-    fairseq's dictionary brings its own special symbols, so the model has none but the unknown subword.
+    fairseq's dictionary brings its own special symbols, so the model has none but the unknown subword. ``symbols``
+    become one subword each wherever they stand.
     """
+    # Given files, SentencePiece leaves out every line of more than 4,192 bytes, which is most articles.
+    count = sum(1 for _ in short_texts(files))
+    stride = -(-count // MAX_TRAINING_TEXTS) or 1
     sentencepiece.SentencePieceTrainer.train(
-        input=[str(file) for file in files],
+        sentence_iterator=islice(short_texts(files), 0, None, stride),
         model_prefix=str(prefix),
         vocab_size=vocabulary,
         character_coverage=1.0,
         bos_id=-1,
         eos_id=-1,
         unk_id=0,
+        user_defined_symbols=list(symbols),
+        max_sentence_length=2**30,
         minloglevel=1,
     )
+
+
+def short_texts(files):
+    """Yield the texts of ``files``, a line each, in pieces of at most ``WORDS_AT_ONCE`` words."""
+    for file in files:
+        with open(file, encoding="utf-8", newline="\n") as lines:
+            for line in lines:
+                words = line.split()
+                for start in range(0, len(words), WORDS_AT_ONCE):
+                    yield " ".join(words[start : start + WORDS_AT_ONCE])
 
 
 def encode_file(processor, raw, encoded):

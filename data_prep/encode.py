@@ -1,0 +1,242 @@
+"""Line files as subwords, for fairseq-preprocess.
+
+    python -m data_prep.encode CORPUS OUT --bpe gpt2 --gpt2-files FOLDER
+    python -m data_prep.encode CORPUS OUT --bpe sentencepiece [--vocabulary 32000 | --model spiece.model]
+
+reads {train,valid,test}.{source,target} of folder CORPUS, as many splits as there are, and writes the same files to OUT
+with a space between the pieces; manifest.json, report.md and histogram.png say how long the texts are and what was cut.
+`gpt2` is the BPE of fairseq's BART: FOLDER holds encoder.json and vocab.bpe, which are checked by their checksums.
+`sentencepiece` takes a model file, as T5 has one, or trains one on the training split, with the separator of sentences
+as one piece.
+
+A text of more than --max-source or --max-target tokens is cut. Tokens are counted with the end of sentence, which
+fairseq-preprocess appends: N - 1 pieces stay. No line is left out, an empty one neither. White space is folded, as
+data_prep.prepare has done already. The output does not depend on --workers; an interrupted run begins anew.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_prep import gpt2_bpe
+from data_prep.corpus_writer import SIDES, sha256_of
+from data_prep.ordered_map import ordered_map
+from data_prep.prepare import positive, versions
+from data_prep.record import SENTENCE_SEPARATOR, SPLITS
+from data_prep.statistics import Lengths, draw_histograms
+from data_prep.whole_folder import MANIFEST, whole_folder
+
+MODEL = "sentencepiece.model"
+
+_pieces = None  # in a worker: the function text -> list of pieces
+
+
+class BadCorpus(RuntimeError):
+    """The line files are not there, not aligned, or no text."""
+
+
+def start_worker(bpe, path):
+    """Load the vocabulary, once a process."""
+    global _pieces
+    if bpe == "gpt2":
+        _pieces = gpt2_bpe.load(path)
+    else:
+        import sentencepiece
+
+        _pieces = partial(sentencepiece.SentencePieceProcessor(model_file=str(path)).encode, out_type=str)
+
+
+def encode_line(limit, line):
+    """`(pieces of a text, how many tokens it had)`; `limit` counts the end of sentence as well, 0 is none."""
+    pieces = _pieces(" ".join(line.split()))
+    kept = pieces[: limit - 1] if limit else pieces
+    return " ".join(map(str, kept)), len(pieces) + 1
+
+
+def lines_of(path):
+    """Yield the lines of a file, ended by newlines only; raises BadCorpus for what is not UTF-8."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield line.decode()
+            except UnicodeDecodeError as error:
+                raise BadCorpus(f"{path}:{number}: not UTF-8 at byte {error.start} of the line") from error
+
+
+def splits_of(corpus):
+    """The splits that folder `corpus` has; raises BadCorpus if their two sides differ in length."""
+    splits = [split for split in SPLITS if any((corpus / f"{split}.{side}").exists() for side in SIDES)]
+    if not splits:
+        raise BadCorpus(f"{corpus} has no {{train,valid,test}}.{{source,target}}")
+    for split in splits:
+        with open(corpus / f"{split}.source", "rb") as sources, open(corpus / f"{split}.target", "rb") as targets:
+            for number, (source, target) in enumerate(zip_longest(sources, targets), 1):
+                if source is None or target is None:
+                    raise BadCorpus(
+                        f"{corpus}: {split}.source and {split}.target differ in length after line {number - 1}"
+                    )
+    return splits
+
+
+def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0):
+    """Encode folder `corpus` into folder `out`; returns the manifest.
+
+    `vocabulary_path` is the folder of GPT-2's two files, or a SentencePiece model; if it is None a model of
+    `train_size` pieces is trained and written to `out`. `limits`: tokens, `{"source": n, "target": n}`, 0 for none.
+    Raises BadCorpus and WrongVocabulary; `out` is then as it was before.
+    """
+    splits = splits_of(corpus)
+    with whole_folder(out) as folder:
+        if vocabulary_path is None:
+            vocabulary_path = train_sentencepiece(corpus, folder, splits, train_size)
+        # here as well, for a clear error: that of a worker's start is not passed on
+        start_worker(bpe, vocabulary_path)
+        counts = {split: Counter() for split in splits}
+        lengths = {side: {split: Lengths() for split in splits} for side in SIDES}
+        for split in splits:
+            for side in SIDES:
+                name, limit = f"{split}.{side}", limits[side]
+                results = ordered_map(
+                    partial(encode_line, limit),
+                    lines_of(corpus / name),
+                    workers,
+                    100,
+                    start_worker,
+                    (bpe, vocabulary_path),
+                )
+                with open(folder / name, "w", encoding="utf-8", newline="\n") as encoded:
+                    for pieces, tokens in tqdm(results, desc=name, unit="line", mininterval=1):
+                        encoded.write(pieces + "\n")
+                        lengths[side][split].add(tokens)
+                        if not pieces:
+                            counts[split][f"empty {side}"] += 1
+                        if limit and tokens > limit:
+                            counts[split][f"truncated {side}"] += 1
+                            counts[split][f"tokens cut from {side}"] += tokens - limit
+            counts[split]["lines"] = len(lengths["source"][split].values)
+        manifest = {
+            "bpe": bpe,
+            "vocabulary_sha256": checksums(vocabulary_path),
+            "corpus_sha256": {f"{s}.{side}": sha256_of(corpus / f"{s}.{side}") for s in splits for side in SIDES},
+            "counts": {split: dict(sorted(counts[split].items())) for split in splits},
+            "tokens": {side: {split: lengths[side][split].summary() for split in splits} for side in SIDES},
+            "options": {"max_source": limits["source"], "max_target": limits["target"], "vocabulary": train_size},
+            "versions": versions("tiktoken", "sentencepiece"),
+        }
+        draw_histograms(folder / "histogram.png", lengths, "tokens")
+        (folder / "report.md").write_text(report(manifest), encoding="utf-8")
+        manifest["sha256"] = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def train_sentencepiece(corpus, folder, splits, size):
+    """Train a model on the training split in `folder`; returns its path."""
+    from data_prep.sentencepiece_lines import train_model
+
+    if "train" not in splits:
+        raise BadCorpus(f"{corpus} has no train.source to train SentencePiece on; name a model with --model")
+    files = [corpus / f"train.{side}" for side in SIDES]
+    try:
+        train_model(files, (folder / MODEL).with_suffix(""), size, [SENTENCE_SEPARATOR])
+    except RuntimeError as error:  # "Vocabulary size too high (32000). Please set it to a value <= 500."
+        raise BadCorpus(f"{corpus}: SentencePiece cannot be trained: {error}") from error
+    return folder / MODEL
+
+
+def checksums(path):
+    files = [path / name for name in gpt2_bpe.SHA256] if path.is_dir() else [path]
+    return {file.name: sha256_of(file) for file in files}
+
+
+def report(manifest):
+    """Markdown: lengths in tokens, and what was cut."""
+    splits = list(manifest["counts"])
+    lines = ["| | " + " | ".join(splits) + " |", "|---|" + "---|" * len(splits)]
+    lines.append("| lines | " + " | ".join(str(manifest["counts"][split]["lines"]) for split in splits) + " |")
+    for side in SIDES:
+        tokens, limit = manifest["tokens"][side], manifest["options"][f"max_{side}"]
+        cells = [f"{tokens[s]['median']}, {tokens[s]['p95']}, {tokens[s]['max']}" for s in splits]
+        lines.append(f"| {side} tokens: median, p95, max | " + " | ".join(cells) + " |")
+        for what, title in (("truncated", f"longer than {limit} and cut"), ("empty", "empty, and kept")):
+            cells = [manifest["counts"][split].get(f"{what} {side}", 0) for split in splits]
+            shares = [f"{n} ({100 * n / max(manifest['counts'][s]['lines'], 1):.1f}%)" for n, s in zip(cells, splits)]
+            if what == "empty" or limit:
+                lines.append(f"| {side}s {title} | " + " | ".join(shares) + " |")
+        cells = [manifest["counts"][split].get(f"tokens cut from {side}", 0) for split in splits]
+        if limit:
+            lines.append(f"| tokens cut from {side}s | " + " | ".join(map(str, cells)) + " |")
+    lines += ["", f"Vocabulary: {manifest['bpe']}. Lengths count the end of sentence and are those before the cut.", ""]
+    return "\n".join([*lines, "![lengths](histogram.png)", ""])
+
+
+def main(argv=None):
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.encode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("corpus", type=Path, metavar="CORPUS", help="folder with {train,valid,test}.{source,target}")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument("--bpe", choices=["gpt2", "sentencepiece"], required=True)
+    parser.add_argument(
+        "--gpt2-files", type=Path, metavar="FOLDER", help="gpt2: folder with encoder.json and vocab.bpe"
+    )
+    parser.add_argument(
+        "--own-vocabulary",
+        action="store_true",
+        help="gpt2: the two files are not GPT-2's: do not check their checksums",
+    )
+    parser.add_argument("--model", type=Path, help="sentencepiece: a model file (default: train one)")
+    parser.add_argument(
+        "--vocabulary", type=positive, default=32000, help="sentencepiece: pieces of a trained model (default: 32000)"
+    )
+    for side in SIDES:
+        parser.add_argument(
+            f"--max-{side}", type=limit_of, default=1024, metavar="TOKENS",
+            help=f"cut longer {side}s to this, the end of sentence included; 0: never (default: 1024)",
+        )  # fmt: skip
+    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    options = parser.parse_args(argv)
+    if options.bpe == "gpt2" and not options.gpt2_files:
+        parser.error("--bpe gpt2 needs --gpt2-files")
+    if options.model and not options.model.is_file():
+        parser.error(f"--model: {options.model} is not a file")
+    try:
+        if options.bpe == "gpt2" and not options.own_vocabulary:
+            gpt2_bpe.check_files(options.gpt2_files)
+        manifest = encode(
+            options.corpus,
+            options.out,
+            options.bpe,
+            options.gpt2_files if options.bpe == "gpt2" else options.model,
+            {side: getattr(options, f"max_{side}") for side in SIDES},
+            options.workers,
+            options.vocabulary if options.bpe == "sentencepiece" and not options.model else 0,
+        )
+    except (BadCorpus, gpt2_bpe.WrongVocabulary, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenProcessPool:
+        print("error: a process died, perhaps for want of memory; try fewer --workers", file=sys.stderr)
+        return 1
+    print(report(manifest))
+    return 0
+
+
+def limit_of(text):
+    value = int(text)
+    if value < 0 or value == 1:
+        raise argparse.ArgumentTypeError("0, or at least 2: one piece and the end of sentence")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
