@@ -107,7 +107,7 @@ def test_logits_are_those_of_transformers(transformers, build_t5, make_sample, v
     ours = build_t5(cross_attention=kind, segment_size=23, **VERSIONS[version])
     ours.load_state_dict(in_fairseqs_names(theirs.state_dict(), VERSIONS[version]))
 
-    sample, previous = make_sample(LENGTHS, left_pad=left_pad), targets([9, 4, 6, 2])
+    sample, previous = make_sample(LENGTHS, left_pad=left_pad), targets([40, 4, 26, 2])
     source = sample["net_input"]["src_tokens"]
     start = previous.clone()
     start[:, 0] = PAD
@@ -299,6 +299,30 @@ def test_targets_may_be_padded_on_either_side_and_do_not_depend_on_the_batch(bui
         torch.testing.assert_close(a[left.ne(PAD)], b[right.ne(PAD)], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_several_targets_may_share_a_source(build_t5, make_sample, kind):
+    model, sample = build_t5(cross_attention=kind), make_sample(LENGTHS)
+    previous = targets([9, 4, 6, 2, 7, 9, 3, 8])
+    encoded = model.encoder.forward_torchscript(sample["net_input"])
+    rows = torch.arange(4).repeat_interleave(2)
+    copied = model.encoder.reorder_encoder_out(encoded, rows)
+    expected, shared = (model.decoder(previous, encoder_out=sources)[0] for sources in (copied, encoded))
+    torch.testing.assert_close(shared[previous.ne(PAD)], expected[previous.ne(PAD)], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_without_a_causal_mask_padding_is_not_seen_either(build_t5, make_sample):
+    """`full_context_alignment`, which fairseq's alignment training asks for."""
+    model, sample, previous = build_t5(), make_sample(LENGTHS), targets([9, 4, 6, 2])
+    encoded = model.encoder.forward_torchscript(sample["net_input"])
+    together = model.decoder(previous, encoder_out=encoded, full_context_alignment=True)[0]
+    for row, length in enumerate([9, 4, 6, 2]):
+        source = model.encoder.reorder_encoder_out(encoded, torch.tensor([row]))
+        alone = model.decoder(previous[row : row + 1, :length], encoder_out=source, full_context_alignment=True)[0]
+        torch.testing.assert_close(together[row, :length], alone[0], rtol=0, atol=1e-5)
+
+
 # ---- decoding
 
 
@@ -472,6 +496,7 @@ def test_fp16_computes_what_float32_does_where_activations_pass_its_largest_numb
     output, states = states_of(model, sample, previous)
     assert output.dtype == torch.float16
     for ours, theirs in zip(states, wide):
+        assert ours.dtype == torch.float32
         torch.testing.assert_close(ours.float(), theirs, rtol=0.05, atol=0.01 * theirs.abs().max().item())
     torch.testing.assert_close(output.float(), expected, rtol=0.05, atol=0.1)
 
