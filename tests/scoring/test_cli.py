@@ -142,8 +142,9 @@ def test_other_misuse_is_one_clear_error(score, files, tmp_path):
     assert "src has 1 lines" in score(files["hyp"], files["ref"], "--source", tmp_path / "src")[2]
 
 
-def test_the_module_runs_alone_and_prints_nothing_but_json(files):
-    command = [sys.executable, "-m", "srformer_plugin.scoring", files["hyp"], files["ref"], "--json"]
+def test_the_module_runs_alone_in_two_processes_and_prints_nothing_but_json(score, files):
+    arguments = [files["hyp"], files["ref"], "--json"]
+    command = [sys.executable, "-m", "srformer_plugin.scoring", *arguments, "--workers", "2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(cli.__file__).parents[2])
-    assert done.returncode == 0
-    assert set(ROUGE_TYPES) <= json.loads(done.stdout).keys()
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads(score(*arguments)[1])

@@ -1,0 +1,296 @@
+"""The summarization task: long sources are cut, and ROUGE of the validation set is measured while training."""
+
+import io
+import json
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, USER_DIR
+from fairseq import checkpoint_utils, tasks
+from fairseq.dataclass.configs import GenerationConfig
+from fairseq_cli import generate as fairseq_generate
+from fairseq_cli import train as fairseq_train
+from fairseq_cli import validate as fairseq_validate
+
+from srformer_plugin.errors import ConfigurationError
+from srformer_plugin.scoring.fairseq_scorer import RougeConfig, RougeScorer
+from srformer_plugin.scoring.files import read_hypotheses
+from srformer_plugin.scoring.rouge import ROUGE_TYPES, score_texts
+
+GENERATION = {"beam": 3, "max_len_b": 14, "no_repeat_ngram_size": 3}
+EVAL_ROUGE = ["--eval-rouge", "--eval-rouge-args", json.dumps(GENERATION)]
+BEST = ["--best-checkpoint-metric", "rouge1", "--maximize-best-checkpoint-metric"]
+
+
+def train_arguments(corpus, save_dir, *more):
+    return [
+        str(corpus.binarised), "--user-dir", str(USER_DIR), "--task", "summarization", "--arch", "srformer_bart_tiny",
+        "--source-lang", "source", "--target-lang", "target", "--share-all-embeddings",
+        "--criterion", "cross_entropy", "--optimizer", "adam", "--lr", "1e-2", "--dropout", "0.1", "--batch-size", "8",
+        "--save-dir", str(save_dir), "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", "1",
+        "--num-workers", "0", "--cpu", *map(str, more),
+    ]  # fmt: skip
+
+
+def here(tool, *arguments):
+    """Run a tool of fairseq in this process, which spares seconds of imports; returns what it logged."""
+    vars(checkpoint_utils.save_checkpoint).pop("best", None)  # the best score of the process, from another training
+    stream, root = io.StringIO(), logging.getLogger()
+    handler, level = logging.StreamHandler(stream), root.level
+    handler.setFormatter(logging.Formatter("%(name)s | %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["fairseq", *map(str, arguments)])
+            patch.setattr(fairseq_validate, "reset_logging", lambda: None)  # would remove every handler, pytest's too
+            tool.cli_main()
+    finally:
+        vars(checkpoint_utils.save_checkpoint).pop("best", None)
+        root.removeHandler(handler)
+        root.setLevel(level)
+    return stream.getvalue()
+
+
+def stats(log, kind):
+    """What a training logged as JSON, a dictionary for each time."""
+    return [json.loads(line) for line in re.findall(rf"^(?:.*\| )?{kind} \| (\{{.*\}})$", log, flags=re.MULTILINE)]
+
+
+class Tensorboard:
+    """Stands for TensorBoard's writer: `written` holds (folder, name, value, update)."""
+
+    written = []
+
+    def __init__(self, folder):
+        self.folder = Path(folder).name
+
+    def add_scalar(self, name, value, update):
+        self.written.append((self.folder, name, value, update))
+
+    def add_text(self, name, text):
+        pass
+
+    def flush(self):
+        pass
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_corpus, tmp_path_factory):
+    """A training of 30 updates in 6 epochs, validated with ROUGE after each: its folder and log."""
+    folder = tmp_path_factory.mktemp("summarization")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fairseq.logging.progress_bar.SummaryWriter", Tensorboard)
+        log = here(
+            fairseq_train, *train_arguments(tiny_corpus, folder, "--max-update", 30, *EVAL_ROUGE, *BEST),
+            "--eval-rouge-print-samples", "--tensorboard-logdir", folder / "tb",
+        )  # fmt: skip
+    return folder, log
+
+
+def run_side_by_side(*commands):
+    """Standard output and error of each command; none may fail."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment, "cwd": ROOT}
+    processes = [subprocess.Popen(command, **options) for command in commands]
+    try:
+        texts = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(texts)
+    return texts
+
+
+def test_training_logs_rouge_and_keeps_the_checkpoint_that_is_best_by_it(trained):
+    folder, log = trained
+    valid = stats(log, "valid")
+    values = [float(entry["valid_rouge1"]) for entry in valid]
+    assert len(values) == 6
+    assert values[-1] > 15  # it learns something
+    assert all(0 <= float(entry[f"valid_{name}"]) <= 100 for entry in valid for name in ROUGE_TYPES)
+    assert float(valid[-1]["valid_best_rouge1"]) == max(values)
+    best = torch.load(folder / "checkpoint_best.pt", weights_only=True)
+    assert best["extra_state"]["val_loss"] == best["extra_state"]["best"] == max(values)
+    # of equally good checkpoints, the latest
+    assert best["optimizer_history"][-1]["num_updates"] == 5 * max(
+        n for n, v in enumerate(values, 1) if v == max(values)
+    )
+
+
+def test_tensorboard_gets_the_scores(trained):
+    logged = [float(entry["valid_rouge1"]) for entry in stats(trained[1], "valid")]
+    written = [
+        (value, update) for folder, name, value, update in Tensorboard.written if (folder, name) == ("valid", "rouge1")
+    ]
+    assert written == list(zip(logged, range(5, 31, 5)))
+
+
+def test_the_log_shows_the_same_hypotheses_at_every_validation(trained):
+    shown = re.findall(r"example hypothesis (\d+): ", trained[1])
+    assert len(shown) == 6 * 3
+    assert len(set(shown)) == 3
+    assert len(re.findall(r"example reference \d+: \S", trained[1])) == 6 * 3
+
+
+def test_validation_and_generation_give_the_score_of_training(trained, tiny_corpus, tmp_path):
+    """Three tools, one number: also other batches, other padding and no flag of the model."""
+    folder, log = trained
+    expected = [float(stats(log, "valid")[-1][f"valid_{name}"]) for name in ROUGE_TYPES]
+    data = [tiny_corpus.binarised, "--user-dir", USER_DIR, "--task", "summarization", "--cpu"]
+    data += ["--path", folder / "checkpoint_last.pt"]
+
+    log = here(fairseq_validate, *data, "--valid-subset", "valid", "--batch-size", 4, "--log-format", "json")
+    assert [float(stats(log, "valid")[-1][f"valid_{name}"]) for name in ROUGE_TYPES] == pytest.approx(
+        expected, abs=0.01
+    )
+
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in GENERATION.items()]
+    here(
+        fairseq_generate, *data, "--gen-subset", "valid", "--batch-size", 5, *flags, "--scoring", "rouge",
+        "--results-path", tmp_path,
+    )  # fmt: skip
+    path = tmp_path / "generate-valid.txt"
+    printed = path.read_text()
+    numbers = [
+        re.search(rf"{label} = ([0-9.]+) \(", printed) for label in ("ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-Lsum")
+    ]
+    assert [float(number.group(1)) for number in numbers] == pytest.approx(expected, abs=0.01)
+    assert "stemmer:porter" in printed
+
+    references = tiny_corpus.lines("valid", "target")
+    again = 100 * score_texts(read_hypotheses(path, len(references)), references)[:, :, 2].mean(axis=0)
+    assert again == pytest.approx(expected, abs=0.01)
+
+
+def test_measuring_rouge_does_not_change_the_training(tiny_corpus, tmp_path):
+    logs = [
+        here(
+            fairseq_train, *train_arguments(tiny_corpus, tmp_path / name, "--max-update", 4),
+            "--validate-interval-updates", 2, "--no-save", *flags,
+        )
+        for name, flags in (("with", EVAL_ROUGE), ("without", []))
+    ]  # fmt: skip
+    with_rouge, without = ([entry["loss"] for entry in stats(log, "train_inner")] for log in logs)
+    assert len(without) == 4
+    assert with_rouge == without
+    with_rouge, without = ([float(entry["valid_loss"]) for entry in stats(log, "valid")] for log in logs)
+    assert with_rouge == pytest.approx(without, abs=2e-3)  # other batches, rounded sums
+
+
+def build_task(corpus, **options):
+    cfg = tasks.TASK_DATACLASS_REGISTRY["summarization"](
+        data=str(corpus.binarised), source_lang="source", target_lang="target", **options
+    )
+    cfg.dataset_impl, cfg.train_subset, cfg.required_seq_len_multiple = None, "train", 1
+    return tasks.TASK_REGISTRY["summarization"].setup_task(cfg)
+
+
+@pytest.mark.parametrize("flags", [{}, {"truncate_source": True}])
+def test_long_sources_are_cut_and_keep_their_end(tiny_corpus, flags):
+    task = build_task(tiny_corpus, max_source_positions=6, **flags)
+    task.load_dataset("valid")
+    cut = task.dataset("valid")
+    assert max(cut.src_sizes) == 6
+    assert all(cut[index]["source"][-1] == task.source_dictionary.eos() for index in range(len(cut)))
+    tokens = task.source_dictionary.encode_line("a b c d e f g h", add_if_not_exist=False).long()
+    typed = task.build_dataset_for_inference([tokens, tokens[-3:]], [9, 3])
+    assert [len(typed[index]["source"]) for index in range(2)] == [6, 3]
+    assert typed[0]["source"][-1] == task.source_dictionary.eos()
+
+
+def test_sources_are_left_alone_on_request(tiny_corpus):
+    task = build_task(tiny_corpus, max_source_positions=6, no_truncate_source=True)
+    task.load_dataset("valid")
+    assert max(task.dataset("valid").src_sizes) > 6
+    tokens = task.source_dictionary.encode_line("a b c d e f g h", add_if_not_exist=False).long()
+    assert len(task.build_dataset_for_inference([tokens], [9])[0]["source"]) == 9
+
+
+@pytest.mark.parametrize(("samples", "chosen"), [(3, {0, 3, 6}), (0, set(range(9))), (50, set(range(9)))])
+def test_the_chosen_sentences_are_spread_over_the_set_and_fill_the_first_batches(tiny_corpus, samples, chosen):
+    task = build_task(tiny_corpus, eval_rouge=True, eval_rouge_samples=samples)
+    task.load_dataset("valid")
+    batches = list(task.get_batch_iterator(task.dataset("valid"), max_sentences=3).next_epoch_itr(shuffle=False))
+    assert sum(len(batch["id"]) for batch in batches) == 9
+    assert {int(i) for batch in batches for i in batch["id"][batch["decode"]]} == chosen
+    # in a training that is the same whatever the batch size and the number of processes
+    full = [bool(batch["decode"].all()) for batch in batches]
+    assert full == sorted(full, reverse=True)
+    assert sum(full) == len(chosen) // 3
+    task.load_dataset("train")
+    assert "decode" not in task.dataset("train").collater([task.dataset("train")[0]])
+
+
+def test_an_unknown_word_matches_no_other(tiny_corpus):
+    task = build_task(tiny_corpus)
+    tokens = torch.tensor([task.target_dictionary.unk(), task.target_dictionary.eos()])
+    texts = [[task._text(tokens, f"<unknownin{side}>")] for side in ("hypothesis", "reference")]
+    assert not score_texts(*texts).any()
+    scorer = RougeScorer(RougeConfig())
+    scorer.add_string(task.target_dictionary.string(tokens, escape_unk=True), task.target_dictionary.string(tokens))
+    assert scorer.score() == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--eval-rouge-args", "{beam: 4}"], "--eval-rouge-args '{beam: 4}' is not JSON"),
+        (["--eval-rouge-args", "[4]"], "is not a JSON object"),
+        (["--eval-rouge-args", '{"max_len": 4}'], "--eval-rouge-args has 'max_len'"),
+        (["--eval-rouge-samples", "-1"], "--eval-rouge-samples -1 is negative"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_training(tiny_corpus, tmp_path, flags, message):
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        here(fairseq_train, *train_arguments(tiny_corpus, tmp_path, "--max-update", 1), "--eval-rouge", *flags)
+
+
+def test_generation_cuts_sources_to_what_the_checkpoint_takes_without_a_flag(tiny_corpus, tmp_path):
+    here(fairseq_train, *train_arguments(tiny_corpus, tmp_path, "--max-update", 1, "--max-source-positions", 8))
+    here(
+        fairseq_generate, tiny_corpus.binarised, "--user-dir", USER_DIR, "--task", "summarization", "--cpu",
+        "--path", tmp_path / "checkpoint_last.pt", "--max-len-b", 3, "--beam", 1, "--results-path", tmp_path,
+    )  # fmt: skip
+    assert len(read_hypotheses(tmp_path / "generate-test.txt", 11)) == 11
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(trained, tiny_corpus, tmp_path):
+    """9 sentences in batches of 2: the two have different numbers of them, and one gets a dummy batch."""
+    folder, log = trained
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    arguments = train_arguments(
+        tiny_corpus, tmp_path, "--restore-file", folder / "checkpoint_last.pt", "--max-update", 31, "--lr", "0",
+        "--reset-optimizer", "--batch-size", 2, *EVAL_ROUGE, "--eval-rouge-samples", 0, *BEST, "--no-save",
+        "--reset-lr-scheduler", "--reset-dataloader", "--reset-meters",
+    )  # fmt: skip
+    texts = run_side_by_side(*(
+        [
+            sys.executable, "-m", "fairseq_cli.train", *arguments, "--distributed-world-size", "2",
+            "--distributed-rank", str(rank), "--distributed-no-spawn",
+            "--distributed-init-method", f"tcp://127.0.0.1:{port}", "--distributed-backend", "gloo",
+            "--ddp-backend", "legacy_ddp",
+        ]
+        for rank in range(2)
+    ))  # fmt: skip
+    measured = stats("".join(texts), "valid")[0]
+    expected = stats(log, "valid")[-1]
+    for name in ROUGE_TYPES:
+        assert float(measured[f"valid_{name}"]) == pytest.approx(float(expected[f"valid_{name}"]), abs=0.02)
+
+
+def test_the_generation_settings_of_the_tests_exist():
+    assert GENERATION.keys() <= GenerationConfig.__dataclass_fields__.keys()
