@@ -1,8 +1,12 @@
 """BART: configurations and names. The parameters are the same in both systems, row for row."""
 
+from pathlib import Path
+
 import torch
 
 from ..errors import ConfigurationError
+from . import bart_dictionary
+from .fields import check_config, choose, flag, from_options, to_options
 from .rename import Names, Parameter
 
 MODEL_TYPES = ("bart",)
@@ -29,7 +33,6 @@ FIELDS = {
 ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "tanh": "tanh", "gelu_new": "gelu_accurate"}
 # Special ids in both systems: fairseq's Dictionary begins with these.
 SPECIAL_IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
-SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 # What the first BART configurations spell out, and the only value that a BART has.
 OF_EVERY_BART = {
     "add_bias_logits": False,
@@ -65,24 +68,16 @@ def fairseq_options(config: dict, generation: dict) -> dict:
     Raises:
         ConfigurationError: a value that fairseq's BART cannot have.
     """
-    for name, expected in SPECIAL_IDS.items():
-        found = generation.get(name, config.get(name, expected))
-        if found != expected:
-            raise ConfigurationError(f"config.json has {name} {found}, but fairseq's BART has {expected}")
-    for name, expected in OF_EVERY_BART.items():
-        if config.get(name, expected) != expected:
-            raise ConfigurationError(f"config.json has {name} {config[name]}, which fairseq's BART does not support")
+    check_config({**config, **generation}, SPECIAL_IDS, "fairseq's BART")
+    check_config(config, OF_EVERY_BART, "fairseq's BART")
+    options = to_options(config, FIELDS)
     activation = config.get("activation_function", "gelu")
-    if activation not in ACTIVATIONS:
-        raise ConfigurationError(
-            f"config.json has activation_function {activation}, but only {', '.join(ACTIVATIONS)} can be converted"
-        )
-    options = {"activation_fn": ACTIVATIONS[activation], "no_scale_embedding": not config.get("scale_embedding", False)}
-    for name, (targets, default) in FIELDS.items():
-        options.update(dict.fromkeys(targets, config.get(name, default)))
-    options["decoder_input_dim"] = options["decoder_output_dim"] = options["decoder_embed_dim"]
     return {
         **options,
+        "decoder_input_dim": options["decoder_embed_dim"],
+        "decoder_output_dim": options["decoder_embed_dim"],
+        "activation_fn": choose(ACTIVATIONS, activation, "activation_function in config.json"),
+        "no_scale_embedding": not config.get("scale_embedding", False),
         **OF_EVERY_FAIRSEQ_BART,
         "share_all_embeddings": True,
         "cross_attention": "full",
@@ -91,42 +86,35 @@ def fairseq_options(config: dict, generation: dict) -> dict:
     }
 
 
-def huggingface_config(options: dict, vocabulary: int, dtype: str) -> tuple[dict, dict]:
+def huggingface_config(options: dict, rows: int) -> tuple[dict, dict]:
     """config.json and generation_config.json for fairseq's options. The inverse of `fairseq_options`.
+
+    Args:
+        rows: of the embedding.
 
     Raises:
         ConfigurationError: an option that Hugging Face's BART cannot have.
     """
     for name, expected in OF_EVERY_FAIRSEQ_BART.items():
         if bool(options.get(name, expected)) != bool(expected):
-            raise ConfigurationError(f"Hugging Face's BART has no --{name.replace('_', '-')} {options[name]}")
-    names = {fairseq: huggingface for huggingface, fairseq in ACTIVATIONS.items()}
-    if options["activation_fn"] not in names:
-        raise ConfigurationError(
-            f"Hugging Face's BART has no --activation-fn {options['activation_fn']}, only {', '.join(names)}"
-        )
+            raise ConfigurationError(f"Hugging Face's BART has no {flag(name)} {options[name]}")
+    activations = {fairseq: huggingface for huggingface, fairseq in ACTIVATIONS.items()}
+    ids = {**SPECIAL_IDS, "forced_eos_token_id": SPECIAL_IDS["eos_token_id"]}
     config = {
         "architectures": ["BartForConditionalGeneration"],
         "model_type": "bart",
-        "vocab_size": vocabulary,
-        "activation_function": names[options["activation_fn"]],
+        "vocab_size": rows,
+        "activation_function": choose(activations, options["activation_fn"], "--activation-fn"),
         "scale_embedding": not options["no_scale_embedding"],
-        "is_encoder_decoder": True,
         "num_hidden_layers": options["encoder_layers"],
         "tie_word_embeddings": True,
-        "torch_dtype": dtype,
+        **from_options(options, FIELDS, "Hugging Face's BART"),
+        **ids,
     }
-    for name, (sources, default) in FIELDS.items():
-        values = {option: options.get(option, default) for option in sources}
-        if len(set(values.values())) > 1:
-            both = " and ".join(f"--{option.replace('_', '-')} {value}" for option, value in values.items())
-            raise ConfigurationError(f"Hugging Face's BART has one {name} for both sides, not {both}")
-        config[name] = values[sources[0]]
-    ids = {**SPECIAL_IDS, "forced_eos_token_id": SPECIAL_IDS["eos_token_id"]}
-    return {**config, **ids}, {**ids, "_from_model_config": True}
+    return config, ids
 
 
-def names(options: dict, vocabulary: int, weights=None) -> Names:
+def names(options: dict, rows: int, weights=None) -> Names:
     """Every tensor of a BART of these sizes.
 
     Args:
@@ -150,7 +138,7 @@ def names(options: dict, vocabulary: int, weights=None) -> Names:
         same(f"{name}.bias", width)
 
     width = options["encoder_embed_dim"]
-    add("shared.weight", "encoder.embed_tokens.weight", vocabulary, width)
+    add("shared.weight", "encoder.embed_tokens.weight", rows, width)
     for side, positions in (("encoder", "max_source_positions"), ("decoder", "max_target_positions")):
         same(f"{side}.embed_positions.weight", options[positions] + OFFSET, width)
         norm(f"{side}.layernorm_embedding")
@@ -170,7 +158,23 @@ def names(options: dict, vocabulary: int, weights=None) -> Names:
         parameters,
         huggingface_copies=dict.fromkeys(embeddings, f"{prefix}shared.weight"),
         fairseq_copies=dict.fromkeys(("decoder.embed_tokens.weight", "decoder.output_projection.weight"), shared),
-        huggingface_zeros={"final_logits_bias": (1, vocabulary)},
+        huggingface_zeros={"final_logits_bias": (1, rows)},
         fairseq_constants={f"{side}.version": torch.tensor([3.0]) for side in sides},
         ignored=frozenset(f"{prefix}{side}.version" for side in sides),
     )
+
+
+def dictionary_writer(source: Path, rows: int):
+    """Function (folder) that writes dictionaries and BPE files; `source` is read and checked at once.
+
+    Raises:
+        ConfigurationError: no tokenizer, or not BART's.
+    """
+    tokenizer = bart_dictionary.read_tokenizer(source)
+    names = bart_dictionary.symbols(tokenizer, rows)
+
+    def write(folder: Path):
+        bart_dictionary.write_dictionaries(folder, names)
+        bart_dictionary.write_gpt2_files(folder, tokenizer)
+
+    return write

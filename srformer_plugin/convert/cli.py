@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ..errors import ConfigurationError
-from . import bart, dictionary, rename
+from . import bart, rename, t5
 from .checkpoint import CHECKPOINT, dtype_name, new_folder, read_checkpoint, write_checkpoint
 from .weights import PICKLE, SAFETENSORS, Weights, read_json, write_weights
 
@@ -17,10 +17,11 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 FAIRSEQ_FILES = {CHECKPOINT, "dict.source.txt", "dict.target.txt", "encoder.json", "vocab.bpe", *TOKENIZER_FILES}
 HUGGINGFACE_FILES = {"config.json", "generation_config.json", SAFETENSORS, PICKLE, *TOKENIZER_FILES}
-FAMILIES = (bart,)
+# Modules of one family of models each, with the same functions
+FAMILIES = (bart, t5)
 
 DESCRIPTION = """\
-Convert BART checkpoints between Hugging Face and fairseq. Every weight is accounted for and copied bit for
+Convert BART and T5 checkpoints between Hugging Face and fairseq. Every weight is accounted for and copied bit for
 bit; a model that the other side cannot have is refused. Nothing from the input is executed.
 """
 EPILOG = """\
@@ -55,14 +56,12 @@ def hf_to_fairseq(source: Path, out: Path, force: bool = False, report=_silent):
     if not isinstance(rows, int):
         raise ConfigurationError(f"{source / 'config.json'} has no vocab_size")
     _check_separate(source, out)
-    tokenizer = dictionary.read_tokenizer(source)
-    symbols = dictionary.symbols(tokenizer, rows)
+    write_dictionaries = family.dictionary_writer(source, rows)
     weights = Weights(source)
     with new_folder(out, FAIRSEQ_FILES | HUGGINGFACE_FILES if force else None) as folder:
         state = rename.to_fairseq(weights, family.names(options, rows, weights), report)
         write_checkpoint(folder / CHECKPOINT, family.ARCHITECTURE, options, state)
-        dictionary.write_dictionaries(folder, symbols)
-        dictionary.write_gpt2_files(folder, tokenizer)
+        write_dictionaries(folder)
         _copy_tokenizer(source, folder)
 
 
@@ -85,7 +84,9 @@ def fairseq_to_hf(source: Path, out: Path, tokenizer: Path | None = None, force:
     embedding = state.get("encoder.embed_tokens.weight")
     if embedding is None:
         raise ConfigurationError("weight encoder.embed_tokens.weight is missing")
-    config, generation = family.huggingface_config(options, embedding.size(0), dtype_name(embedding))
+    config, generation = family.huggingface_config(options, embedding.size(0))
+    config = {**config, "is_encoder_decoder": True, "torch_dtype": dtype_name(embedding)}
+    generation = {**generation, "_from_model_config": True}
     with new_folder(out, FAIRSEQ_FILES | HUGGINGFACE_FILES if force else None) as folder:
         write_weights(folder, rename.to_huggingface(state, family.names(options, embedding.size(0)), report))
         for name, content in (("config.json", config), ("generation_config.json", generation)):

@@ -29,6 +29,8 @@ class Names:
         huggingface_zeros: tensors of Hugging Face that fairseq has no place for -> shape. They are all zeros.
         fairseq_constants: tensors that are the same in every model, such as version numbers; fairseq asks for them.
         ignored: names without information.
+        token_rows: fairseq's names of tensors whose rows are tokens.
+        row_of_id: (V,) int64, the row in Hugging Face's tensors of every fairseq id; None: the order is the same.
     """
 
     parameters: list[Parameter]
@@ -37,6 +39,8 @@ class Names:
     huggingface_zeros: dict[str, tuple[int, ...]] = field(default_factory=dict)
     fairseq_constants: dict[str, torch.Tensor] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
+    token_rows: frozenset[str] = frozenset()
+    row_of_id: torch.Tensor | None = None
 
 
 def to_fairseq(source: Mapping[str, torch.Tensor], names: Names, report: Callable = lambda line: None) -> dict:
@@ -51,8 +55,13 @@ def to_fairseq(source: Mapping[str, torch.Tensor], names: Names, report: Callabl
             if source[name].any():
                 raise ConfigurationError(f"weight {name} is not zero, and fairseq has no place for it")
             report(f"{name} -> dropped: all zeros")
+    for name in names.ignored & source.keys():
+        report(f"{name} -> dropped: not used")
     ignored = names.ignored | names.huggingface_zeros.keys()
     state = rename(source, pairs, names.huggingface_copies, ignored, report)
+    for name in names.token_rows & state.keys():
+        state[name] = state[name][names.row_of_id]
+        report(f"{name}: rows in the order of fairseq's dictionary")
     for copy, original in names.fairseq_copies.items():
         state[copy] = state[original]
         report(f"{original} -> also {copy} (tied)")
@@ -68,6 +77,9 @@ def to_huggingface(source: Mapping[str, torch.Tensor], names: Names, report: Cal
     pairs = {p.fairseq: (p.huggingface, p.shape) for p in names.parameters}
     ignored = names.ignored | names.fairseq_constants.keys()
     weights = rename(source, pairs, names.fairseq_copies, ignored, report)
+    for new in (new for name, (new, _) in pairs.items() if name in names.token_rows):
+        weights[new] = weights[new][names.row_of_id.argsort()]
+        report(f"{new}: rows in the order of Hugging Face's vocabulary")
     like = next(iter(weights.values()))
     for name, shape in names.huggingface_zeros.items():
         weights[name] = like.new_zeros(shape)
@@ -112,7 +124,7 @@ def rename(source, pairs, copies, ignored, report) -> dict:
         for copy in (c for c, original in copies.items() if original == name and c in source):
             if not torch.equal(source[copy], tensor):
                 raise ConfigurationError(
-                    f"weight {copy} differs from {stored}: embeddings that are not tied are not supported"
+                    f"weight {copy} differs from {stored}, which it should repeat: the configuration ties them"
                 )
         renamed[new] = tensor
         report(f"{stored} -> {new} {tuple(shape)} {str(tensor.dtype).removeprefix('torch.')}")

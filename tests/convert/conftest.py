@@ -1,9 +1,12 @@
 """Hugging Face folders of small random models, which stand for the ones that people download."""
 
 import json
+import shutil
 
 import pytest
+import sentencepiece
 import torch
+from conftest import sentence_pairs
 
 WORDS = ["the", "council", "opened", "bridge", "museum", "of", "and", "after", "storm", "concert", "harbour"]
 
@@ -103,3 +106,67 @@ def converted_bart(bart, tmp_path_factory):
     out = tmp_path_factory.mktemp("bart") / "fairseq"
     hf_to_fairseq(bart[0], out)
     return out
+
+
+SMALL_T5 = {
+    "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 2, "vocab_size": 256,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20,
+}  # fmt: skip
+V1_1 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+
+
+@pytest.fixture(scope="session")
+def spiece(tmp_path_factory):
+    """A SentencePiece model with T5's ids of special tokens."""
+    prefix = tmp_path_factory.mktemp("spiece") / "spiece"
+    lines = [text for pair in sentence_pairs(200, seed=1) for text in pair]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_prefix=str(prefix), vocab_size=120, pad_id=0, eos_id=1, unk_id=2,
+        bos_id=-1, num_threads=1, minloglevel=2,
+    )  # fmt: skip
+    return prefix.with_suffix(".model")
+
+
+def randomise_t5(model, seed):
+    """As `randomise`, for a T5; an untied output becomes a matrix of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    if not model.config.scale_decoder_outputs:
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() == 1:
+                parameter.copy_(1 + 0.1 * noise)
+            elif "relative" in name:
+                parameter.copy_(2 * noise)
+            else:
+                query = ".q." in name and 0.5  # T5 does not scale them
+                parameter.copy_(noise * (query or 1) * parameter.size(1) ** (0 if "shared" in name else -0.5))
+        model.decoder.final_layer_norm.weight.mul_(3)  # far from uniform
+
+
+@pytest.fixture(scope="session")
+def save_t5(transformers, spiece):
+    """Function (folder, seed, dtype, configuration) -> random T5, saved there with a tokenizer."""
+
+    def save(folder, seed=1, dtype=torch.float32, **configuration):
+        folder.mkdir()
+        shutil.copyfile(spiece, folder / "spiece.model")
+        config = transformers.T5Config(**{**SMALL_T5, "decoder_start_token_id": 0, **configuration})
+        model = transformers.T5ForConditionalGeneration(config)
+        randomise_t5(model, seed)
+        model.to(dtype).eval().save_pretrained(folder)
+        return model
+
+    return save
+
+
+@pytest.fixture(scope="session", params=[{}, V1_1], ids=["t5", "v1.1"])
+def t5(request, save_t5, tmp_path_factory):
+    """(folder, model, folder converted): small T5s that tests must not change."""
+    from srformer_plugin.convert.cli import hf_to_fairseq
+
+    folder = tmp_path_factory.mktemp("t5")
+    model = save_t5(folder / "hf", **request.param)
+    hf_to_fairseq(folder / "hf", folder / "fairseq")
+    return folder / "hf", model, folder / "fairseq"

@@ -5,63 +5,14 @@ import json
 
 import pytest
 import torch
-from fairseq import checkpoint_utils
+from convert.parity import found_by_both, load, logits_of_both, mend_ngram_blocker
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.models.bart import BARTModel
-from fairseq.ngram_repeat_block import NGramRepeatBlock
-from fairseq.sequence_generator import SequenceGenerator
 
 pytest.importorskip("transformers", reason="the development extra (transformers) is not installed")
 
 from srformer_plugin.convert.cli import fairseq_to_hf, hf_to_fairseq
 from srformer_plugin.convert.weights import Weights
-
-LENGTHS = [13, 5, 8]
-
-
-@pytest.fixture
-def working_ngram_blocker(monkeypatch):
-    """Without its CUDA extension fairseq's n-gram blocker looks at the end of a buffer that is not filled up yet, and
-    blocks nothing."""
-    stock = NGramRepeatBlock.forward
-
-    def forward(self, tokens, lprobs, bsz, beam_size, step):
-        return stock(self, tokens[:, : step + 1], lprobs, bsz, beam_size, step)
-
-    monkeypatch.setattr(NGramRepeatBlock, "forward", forward)
-
-
-def load(folder, **options):
-    """(model, task) of a converted folder; options override those of the checkpoint."""
-    models, _, task = checkpoint_utils.load_model_ensemble_and_task(
-        [str(folder / "model.pt")], arg_overrides={"data": str(folder), **options}
-    )
-    return models[0].eval(), task
-
-
-def sentences(rows, lengths=LENGTHS, seed=2):
-    """Random sources that end in </s>, as lists of ids."""
-    generator = torch.Generator().manual_seed(seed)
-    return [[*torch.randint(4, rows, (length - 1,), generator=generator).tolist(), 2] for length in lengths]
-
-
-def padded(rows, left):
-    """(B, N) int64 ids, padded with 1 on one side."""
-    width = max(map(len, rows))
-    pads = [[1] * (width - len(row)) for row in rows]
-    return torch.tensor([pad + row if left else row + pad for row, pad in zip(rows, pads)])
-
-
-@torch.no_grad()
-def logits_of_both(theirs, ours, rows):
-    """Logits (B, T, V) of the same sentences in Hugging Face's model (padded right) and fairseq's (padded left)."""
-    sources, targets = sentences(rows), sentences(rows, lengths=[7, 9, 4], seed=3)
-    right, previous = padded(sources, left=False), padded([[2, *target[:-1]] for target in targets], left=False)
-    expected = theirs(input_ids=right, attention_mask=right.ne(1).long(), decoder_input_ids=previous).logits
-    lengths = torch.tensor([len(source) for source in sources])
-    actual = ours(padded(sources, left=True), lengths, previous)[0]
-    real = previous.ne(1)
-    return expected[real], actual[real]
 
 
 @pytest.mark.parametrize(
@@ -107,43 +58,13 @@ def test_a_bare_model_without_prefix_and_head_is_taken(save_bart, tmp_path):
 @pytest.mark.parametrize(
     ("penalty", "shortest", "ngram"), [(1.0, 1, 0), (0.5, 4, 2), (1.5, 3, 3)], ids=["plain", "short", "long"]
 )
-@pytest.mark.usefixtures("working_ngram_blocker")
-def test_beam_search_finds_what_transformers_generate_finds(bart, converted_bart, penalty, shortest, ngram):
-    """20 sources, beam 4. The two search alike, but count differently:
-
-    * Hugging Face's min_length and max_length count the start token, and max_length the </s> as well; fairseq's count
-      neither. So min_len n is min_length n + 1, and max_len n is max_length n + 2.
-    * fairseq stops at `beam` finished hypotheses; Hugging Face does so with early_stopping=True only.
-    * fairseq ends the longest hypotheses with </s> and counts its probability; Hugging Face ends them with
-      forced_eos_token_id only, and then without: equal but for the word before it. Here a processor does as fairseq.
-    * fairseq never chooses <pad>; Hugging Face has to be told.
-    Both divide a score by (tokens with </s>, without the start) ** penalty.
-    """
-    theirs, longest = bart[1], 14
-    ours, task = load(converted_bart)
-
-    def end_like_fairseq(input_ids, scores):
-        if input_ids.size(1) < longest + 1:
-            return scores
-        return torch.full_like(scores, -torch.inf).index_copy(1, torch.tensor([2]), scores[:, 2:3])
-
-    sources = sentences(theirs.config.vocab_size, lengths=[3 + n for n in range(20)], seed=4)
-    right = padded(sources, left=False)
-    expected = theirs.generate(
-        right, attention_mask=right.ne(1).long(), num_beams=4, length_penalty=penalty, early_stopping=True,
-        min_length=shortest + 1, max_length=longest + 2, no_repeat_ngram_size=ngram, suppress_tokens=[1],
-        do_sample=False, forced_eos_token_id=None, logits_processor=[end_like_fairseq],
-    )  # fmt: skip
-    expected = [[token for token in row[1:].tolist() if token != 1] for row in expected]
-    generator = SequenceGenerator(
-        [ours], task.target_dictionary, beam_size=4, max_len_b=longest, min_len=shortest, len_penalty=penalty,
-        no_repeat_ngram_size=ngram,
-    )  # fmt: skip
-    lengths = torch.tensor([len(source) for source in sources])
-    found = generator.generate(
-        [ours], {"net_input": {"src_tokens": padded(sources, left=True), "src_lengths": lengths}}
-    )
-    assert [best[0]["tokens"].tolist() for best in found] == expected
+def test_beam_search_finds_what_transformers_generate_finds(
+    bart, converted_bart, penalty, shortest, ngram, monkeypatch
+):
+    """See `found_by_both` for what the two count differently."""
+    mend_ngram_blocker(monkeypatch)
+    expected, found = found_by_both(bart[1], converted_bart, penalty, shortest, ngram)
+    assert found == expected
     assert len({tuple(row) for row in expected}) > 10  # the sources matter
     assert len({len(row) for row in expected}) > 1
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 pytest.importorskip("transformers", reason="the development extra (transformers) is not installed")
+
+from safetensors.torch import load_file, save_file
 
 from srformer_plugin.convert import checkpoint, cli
 from srformer_plugin.convert.weights import Weights
@@ -87,7 +88,7 @@ DAMAGES = {
     ),
     "an activation": (
         lambda folder: change_json(folder / "config.json", activation_function="silu"),
-        "config.json has activation_function silu",
+        "activation_function in config.json is silu, but only gelu, relu",
     ),
     "a special id": (
         lambda folder: change_json(folder / "generation_config.json", decoder_start_token_id=0),
@@ -215,7 +216,7 @@ def test_tokenizer_json_gives_the_same_dictionary(transformers, folder, converte
     [
         ({"cross_attention": "srformer"}, "--cross-attention srformer: Hugging Face's models attend to the whole"),
         ({"encoder_normalize_before": True}, "Hugging Face's BART has no --encoder-normalize-before True"),
-        ({"activation_fn": "swish"}, "Hugging Face's BART has no --activation-fn swish"),
+        ({"activation_fn": "swish"}, "--activation-fn is swish, but only gelu, relu"),
         ({"max_source_positions": 99}, "one max_position_embeddings .* not --max-source-positions 99 and"),
         ({"arch": "transformer"}, "has model 'transformer', but only bart, srformer_bart"),
         ({"arch": "gone"}, "architecture 'gone', which is unknown here"),

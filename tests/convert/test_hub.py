@@ -7,6 +7,7 @@ import pytest
 import sentencepiece
 import torch
 from conftest import sentence_pairs
+from convert.parity import ends_like_fairseq
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.sequence_generator import SequenceGenerator
@@ -168,18 +169,12 @@ def test_a_converted_bart_answers_as_transformers_does(transformers, bart, conve
     so scores are compared without a division by length."""
     theirs, longest = bart[1], 14
     tokenizer = transformers.BartTokenizer.from_pretrained(bart[0])
-
-    def end_like_fairseq(input_ids, scores):
-        if input_ids.size(1) < longest + 1:
-            return scores
-        return torch.full_like(scores, -torch.inf).index_copy(1, torch.tensor([2]), scores[:, 2:3])
-
     texts = ["the council opened the bridge", " after the storm", "museum and concert of the harbour, naïve!"]
     batch = tokenizer(texts, padding=True, return_tensors="pt")
     expected = theirs.generate(
         **batch, num_beams=4, early_stopping=True, length_penalty=0.0,
         forced_bos_token_id=0, forced_eos_token_id=None, min_length=5, max_length=longest + 2, suppress_tokens=[1, 3],
-        do_sample=False, logits_processor=[end_like_fairseq],
+        do_sample=False, logits_processor=[ends_like_fairseq(longest, end=2)],
     )  # fmt: skip
     model = SRformerBARTModel.from_pretrained(converted_bart)
     options = {"lenpen": 0.0, "max_len_b": longest, "min_len": 4, "unkpen": 1e9}

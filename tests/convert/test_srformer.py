@@ -79,7 +79,8 @@ def run_here(tool, *arguments):
 def test_training_starts_from_it(converted_bart, binarised, tmp_path, caplog, reset):
     with caplog.at_level(logging.INFO):
         run_here(
-            fairseq_train, binarised, "--user-dir", USER_DIR, "--task", "translation", "--arch", "srformer_bart", *SIZES,
+            fairseq_train, binarised, "--user-dir", USER_DIR, "--task", "translation",
+            "--arch", "srformer_bart", *SIZES,
             "--restore-file", converted_bart / "model.pt", *reset, "--segment-size", 4, "--truncate-source",
             "--optimizer", "adam", "--lr", 1e-3, "--batch-size", 2, "--max-update", 3, "--save-dir", tmp_path,
             "--no-epoch-checkpoints", "--log-format", "simple", "--log-interval", 1, "--num-workers", 0, "--cpu",

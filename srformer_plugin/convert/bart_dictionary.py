@@ -12,9 +12,9 @@ from pathlib import Path
 from fairseq.data.encoders.gpt2_bpe_utils import bytes_to_unicode
 
 from ..errors import ConfigurationError
-from .bart import SPECIAL_TOKENS
 from .weights import read_json
 
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 END_OF_TEXT = "<|endoftext|>"
 
 
