@@ -15,11 +15,11 @@ WORDS_AT_ONCE = 100
 MAX_TRAINING_TEXTS = 500_000
 
 
-def train_model(files, prefix, vocabulary, symbols=()):
+def train_model(files, prefix, vocabulary, symbols=(), fold_case=False):
     """Train a unigram model of ``vocabulary`` subwords on text ``files``; writes ``<prefix>.model`` and ``.vocab``.
 
     fairseq's dictionary brings its own special symbols, so the model has none but the unknown subword. ``symbols``
-    become one subword each wherever they stand.
+    become one subword each wherever they stand. With ``fold_case`` capital letters become small ones.
     """
     # Given files, SentencePiece leaves out every line of more than 4,192 bytes, which is most articles.
     count = sum(1 for _ in short_texts(files))
@@ -34,6 +34,7 @@ def train_model(files, prefix, vocabulary, symbols=()):
         unk_id=0,
         user_defined_symbols=list(symbols),
         max_sentence_length=2**30,
+        normalization_rule_name="nmt_nfkc_cf" if fold_case else "nmt_nfkc",
         minloglevel=1,
     )
 
@@ -68,10 +69,11 @@ def main(argv=None):
     parser.add_argument("--corpus", type=Path, required=True, help="folder with {train,valid,test}.{source,target}")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model and the encoded files")
     parser.add_argument("--vocabulary", type=int, default=4000, help="subwords")
+    parser.add_argument("--fold-case", action="store_true", help="capital letters become small ones")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     prefix = args.out / "sentencepiece"
-    train_model([args.corpus / f"train.{side}" for side in SIDES], prefix, args.vocabulary)
+    train_model([args.corpus / f"train.{side}" for side in SIDES], prefix, args.vocabulary, fold_case=args.fold_case)
     processor = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
     for split in ("train", "valid", "test"):
         for side in SIDES:

@@ -16,9 +16,10 @@ source recipes/lib.sh
 
 # ---- settings --------------------------------------------------------------------------------
 VOCABULARY=4000
+SEED=2 # of the splits
 MAX_SOURCE_WORDS=40 # of the description; with the header about 85 subwords, that is two segments
-MAX_UPDATES=2400
-MAX_HOURS=0.06 # guard for a slow machine: a training ends after 3.6 minutes
+MAX_UPDATES=3000
+MAX_HOURS=0.13 # guard for a slow machine: a training ends after 7.8 minutes
 DATA_FLAGS=(
   --user-dir srformer_plugin --task translation --truncate-source --max-source-positions 192 --max-target-positions 256
 )
@@ -35,10 +36,16 @@ OPTIMIZER_FLAGS=(
 )
 SEARCH_FLAGS=(--beam 4 --no-repeat-ngram-size 3 --max-len-b 60 --lenpen 1)
 
+attention_flags() { # NAME
+  printf '%s' "--cross-attention $1"
+  # without a gate that starts closed, the untrained memory drowns the source's segment for hundreds of updates
+  [[ $1 == segmented ]] || printf '%s' " --memory-gate"
+}
+
 # ---- stages --------------------------------------------------------------------------------
 encode() { # OUT CORPUS VOCABULARY: train a SentencePiece model, apply it to every split
   local out=$1 corpus=$2
-  "$PYTHON" -m data_prep.sentencepiece_lines --out "$out" --corpus "$corpus" --vocabulary "$3"
+  "$PYTHON" -m data_prep.sentencepiece_lines --out "$out" --corpus "$corpus" --vocabulary "$3" --fold-case
 }
 
 binarise() { # OUT ENCODED
@@ -54,10 +61,10 @@ train() { # OUT DATA FLAGS...
     --save-interval-updates 100 --keep-interval-updates 1 --no-epoch-checkpoints "$@"
 }
 
-initialise() { # OUT DATA FLAGS...: a checkpoint of untrained weights
+initialise() { # FILE DATA FLAGS...: a checkpoint of untrained weights
   local out=$1 data=$2
   shift 2
-  "$PYTHON" -m recipes.initial_weights "$out/initial.pt" "$data" "${DATA_FLAGS[@]}" --cpu --seed 1 "$@"
+  "$PYTHON" -m recipes.initial_weights "$out" "$data" "${DATA_FLAGS[@]}" --cpu --seed 1 "$@"
 }
 
 generate() { # OUT DATA CHECKPOINT FLAGS...
@@ -84,27 +91,39 @@ export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 
 # ---- run --------------------------------------------------------------------------------
 stage corpus "docstrings of what is installed -> description and summary line" \
-  "$PYTHON" -m data_prep.docstring_corpus --out "$OUT/corpus" --max-source "$MAX_SOURCE_WORDS" --add-short
+  "$PYTHON" -m data_prep.docstring_corpus --out "$OUT/corpus" --max-source "$MAX_SOURCE_WORDS" --add-short --seed "$SEED"
 stage encoded "SentencePiece model of $VOCABULARY subwords, applied to the corpus" \
   encode "$OUT/encoded" "$OUT/corpus" "$VOCABULARY"
 stage data "fairseq-preprocess" \
   binarise "$OUT/data" "$OUT/encoded"
-for cross_attention in srformer segmented; do
-  attention_flags=(--cross-attention "$cross_attention")
-  # without a gate that starts closed, the untrained memory drowns the source's segment for hundreds of updates
-  [[ $cross_attention == segmented ]] || attention_flags+=(--memory-gate)
-  stage "$cross_attention.initial" "untrained weights" \
-    initialise "$OUT/$cross_attention.initial" "$OUT/data" "${attention_flags[@]}" "${MODEL_FLAGS[@]}"
-  stage "$cross_attention" "training with ${attention_flags[*]}, $MAX_UPDATES updates" \
-    train "$OUT/$cross_attention" "$OUT/data" "${attention_flags[@]}" "${MODEL_FLAGS[@]}" "${OPTIMIZER_FLAGS[@]}" \
-    --finetune-from-model "$OUT/$cross_attention.initial/initial.pt" \
+train_one() { # NAME: srformer or segmented, on one core
+  OMP_NUM_THREADS=1 train "$OUT/training/$1" "$OUT/data" $(attention_flags "$1") "${MODEL_FLAGS[@]}" "${OPTIMIZER_FLAGS[@]}" \
+    --finetune-from-model "$OUT/initial/$1.pt" \
     --max-update "$MAX_UPDATES" --total-num-update "$MAX_UPDATES" --stop-time-hours "$MAX_HOURS"
-  stage "$cross_attention.test" "beam search over the test split" \
-    generate "$OUT/$cross_attention.test" "$OUT/data" "$OUT/$cross_attention/checkpoint_last.pt" "${SEARCH_FLAGS[@]}"
+}
+
+train_both() { # the flags are arguments only so that another value is another stage
+  mkdir -p "$OUT/training/srformer" "$OUT/training/segmented"
+  side_by_side train_one srformer segmented
+}
+
+initialise_both() {
+  local name
+  for name in srformer segmented; do
+    initialise "$OUT/initial/$name.pt" "$OUT/data" $(attention_flags "$name") "${MODEL_FLAGS[@]}"
+  done
+}
+
+stage initial "untrained weights" initialise_both "${MODEL_FLAGS[@]}"
+stage training "SRformer and segmented attention side by side, one core each, $MAX_UPDATES updates" \
+  train_both "$MAX_UPDATES" "$MAX_HOURS" "${MODEL_FLAGS[@]}" "${OPTIMIZER_FLAGS[@]}"
+for name in srformer segmented; do
+  stage "$name" "beam search over the test split" \
+    generate "$OUT/$name" "$OUT/data" "$OUT/training/$name/checkpoint_last.pt" "${SEARCH_FLAGS[@]}"
 done
 stage report "scores, learning curves, examples" \
   report --out "$OUT/report" --source "$OUT/corpus/test.source" --reference "$OUT/corpus/test.target" \
-  --system SRformer "$OUT/srformer.test/generate-test.txt" "$OUT/srformer/train.log" \
-  --system segmented "$OUT/segmented.test/generate-test.txt" "$OUT/segmented/train.log"
+  --system SRformer "$OUT/srformer/generate-test.txt" "$OUT/training/srformer/train.log" \
+  --system segmented "$OUT/segmented/generate-test.txt" "$OUT/training/segmented/train.log"
 cat "$OUT/report/table.md"
 log "in $OUT/report: results.json, examples.md, learning_curves.png"

@@ -57,13 +57,39 @@ stage() {
   log "$name: $((SECONDS - began)) s"
 }
 
-# The lines of fairseq's JSON log as short ones; everything else passes, but for fairseq's page of settings.
+# The lines of fairseq's JSON log as short ones; everything else passes, but for fairseq's page of settings and, of
+# commands that run side by side, what is in the log file.
 show_progress() {
   sed -u -E \
-    -e 's/^.* \| INFO \| train_inner \| .*"ppl": "([^"]*)".*"num_updates": "([^"]*)".*"wall": "([^"]*)".*$/  update \2  train ppl \1  \3 s/' \
-    -e 's/^.* \| INFO \| valid \| .*"valid_ppl": "([^"]*)".*"valid_num_updates": "([^"]*)".*$/  update \2  VALID ppl \1/' \
+    -e 's/^(\[\w+\])?.* \| INFO \| train_inner \| .*"ppl": "([^"]*)".*"num_updates": "([^"]*)".*"wall": "([^"]*)".*$/  \1 update \3  train ppl \2  \4 s/' \
+    -e 's/^(\[\w+\])?.* \| INFO \| valid \| .*"valid_ppl": "([^"]*)".*"valid_num_updates": "([^"]*)".*$/  \1 update \3  VALID ppl \2/' \
     -e '/^[0-9-]+ [0-9:]+ \| INFO \| /d' \
+    -e '/^\[\w+\] /d' \
     -e '/^usage:/d'
+}
+
+# side_by_side FUNCTION NAME...: run "FUNCTION NAME" for every name at once, lines marked by name. If one fails, or on
+# an interruption, the others are stopped.
+side_by_side() {
+  local function=$1 name pids=() status=0
+  shift
+  for name in "$@"; do
+    # a process group of its own, so that the whole pipeline can be stopped
+    set -m
+    (set -e -o pipefail; "$function" "$name" 2>&1 | sed -u "s/^/[$name] /") &
+    pids+=($!)
+    set +m
+  done
+  trap 'kill -- "${pids[@]/#/-}" 2>/dev/null; exit 130' INT TERM
+  for _ in "${pids[@]}"; do # until all have ended well, or one has not
+    wait -n || {
+      status=$?
+      break
+    }
+  done
+  ((status == 0)) || kill -- "${pids[@]/#/-}" 2>/dev/null || true
+  trap - INT TERM
+  return "$status"
 }
 
 # threads: how many CPU cores this process may use.

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,32 @@ def test_progress_shows_updates_and_hides_the_settings(tmp_path):
     shown = [line.strip() for line in done.stdout.splitlines()[1:-1]]
     assert shown == ["update 50  train ppl 24.5  12 s", "update 50  VALID ppl 31", "Traceback"]
     assert (tmp_path / "out/logs/first.log").read_text().splitlines() == lines
+
+
+SIDE_BY_SIDE = 'stage both "two at once" side_by_side work one two\n'
+
+
+def test_commands_side_by_side_run_at_once_and_are_marked_in_the_log(tmp_path):
+    # each waits for the other's file: one after the other would never end
+    wait = "while ! [[ -e $OUT/both/one && -e $OUT/both/two ]]; do sleep 0.1; done"
+    work = f'work() {{ touch "$OUT/both/$1"; {wait}; echo "of $1"; }}\n'
+    done = bash(work + SIDE_BY_SIDE, tmp_path)
+    assert done.returncode == 0
+    assert sorted((tmp_path / "out/logs/both.log").read_text().splitlines()) == ["[one] of one", "[two] of two"]
+
+
+def test_when_one_of_two_fails_the_other_is_stopped_and_the_stage_fails(tmp_path):
+    work = 'work() { [[ $1 == one ]] || { sleep 0.5; exit 3; }; sleep 60; touch "$OUT/survived"; }\n'
+    began = time.monotonic()
+    done = bash(work + SIDE_BY_SIDE, tmp_path)
+    assert done.returncode == 3
+    assert "both failed (exit status 3)" in done.stderr
+    assert time.monotonic() - began < 30
+    assert not (tmp_path / "out/survived").exists()
+
+
+def test_progress_of_commands_side_by_side_is_marked(tmp_path):
+    line = '[one] 2026-01-01 00:00:00 | INFO | train_inner | {"ppl": "24.5", "num_updates": "50", "wall": "12"}'
+    (tmp_path / "lines").write_text(line + "\n[one] UserWarning: something\n")
+    done = bash('stage first "training" cat lines', tmp_path)
+    assert [text.strip() for text in done.stdout.splitlines()[1:-1]] == ["[one] update 50  train ppl 24.5  12 s"]
