@@ -21,12 +21,17 @@ import torch
 
 from srformer_plugin import __file__ as plugin_file
 
-PEER = "bart_base"
-# name in the table -> flags; every model has bart_base's sizes
-MODELS = {
-    PEER: ["--arch", "bart_base"],
-    "srformer_bart_base": ["--arch", "srformer_bart_base"],
-    "segmented": ["--arch", "srformer_bart_base", "--cross-attention", "segmented"],
+# name in the table -> flags; the first of a family is the peer of the others, which have its sizes
+FAMILIES = {
+    "bart": {
+        "bart_base": ["--arch", "bart_base"],
+        "srformer_bart_base": ["--arch", "srformer_bart_base"],
+        "segmented": ["--arch", "srformer_bart_base", "--cross-attention", "segmented"],
+    },
+    "t5": {  # fairseq has no T5: the peer is the same model with full attention
+        "t5_base": ["--arch", "srformer_t5_base", "--cross-attention", "full"],
+        "srformer_t5_base": ["--arch", "srformer_t5_base"],
+    },
 }
 WARM_UP = 50  # updates left out of the median
 
@@ -35,7 +40,7 @@ def train(data, model, precision, options, save_dir):
     """Run fairseq-train and return its log as a list of dictionaries, one per logged interval."""
     command = [
         sys.executable, "-m", "fairseq_cli.train", str(data), "--user-dir", str(Path(plugin_file).parent),
-        "--task", "translation", "--truncate-source", *MODELS[model], "--share-all-embeddings",
+        "--task", "translation", "--truncate-source", *FAMILIES[options.family][model], "--share-all-embeddings",
         "--max-source-positions", str(options.source), "--max-target-positions", "1024",
         "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
         "--optimizer", "adam", "--adam-betas", "(0.9, 0.999)", "--weight-decay", "0.01", "--clip-norm", "0.1",
@@ -75,7 +80,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder that fairseq-preprocess made")
     parser.add_argument("--precision", nargs="+", default=["bf16", "fp16"], choices=["bf16", "fp16", "fp32"])
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--family", default="bart", choices=list(FAMILIES))
+    parser.add_argument("--models", nargs="+", help="only these of the family")
     parser.add_argument("--updates", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=16, help="sentences per batch")
     parser.add_argument("--source", type=int, default=1024, help="source tokens, longer ones are truncated")
@@ -84,6 +90,11 @@ def main():
     parser.add_argument("--extra", nargs=argparse.REMAINDER, default=[], help="more flags for fairseq-train")
     options = parser.parse_args()
 
+    family = FAMILIES[options.family]
+    models = options.models or list(family)
+    if not set(models) <= family.keys():
+        parser.error(f"--models: choose from {', '.join(family)}")
+    peer = next(iter(family))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     commit = options.commit or subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
@@ -91,7 +102,7 @@ def main():
     rows = []
     for precision in options.precision:
         results = {}
-        for model in options.models:
+        for model in models:
             with tempfile.TemporaryDirectory() as folder:
                 results[model] = summarise(train(options.data, model, precision, options, folder))
             run = results[model]
@@ -100,8 +111,8 @@ def main():
                 f"loss {run['first_loss']:.3f} -> {run['last_loss']:.3f}  loss scale >= {run['lowest_loss_scale']}",
                 flush=True,
             )
-        theirs = results.get(PEER)
-        for model in options.models:
+        theirs = results.get(peer)
+        for model in models:
             rows.append(
                 {
                     "benchmark": "training_updates",
@@ -109,7 +120,7 @@ def main():
                         "model": model, "precision": precision, "batch": options.batch_size,
                         "source": options.source, "updates": options.updates,
                     },
-                    "peer": PEER,
+                    "peer": peer,
                     "ours": results[model]["ms_per_update"],
                     "theirs": theirs and theirs["ms_per_update"],
                     "unit": "ms/update",
