@@ -35,7 +35,21 @@ def training_updates(rows):
     return "\n".join(lines) + "\n"
 
 
-TABLES = {"training_updates": training_updates}
+def rouge_scoring(rows):
+    """Seconds for a test set, a line for each number of processes."""
+    lines = ["| processes | srformer_plugin.scoring, s | rouge-score loop, s | ratio |", "|---|---|---|---|"]
+    for row in rows:
+        lines.append(f"| {row['case']['workers']} | {row['ours']:.1f} | {row['theirs']:.1f} | {row['ratio']:.1f} |")
+    first = rows[0]
+    lines.append("")
+    lines.append(
+        f"ROUGE-1/2/L/Lsum of {first['case']['pairs']:,} pairs, whole programs; the scores are equal; {first['device']}, "
+        f"{first['date']}, commit {first['commit'][:7]}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+TABLES = {"rouge_scoring": rouge_scoring, "training_updates": training_updates}
 
 
 def render(text, results):
