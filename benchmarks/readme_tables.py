@@ -35,6 +35,24 @@ def training_updates(rows):
     return "\n".join(lines) + "\n"
 
 
+def bpe_encoding(rows):
+    """Pairs a second of two encoders that give the same numbers."""
+    lines = ["| pairs | MB | data_prep.encode, pairs/s | fairseq's encoder, pairs/s | ratio |", "|---|---|---|---|---|"]
+    for row in rows:
+        case = row["case"]
+        lines.append(
+            f"| {case['pairs']:,} | {case['megabytes']:.0f} | {row['ours']:,.0f} | {row['theirs']:,.0f} "
+            f"| {row['ratio']:.1f} |"
+        )
+    first = rows[0]
+    lines.append("")
+    lines.append(
+        f"Articles with their summaries, whole programs, {first['case']['workers']} processes; the outputs are equal; "
+        f"{first['device']}, tiktoken {first['tiktoken']}, {first['date']}, commit {first['commit'][:7]}."
+    )
+    return "\n".join(lines) + "\n"
+
+
 def rouge_scoring(rows):
     """Seconds for a test set, a line for each number of processes."""
     lines = ["| processes | srformer_plugin.scoring, s | rouge-score loop, s | ratio |", "|---|---|---|---|"]
@@ -49,7 +67,12 @@ def rouge_scoring(rows):
     return "\n".join(lines) + "\n"
 
 
-TABLES = {"rouge_scoring": rouge_scoring, "training_updates": training_updates}
+TABLES = {
+    "rouge_scoring": rouge_scoring,
+    "bpe_encoding": bpe_encoding,
+    "training_updates": training_updates,
+    "training_updates_t5": training_updates,
+}
 
 
 def render(text, results):
