@@ -61,8 +61,8 @@ def rouge_scoring(rows):
     first = rows[0]
     lines.append("")
     lines.append(
-        f"ROUGE-1/2/L/Lsum of {first['case']['pairs']:,} pairs, whole programs; the scores are equal; {first['device']}, "
-        f"{first['date']}, commit {first['commit'][:7]}."
+        f"ROUGE-1/2/L/Lsum of {first['case']['pairs']:,} pairs, whole programs; the scores are equal; "
+        f"{first['device']}, {first['date']}, commit {first['commit'][:7]}."
     )
     return "\n".join(lines) + "\n"
 
