@@ -12,7 +12,7 @@ from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.sequence_generator import SequenceGenerator
 
-from srformer_plugin.hub import SRformerBARTHubInterface
+from srformer_plugin.hub import SRformerBARTHubInterface, SRformerHubInterface, load
 from srformer_plugin.models.srformer_bart import SRformerBARTModel
 
 # fairseq hands NumPy a tensor of lengths
@@ -185,3 +185,17 @@ def test_a_converted_bart_answers_as_transformers_does(transformers, bart, conve
     ]
     answers = tokenizer.batch_decode(expected, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     assert model.sample(texts, beam=4, **options) == answers
+
+
+def test_a_converted_t5_answers_text(t5):
+    """`SRformerHubInterface` serves the family; spiece.model is found beside the checkpoint."""
+    loaded = load(t5[2])
+    model = SRformerHubInterface(loaded["args"], loaded["task"], loaded["models"])
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(t5[0] / "spiece.model"))
+    # T5's ids plus one
+    assert model.encode(TEXTS[0]).tolist() == [piece + 1 for piece in pieces.encode(TEXTS[0], add_eos=True)]
+    assert model.decode(model.encode(TEXTS[0])) == TEXTS[0]
+    before = attributes(model.models[0])
+    answers = model.sample(TEXTS, beam=4, max_len_b=8)
+    assert answers == [model.sample(text, beam=4, max_len_b=8) for text in TEXTS]
+    assert attributes(model.models[0]) == before

@@ -6,6 +6,7 @@ import re
 import sys
 
 import pytest
+import sentencepiece
 import torch
 from conftest import USER_DIR
 from fairseq import checkpoint_utils
@@ -105,3 +106,29 @@ def test_fairseq_generate_runs_on_it_directly(converted_bart, binarised, tmp_pat
     )  # fmt: skip
     text = (tmp_path / "generate-test.txt").read_text(encoding="utf-8")
     assert sorted(re.findall(r"^H-(\d)\t", text, flags=re.M)) == ["0", "1", "2", "3"]
+
+
+def test_training_starts_from_a_converted_t5(t5, tmp_path, caplog):
+    """With its SentencePiece model and the dictionary that was written; the flags are those of the T5 at hand."""
+    folder, theirs, converted = t5
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    for side in ("source", "target"):
+        text = "".join(" ".join(pieces.encode(line, out_type=str)) + "\n" for line in LINES)
+        (tmp_path / f"train.{side}").write_text(text, encoding="utf-8")
+    run_here(
+        fairseq_preprocess, "--source-lang", "source", "--target-lang", "target", "--destdir", tmp_path / "bin",
+        "--srcdict", converted / "dict.source.txt", "--joined-dictionary", "--trainpref", tmp_path / "train",
+    )  # fmt: skip
+    v1_1 = ["--feed-forward", "gated-gelu", "--untied-output"] if theirs.config.is_gated_act else []
+    with caplog.at_level(logging.INFO):
+        run_here(
+            fairseq_train, tmp_path / "bin", "--user-dir", USER_DIR, "--task", "translation", "--arch", "srformer_t5",
+            *SIZES, "--d-kv", 8, "--relative-position-buckets", 8, "--relative-position-max-distance", 20, *v1_1,
+            "--restore-file", converted / "model.pt", "--segment-size", 4, "--truncate-source", "--disable-validation",
+            "--optimizer", "adam", "--lr", 1e-3, "--batch-size", 2, "--max-update", 3, "--save-dir", tmp_path,
+            "--no-epoch-checkpoints", "--log-format", "simple", "--log-interval", 1, "--num-workers", 0, "--cpu",
+        )  # fmt: skip
+    losses = [float(x) for x in re.findall(r"train_inner:progress_bar.*? loss=([0-9.naif]+),", caplog.text)]
+    assert len(losses) == 3
+    assert all(map(math.isfinite, losses))
+    assert "keeps its initial value: encoder_attn.memory.leak in 2 decoder layers" in caplog.text
