@@ -106,6 +106,21 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(trained, tra
         assert all(torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key])) for key in a)
 
 
+def test_so_does_a_t5_which_then_decodes(train_here, run_fairseq, docstrings, tmp_path):
+    flags = ["--arch", "srformer_t5_tiny", "--feed-forward", "gated-gelu", "--untied-output", "--dropout", 0.1]
+    flags += ["--max-update", 8, "--save-interval-updates", 4]
+    whole = losses(train_here(tmp_path / "whole", *flags))
+    saved = next((tmp_path / "whole").glob("checkpoint_*_4.pt"))
+    assert losses(train_here(tmp_path / "resumed", *flags, "--restore-file", saved)) == whole[4:]
+    first, second = (torch.load(tmp_path / f / "checkpoint_last.pt", weights_only=True) for f in ("whole", "resumed"))
+    assert all(torch.equal(value, second["model"][name]) for name, value in first["model"].items())
+    text = run_fairseq(
+        "generate", docstrings.binarised, "--user-dir", USER_DIR, "--path", tmp_path / "whole" / "checkpoint_last.pt",
+        "--gen-subset", "test", "--batch-size", 4, "--beam", 4, "--max-len-b", 12, "--cpu",
+    ).stdout  # fmt: skip
+    assert sorted(hypotheses(text)) == list(range(11))
+
+
 def test_validate_scores_every_sentence(run_fairseq, docstrings, trained):
     log = run_fairseq(
         "validate", docstrings.binarised, "--user-dir", USER_DIR, "--task", "translation", "--path", trained.last,
@@ -165,9 +180,10 @@ def test_a_stock_bart_checkpoint_starts_an_srformer(train_here, tmp_path, optimi
     assert all(map(math.isfinite, losses(log)))
 
 
+@pytest.mark.parametrize("arch", ["srformer_bart_tiny", "srformer_t5_tiny"])
 @pytest.mark.parametrize("precision", [["--bf16"], ["--fp16", "--fp16-init-scale", "4"], ["--memory-efficient-fp16"]])
-def test_half_precision_trains(train_here, tmp_path, precision):
-    log = train_here(tmp_path, "--arch", "srformer_bart_tiny", "--max-update", 12, *precision)
+def test_half_precision_trains(train_here, tmp_path, precision, arch):
+    log = train_here(tmp_path, "--arch", arch, "--max-update", 12, *precision)
     values = losses(log)
     assert all(map(math.isfinite, values))
     assert sum(values[-3:]) < sum(values[:3])
