@@ -3,22 +3,21 @@
     python -m recipes.demo_report --source test.source --reference test.target --out DIR \\
         --system SRformer srformer/generate-test.txt srformer/train.log
 
-Scores are ROUGE F1 (rouge-score, stemmer, a new line after each sentence) times 100, averaged over the test texts, with
-a 95% bootstrap interval of ROUGE-1, and chrF (sacrebleu, with its signature).
+Scores are those of `srformer-score`: mean ROUGE F1 times 100, with a 95% bootstrap interval of ROUGE-1; and chrF
+(sacrebleu). Each has its signature.
 """
 
 import argparse
-import importlib.metadata
 import json
 import re
 from pathlib import Path
 
 import matplotlib
-import numpy as np
-from rouge_score import rouge_scorer, scoring
 from sacrebleu.metrics import CHRF
 
 from data_prep.docstring_corpus import HEADER_END
+from srformer_plugin.scoring import rouge
+from srformer_plugin.scoring.statistics import SAMPLES, SEED, bootstrap_means, interval
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -68,26 +67,16 @@ def score(hypotheses, references):
 
     Keys: rouge1, rouge2, rougeLsum, rouge1_interval (low, high), chrf; all from 0 to 100; and chrf_signature.
     """
-    scorer = rouge_scorer.RougeScorer(ROUGE_TYPES, use_stemmer=True)
-    aggregator = scoring.BootstrapAggregator()
-    by_text = []
-    for hypothesis, reference in zip(hypotheses, references, strict=True):
-        one = scorer.score(_one_sentence_a_line(reference), _one_sentence_a_line(hypothesis))
-        aggregator.add_scores(one)
-        by_text.append([one[name].fmeasure for name in ROUGE_TYPES])
-    np.random.seed(0)  # the aggregator resamples with numpy's global generator
-    interval = aggregator.aggregate()["rouge1"]
+    by_text = 100 * rouge.score_texts(hypotheses, references)[:, :, 2]
+    means = dict(zip(rouge.ROUGE_TYPES, by_text.mean(axis=0).tolist()))
+    low_high = interval(bootstrap_means(by_text))[:, rouge.ROUGE_TYPES.index("rouge1")]
     chrf = CHRF(lowercase=True)  # the demo's subwords have no capital letters
     return {
-        **dict(zip(ROUGE_TYPES, (100 * np.mean(by_text, axis=0)).tolist())),
-        "rouge1_interval": [100 * interval.low.fmeasure, 100 * interval.high.fmeasure],
+        **{name: means[name] for name in ROUGE_TYPES},
+        "rouge1_interval": low_high.tolist(),
         "chrf": chrf.corpus_score(hypotheses, [references]).score,
         "chrf_signature": str(chrf.get_signature()),
     }
-
-
-def _one_sentence_a_line(text):
-    return _SENTENCE_END.sub("\n", text)
 
 
 def read_training_log(path):
@@ -141,12 +130,7 @@ def table(scores):
             f"| {s['rougeLsum']:10.2f} | {s['chrf']:5.2f} |"
         )
     signature = next(iter(scores.values()))["chrf_signature"]
-    return "\n".join([*rows, "", f"ROUGE: {rouge_signature()}; chrF: {signature}"])
-
-
-def rouge_signature():
-    """What a ROUGE score depends on, in the manner of sacrebleu's signatures."""
-    return f"F1|stemmer:yes|mean|rouge_score:{importlib.metadata.version('rouge-score')}"
+    return "\n".join([*rows, "", f"ROUGE: {rouge.signature(SAMPLES, SEED)}; chrF: {signature}"])
 
 
 def examples(sources, references, hypotheses, count=10):
@@ -182,7 +166,12 @@ def report(source, reference, systems, out):
         name: {"updates": max(c["train"], default=0), "seconds": c["seconds"], "valid_loss": _last(c["valid"])}
         for name, c in curves.items()
     }
-    results = {"texts": len(references), "rouge_signature": rouge_signature(), "scores": scores, "training": training}
+    results = {
+        "texts": len(references),
+        "rouge_signature": rouge.signature(SAMPLES, SEED),
+        "scores": scores,
+        "training": training,
+    }
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     (out / "table.md").write_text(table(scores) + "\n", encoding="utf-8")
     return table(scores)
