@@ -80,6 +80,7 @@ report() { # FLAGS...: quiet, since the table is shown below, also when this sta
 }
 
 # ---- environment --------------------------------------------------------------------------------
+[[ ${MODEL:-bart} == bart ]] || die "MODEL=$MODEL: the demo trains BART only; leave MODEL out"
 start_recipe "make demo" "${DEMO_OUT:-demo_out}"
 if [[ -z ${PYTHON:-} ]]; then
   PYTHON=.venv/bin/python
