@@ -20,6 +20,7 @@ from srformer_plugin.scoring import rouge
 from srformer_plugin.scoring.statistics import SAMPLES, SEED, bootstrap_means, interval
 
 matplotlib.use("Agg")
+matplotlib.set_loglevel("warning")  # importing fairseq sets the root logger to DEBUG
 import matplotlib.pyplot as plt
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeLsum")
