@@ -53,7 +53,7 @@ DEV_REQUIRES = [
 setup(
     name="srformer-plugin",
     version=version(),
-    description="SRformer: segmented recurrent cross-attention for fairseq's BART",
+    description="SRformer: segmented recurrent cross-attention for fairseq's BART and for T5",
     long_description=long_description(),
     long_description_content_type="text/markdown",
     author="the srformer-plugin authors",

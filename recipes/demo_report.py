@@ -20,8 +20,9 @@ from srformer_plugin.scoring import rouge
 from srformer_plugin.scoring.statistics import SAMPLES, SEED, bootstrap_means, interval
 
 matplotlib.use("Agg")
-matplotlib.set_loglevel("warning")  # importing fairseq sets the root logger to DEBUG
 import matplotlib.pyplot as plt
+
+matplotlib.set_loglevel("warning")  # importing fairseq sets the root logger to DEBUG
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeLsum")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
