@@ -20,9 +20,8 @@ from srformer_plugin.scoring import rouge
 from srformer_plugin.scoring.statistics import SAMPLES, SEED, bootstrap_means, interval
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 matplotlib.set_loglevel("warning")  # importing fairseq sets the root logger to DEBUG
+import matplotlib.pyplot as plt  # noqa: E402 (its import logs, too)
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeLsum")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
