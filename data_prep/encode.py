@@ -21,7 +21,7 @@ import sys
 from collections import Counter
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 
 from tqdm import tqdm
@@ -54,8 +54,12 @@ def start_worker(bpe, path):
         _pieces = partial(sentencepiece.SentencePieceProcessor(model_file=str(path)).encode, out_type=str)
 
 
-def encode_line(limit, line):
-    """`(pieces of a text, how many tokens it had)`; `limit` counts the end of sentence as well, 0 is none."""
+def encode_line(task):
+    """`(pieces of a text, how many tokens it had)`; `task` is the text and a limit.
+
+    The limit counts the end of sentence as well; 0 is none.
+    """
+    line, limit = task
     pieces = _pieces(" ".join(line.split()))
     kept = pieces[: limit - 1] if limit else pieces
     return " ".join(map(str, kept)), len(pieces) + 1
@@ -72,18 +76,21 @@ def lines_of(path):
 
 
 def splits_of(corpus):
-    """The splits that folder `corpus` has; raises BadCorpus if their two sides differ in length."""
+    """`{split: lines}` of the splits that folder `corpus` has; raises BadCorpus if their two sides differ in length."""
     splits = [split for split in SPLITS if any((corpus / f"{split}.{side}").exists() for side in SIDES)]
     if not splits:
         raise BadCorpus(f"{corpus} has no {{train,valid,test}}.{{source,target}}")
+    lines = {}
     for split in splits:
+        lines[split] = 0
         with open(corpus / f"{split}.source", "rb") as sources, open(corpus / f"{split}.target", "rb") as targets:
-            for number, (source, target) in enumerate(zip_longest(sources, targets), 1):
+            for source, target in zip_longest(sources, targets):
                 if source is None or target is None:
                     raise BadCorpus(
-                        f"{corpus}: {split}.source and {split}.target differ in length after line {number - 1}"
+                        f"{corpus}: {split}.source and {split}.target differ in length after line {lines[split]}"
                     )
-    return splits
+                lines[split] += 1
+    return lines
 
 
 def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0):
@@ -101,27 +108,23 @@ def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0):
         start_worker(bpe, vocabulary_path)
         counts = {split: Counter() for split in splits}
         lengths = {side: {split: Lengths() for split in splits} for side in SIDES}
-        for split in splits:
-            for side in SIDES:
-                name, limit = f"{split}.{side}", limits[side]
-                results = ordered_map(
-                    partial(encode_line, limit),
-                    lines_of(corpus / name),
-                    workers,
-                    100,
-                    start_worker,
-                    (bpe, vocabulary_path),
-                )
-                with open(folder / name, "w", encoding="utf-8", newline="\n") as encoded:
-                    for pieces, tokens in tqdm(results, desc=name, unit="line", mininterval=1):
-                        encoded.write(pieces + "\n")
-                        lengths[side][split].add(tokens)
-                        if not pieces:
-                            counts[split][f"empty {side}"] += 1
-                        if limit and tokens > limit:
-                            counts[split][f"truncated {side}"] += 1
-                            counts[split][f"tokens cut from {side}"] += tokens - limit
-            counts[split]["lines"] = len(lengths["source"][split].values)
+        files = [(split, side) for split in splits for side in SIDES]
+        # one map over all files: the workers load their vocabulary once
+        tasks = ((line, limits[side]) for split, side in files for line in lines_of(corpus / f"{split}.{side}"))
+        results = ordered_map(encode_line, tasks, workers, 100, start_worker, (bpe, vocabulary_path))
+        for split, side in files:
+            name, limit = f"{split}.{side}", limits[side]
+            progress = tqdm(islice(results, splits[split]), name, splits[split], unit="line", mininterval=1)
+            with open(folder / name, "w", encoding="utf-8", newline="\n") as encoded:
+                for pieces, tokens in progress:
+                    encoded.write(pieces + "\n")
+                    lengths[side][split].add(tokens)
+                    if not pieces:
+                        counts[split][f"empty {side}"] += 1
+                    if limit and tokens > limit:
+                        counts[split][f"truncated {side}"] += 1
+                        counts[split][f"tokens cut from {side}"] += tokens - limit
+            counts[split]["lines"] = splits[split]
         manifest = {
             "bpe": bpe,
             "vocabulary_sha256": checksums(vocabulary_path),
