@@ -191,8 +191,8 @@ class SummarizationTask(TranslationTask):
         return 100 * score_texts(hypotheses, references)[:, :, 2]
 
     def _text(self, tokens, unknown):
-        text = self.tgt_dict.string(tokens.int().cpu(), self.cfg.eval_rouge_remove_bpe, unk_string=unknown)
-        for decoder in (self.bpe, self.detokenizer):
-            if decoder is not None:
-                text = decoder.decode(text)
-        return text
+        text = self.tgt_dict.string(tokens.int().cpu(), self.cfg.eval_rouge_remove_bpe, unk_string="<unk>")
+        if self.bpe is not None:
+            text = self.bpe.decode(text)  # GPT-2's knows "<unk>" and no other name
+        text = text.replace("<unk>", unknown)
+        return text if self.detokenizer is None else self.detokenizer.decode(text)
