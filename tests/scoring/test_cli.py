@@ -142,6 +142,7 @@ def test_other_misuse_is_one_clear_error(score, files, tmp_path):
     assert "src has 1 lines" in score(files["hyp"], files["ref"], "--source", tmp_path / "src")[2]
 
 
+@pytest.mark.slow  # three processes import the package
 def test_the_module_runs_alone_in_two_processes_and_prints_nothing_but_json(score, files):
     arguments = [files["hyp"], files["ref"], "--json"]
     command = [sys.executable, "-m", "srformer_plugin.scoring", *arguments, "--workers", "2"]
