@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import signal
+import struct
 from contextlib import contextmanager
 
 import pytest
@@ -141,6 +142,16 @@ def test_a_bin_record_that_is_damaged_costs_no_other(corpus):
     records, malformed = read_all()
     assert reasons(malformed) == ["no feature 'abstract'"]
     assert malformed[0].line == 1
+    assert len(records) == 5
+
+
+def test_a_bin_record_that_ends_too_early_is_malformed_and_not_shorter(corpus):
+    folder, read_all = corpus("cnn_dailymail_bin")
+    path = folder / "val_000.bin"  # one record
+    record = path.read_bytes()[8:-5]
+    path.write_bytes(struct.pack("<q", len(record)) + record)
+    records, malformed = read_all()
+    assert reasons(malformed) == ["the protocol buffer ends within a field"]
     assert len(records) == 5
 
 
