@@ -107,9 +107,9 @@ def new_folder(out: Path, replaceable: set[str] | None = None):
             if old.exists():
                 old.rename(out)
             raise
+        shutil.rmtree(old, ignore_errors=True)
     finally:
-        for folder in (temporary, old):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def dtype_name(tensor: torch.Tensor) -> str:

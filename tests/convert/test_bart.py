@@ -11,6 +11,7 @@ from fairseq.models.bart import BARTModel
 
 pytest.importorskip("transformers", reason="the development extra (transformers) is not installed")
 
+from srformer_plugin.convert.bart_dictionary import gpt2_ids
 from srformer_plugin.convert.cli import fairseq_to_hf, hf_to_fairseq
 from srformer_plugin.convert.weights import Weights
 
@@ -108,3 +109,21 @@ def test_the_dictionary_gives_the_ids_of_the_tokenizer(transformers, bart, conve
         assert ids == theirs(text)["input_ids"]
         assert bpe.decode(dictionary.string(torch.tensor(ids[1:-1]))) == text
     assert dictionary.index("<mask>") == json.loads((bart[0] / "vocab.json").read_text())["<mask>"]
+
+
+def test_the_ids_of_bytes_and_merges_are_gpt2s():
+    """As in the encoder.json of GPT-2, whose ids fairseq's dict.txt consists of."""
+    ids = gpt2_ids(["\u0120 t", "\u0120 a", "h e"])
+    known = {
+        "!": 0,
+        ".": 13,
+        "a": 64,
+        "~": 93,
+        "\u00a1": 94,
+        "\u00ff": 187,
+        "\u0100": 188,
+        "\u010a": 198,
+        "\u0120": 220,
+    }
+    known |= {"\u0120t": 256, "\u0120a": 257, "he": 258, "<|endoftext|>": 259}
+    assert {token: ids[token] for token in known} == known

@@ -279,6 +279,23 @@ def test_a_failure_leaves_the_old_folder_as_it_was(folder, tmp_path, convert, mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "out"]
 
 
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one_there(folder, tmp_path, convert, monkeypatch):
+    out = tmp_path / "out"
+    assert convert("hf-to-fairseq", folder, out)[0] == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    rename = Path.rename
+
+    def refused(self, target):
+        if self.suffix == ".new":
+            raise PermissionError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    assert convert("hf-to-fairseq", folder, out, "--force")[0] == 1
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "out"]
+
+
 def test_verbose_says_what_every_weight_became(bart, tmp_path, convert):
     status, output, _ = convert("hf-to-fairseq", bart[0], tmp_path / "out", "--verbose")
     assert status == 0

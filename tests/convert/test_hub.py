@@ -10,6 +10,7 @@ from conftest import sentence_pairs
 from convert.parity import ends_like_fairseq
 from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from fairseq.models.bart import BARTModel
 from fairseq.sequence_generator import SequenceGenerator
 
 from srformer_plugin.hub import SRformerBARTHubInterface, SRformerHubInterface, load
@@ -135,6 +136,20 @@ def test_nothing_is_left_behind_on_the_model(hub):
     with pytest.raises(AssertionError, match="min_len"):
         hub.sample(TEXTS, beam=4, max_len_b=6, min_len=9)
     assert attributes(model) == before
+
+
+def test_nothing_is_left_behind_on_fairseqs_own_bart(converted_bart, tmp_path):
+    """Whose cross-attention keeps the beam size."""
+    from srformer_plugin.convert.checkpoint import read_checkpoint, write_checkpoint
+
+    _, options, state = read_checkpoint(converted_bart / "model.pt")
+    options = {name: value for name, value in options.items() if name not in ("arch", "_name")}
+    write_checkpoint(tmp_path / "model.pt", "bart_base", options, state)
+    hub = SRformerBARTModel.from_pretrained(tmp_path, data_name_or_path=str(converted_bart))
+    assert type(hub.models[0]) is BARTModel
+    before = attributes(hub.models[0])
+    hub.sample("the council opened", beam=4, max_len_b=6, unkpen=1e9)
+    assert attributes(hub.models[0]) == before
 
 
 def test_an_unknown_word_is_unk_and_leaves_the_dictionary_alone(hub):
