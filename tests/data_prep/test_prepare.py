@@ -205,6 +205,7 @@ def test_a_killed_run_leaves_nothing_that_the_next_one_takes_for_its_own(run, ou
     (out / whole_folder_module.PARTIAL).mkdir(parents=True)
     (out / whole_folder_module.PARTIAL / "test.source").write_text("half a li")
     manifest = run({"train": many(3)})
+    assert "test.source" not in manifest["sha256"]
     assert sorted(path.name for path in out.iterdir()) == sorted([*manifest["sha256"], "manifest.json"])
 
 
