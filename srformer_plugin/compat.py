@@ -27,6 +27,7 @@ from fairseq.data import (
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import meters
 from fairseq.modules import MultiheadAttention, dynamic_crf_layer, transformer_layer
+from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.trainer import Trainer
 
 from .errors import ConfigurationError, UnsafeCheckpointError
@@ -43,6 +44,7 @@ def apply():
     bucket_batches()
     restore_numpy_aliases()
     attend_to_the_own_source()
+    block_repeated_ngrams()
     avoid_encoder_fast_path()
     drop_fast_path_parameters()
     show_configuration_errors()
@@ -254,6 +256,25 @@ def attend_to_the_own_source():
         return forward
 
     _wrap(MultiheadAttention, "forward", make_wrapper)
+
+
+def block_repeated_ngrams():
+    """Make ``--no-repeat-ngram-size`` block repeated n-grams without fairseq's CUDA extension.
+
+    ``ngram_repeat_block.py:110`` takes a hypothesis' last n - 1 tokens from the end of a buffer that is as long as
+    the longest hypothesis: until it is full these are padding, and nothing is blocked. The wheels have no
+    extension, so that is the only path. Not needed when a hypothesis decoded with the option repeats no n-gram.
+    """
+
+    def make_wrapper(original):
+        def forward(self, tokens, lprobs, bsz, beam_size, step):
+            # the extension counts from `step` itself, in rows as long as the buffer
+            written = tokens if self.use_extension else tokens[:, : step + 1]
+            return original(self, written, lprobs, bsz, beam_size, step)
+
+        return forward
+
+    _wrap(NGramRepeatBlock, "forward", make_wrapper)
 
 
 def avoid_encoder_fast_path():

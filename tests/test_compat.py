@@ -30,6 +30,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import meters
 from fairseq.modules import MultiheadAttention, dynamic_crf_layer, transformer_layer
+from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.trainer import Trainer
 from fairseq_cli import train as fairseq_train
 from hypothesis import given
@@ -527,3 +528,22 @@ def test_other_errors_keep_the_sentence_of_fairseq(train_here, trained, model_re
     model_refuses(RuntimeError("size mismatch for decoder.embed_positions.weight"))
     with pytest.raises(Exception, match="ensure that the architectures match"):
         train_here("--restore-file", trained.checkpoint)
+
+
+# --- no-repeat n-grams ------------------------------------------------------------------------------------
+
+
+def blocked(forward):
+    """Which of 9 words may not follow </s> 4 5 6 4 5, with n = 3, in a buffer of 20 tokens."""
+    tokens = torch.full((1, 20), 1)
+    tokens[0, :6] = torch.tensor([2, 4, 5, 6, 4, 5])
+    scores = forward(NGramRepeatBlock(3, use_extension=False), tokens, torch.zeros(1, 9), 1, 1, 5)
+    return scores[0].isinf().nonzero().flatten().tolist()
+
+
+def test_stock_blocks_no_repeated_ngram():
+    assert blocked(stock(NGramRepeatBlock.forward)) == []
+
+
+def test_a_repeated_ngram_is_blocked():
+    assert blocked(NGramRepeatBlock.forward) == [6]
