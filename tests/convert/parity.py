@@ -2,7 +2,6 @@
 
 import torch
 from fairseq import checkpoint_utils
-from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.sequence_generator import SequenceGenerator
 
 
@@ -62,17 +61,6 @@ def ends_like_fairseq(longest, end):
         return torch.full_like(scores, -torch.inf).index_copy(1, torch.tensor([end]), scores[:, [end]])
 
     return process
-
-
-def mend_ngram_blocker(monkeypatch):
-    """Without its CUDA extension fairseq's n-gram blocker looks at the end of a buffer that is not filled up yet, and
-    blocks nothing."""
-    stock = NGramRepeatBlock.forward
-
-    def forward(self, tokens, lprobs, bsz, beam_size, step):
-        return stock(self, tokens[:, : step + 1], lprobs, bsz, beam_size, step)
-
-    monkeypatch.setattr(NGramRepeatBlock, "forward", forward)
 
 
 def found_by_both(theirs, folder, penalty, shortest, ngram, longest=14, their_id=same_id):
