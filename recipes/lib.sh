@@ -71,7 +71,7 @@ show_progress() {
 # side_by_side FUNCTION NAME...: run "FUNCTION NAME" for every name at once, lines marked by name. If one fails, or on
 # an interruption, the others are stopped.
 side_by_side() {
-  local function=$1 name pids=() status=0
+  local function=$1 name pid pids=() status=0
   shift
   for name in "$@"; do
     # a process group of its own, so that the whole pipeline can be stopped
@@ -81,11 +81,15 @@ side_by_side() {
     set +m
   done
   trap 'kill -- "${pids[@]/#/-}" 2>/dev/null; exit 130' INT TERM
-  for _ in "${pids[@]}"; do # until all have ended well, or one has not
-    wait -n || {
-      status=$?
-      break
-    }
+  # Polled: `wait -n` forgets the second of two that end at the same moment.
+  local running=("${pids[@]}") left
+  while ((${#running[@]} > 0 && status == 0)); do
+    left=()
+    for pid in "${running[@]}"; do
+      if kill -0 "$pid" 2>/dev/null; then left+=("$pid"); else wait "$pid" || status=$?; fi
+    done
+    running=("${left[@]}")
+    sleep 0.2
   done
   ((status == 0)) || kill -- "${pids[@]/#/-}" 2>/dev/null || true
   trap - INT TERM
