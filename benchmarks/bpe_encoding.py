@@ -8,10 +8,8 @@ counts. Where a single byte of their outputs differs nothing is reported.
 """
 
 import argparse
-import datetime
 import filecmp
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -21,7 +19,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
-import torch
+from benchmarks.rows import provenance, write_rows
 
 SIDES = ("source", "target")
 PEER = "fairseq multiprocessing_bpe_encoder"
@@ -88,7 +86,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file to write the results to")
     options = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    measured_on = provenance(f"{os.cpu_count()} x {platform.machine()}")
     rows = []
     for lines in options.lines:
         our_seconds, their_seconds, megabytes = measure(
@@ -104,18 +102,12 @@ def main():
                 "unit": "pairs/s",
                 "ratio": round(their_seconds / our_seconds, 2),
                 "same_ids": True,
-                "device": f"{os.cpu_count()} x {platform.machine()}",
                 "tiktoken": importlib.metadata.version("tiktoken"),
-                "torch": torch.__version__,
-                "commit": commit,
-                "date": datetime.date.today().isoformat(),
+                **measured_on,
             }
         )
         print(f"{lines:7} pairs  ours {rows[-1]['ours']:8.1f}  theirs {rows[-1]['theirs']:8.1f} pairs/s", flush=True)
-    if options.json:
-        partial = options.json.with_suffix(".partial")
-        partial.write_text(json.dumps(rows, indent=1) + "\n")
-        partial.replace(options.json)
+    write_rows(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ reported for them.
 """
 
 import argparse
-import datetime
-import json
 import re
 import statistics
 import subprocess
@@ -19,7 +17,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
+
+from benchmarks.rows import provenance, write_rows
 
 PEER = "rouge-score loop"
 TYPES = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
@@ -80,7 +79,7 @@ def main():
         np.save(options.score[1], score_with_ours(pairs, workers) if workers else score_with_peer(pairs))
         return
 
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    measured_on = provenance("cpu")
     theirs, expected = run(options, 0, options.repeats)
     print(f"{PEER:26} {theirs:8.1f} s", flush=True)
     rows = []
@@ -98,15 +97,10 @@ def main():
                 "theirs": round(theirs, 2),
                 "unit": "s",
                 "ratio": round(theirs / ours, 3),
-                "device": "cpu", "torch": torch.__version__, "commit": commit,
-                "date": datetime.date.today().isoformat(),
+                **measured_on,
             }
         )  # fmt: skip
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        partial = options.json.with_suffix(".partial")
-        partial.write_text(json.dumps(rows, indent=1) + "\n")
-        partial.replace(options.json)
+    write_rows(rows, options.json)
 
 
 if __name__ == "__main__":

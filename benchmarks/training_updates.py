@@ -8,7 +8,6 @@ error: no time is reported for it.
 """
 
 import argparse
-import datetime
 import json
 import math
 import statistics
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.rows import provenance, write_rows
 from srformer_plugin import __file__ as plugin_file
 
 # name in the table -> flags; the first of a family is the peer of the others, which have its sizes
@@ -96,9 +96,7 @@ def main():
         parser.error(f"--models: choose from {', '.join(family)}")
     peer = next(iter(family))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    commit = options.commit or subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    measured_on = provenance(device, options.commit)
     rows = []
     for precision in options.precision:
         results = {}
@@ -126,15 +124,10 @@ def main():
                     "unit": "ms/update",
                     "ratio": theirs and round(theirs["ms_per_update"] / results[model]["ms_per_update"], 3),
                     "run": results[model],
-                    "device": device, "torch": torch.__version__, "commit": commit,
-                    "date": datetime.date.today().isoformat(),
+                    **measured_on,
                 }
             )  # fmt: skip
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        partial = options.json.with_suffix(".partial")
-        partial.write_text(json.dumps(rows, indent=1) + "\n")
-        partial.replace(options.json)
+    write_rows(rows, options.json)
 
 
 if __name__ == "__main__":
