@@ -64,8 +64,21 @@ def as_context(key_padding_mask) -> SourceContext:
     return key_padding_mask if isinstance(key_padding_mask, SourceContext) else SourceContext(key_padding_mask)
 
 
+def add_projections(
+    module: nn.Module, embed_dim: int, inner: int, kdim: int, bias: bool, q_noise: float, qn_block_size: int
+) -> None:
+    """Give an attention the four projections of fairseq's names; `inner` is H * D, `kdim` the width of the keys."""
+    for name, width_in, width_out in (
+        ("k_proj", kdim, inner),
+        ("v_proj", kdim, inner),
+        ("q_proj", embed_dim, inner),
+        ("out_proj", inner, embed_dim),
+    ):
+        setattr(module, name, quant_noise(nn.Linear(width_in, width_out, bias=bias), q_noise, qn_block_size))
+
+
 @with_incremental_state
-class _SharedByBeams(nn.Module):
+class SharedByBeams(nn.Module):
     """Incremental state kept once per sentence, whatever the number of hypotheses.
 
     `set_beam_size` only tells fairseq that the encoder's output need not be copied per beam (it then calls
@@ -78,6 +91,23 @@ class _SharedByBeams(nn.Module):
 
     def _load(self, incremental_state) -> dict:
         return self.get_incremental_state(incremental_state, "attn_state") or {}
+
+    def split_query(self, projected: Tensor, beam: int) -> Tensor:
+        """Heads of projected queries, hypotheses folded into positions: (T, B * x, H * D) -> (B, H, x * T, D)."""
+        length, rows, _ = projected.shape
+        heads = projected.view(length, rows // beam, beam, self.num_heads, self.head_dim)
+        return heads.permute(1, 3, 2, 0, 4).flatten(2, 3)
+
+    @staticmethod
+    def join_heads(output: Tensor, beam: int) -> Tensor:
+        """The inverse of `split_query`: (B, H, x * T, D) -> (T, B * x, H * D)."""
+        return output.unflatten(2, (beam, -1)).permute(3, 0, 2, 1, 4).flatten(3).flatten(1, 2)
+
+    @staticmethod
+    def join_weights(weights: Tensor, beam: int, per_head: bool) -> Tensor:
+        """Attention weights (B, H, x * T, N) -> (B * x, T, N), averaged over heads, or (H, B * x, T, N)."""
+        weights = weights.unflatten(2, (beam, -1)).permute(1, 0, 2, 3, 4).flatten(1, 2)
+        return weights if per_head else weights.mean(dim=0)
 
     def reorder_incremental_state(self, incremental_state, new_order: Tensor):
         """Follow a beam search's reordering of hypotheses, `new_order` (B' * beam,) into (B * beam)."""
@@ -94,7 +124,7 @@ class _SharedByBeams(nn.Module):
         return incremental_state
 
 
-class FullCrossAttention(_SharedByBeams, MultiheadAttention):
+class FullCrossAttention(SharedByBeams, MultiheadAttention):
     """fairseq's own attention to the whole source (`--cross-attention full`).
 
     Stock apart from the beam bookkeeping: stock leaves the last generator's beam size on the module, and a
@@ -112,7 +142,7 @@ class FullCrossAttention(_SharedByBeams, MultiheadAttention):
         return output
 
 
-class SegmentedCrossAttention(_SharedByBeams):
+class SegmentedCrossAttention(SharedByBeams):
     """Attention to one source segment per position plus a recurrent memory of the others.
 
     A drop-in for `MultiheadAttention(encoder_decoder_attention=True)` with its parameter names, so that BART
@@ -159,13 +189,7 @@ class SegmentedCrossAttention(_SharedByBeams):
         inner = num_heads * self.head_dim
         kdim = kdim or embed_dim
 
-        def linear(width_in, width_out):
-            return quant_noise(nn.Linear(width_in, width_out, bias=bias), q_noise, qn_block_size)
-
-        self.k_proj = linear(kdim, inner)
-        self.v_proj = linear(kdim, inner)
-        self.q_proj = linear(embed_dim, inner)
-        self.out_proj = linear(inner, embed_dim)
+        add_projections(self, embed_dim, inner, kdim, bias, q_noise, qn_block_size)
         for projection in (self.k_proj, self.v_proj, self.q_proj, self.out_proj):
             nn.init.xavier_uniform_(projection.weight)
             if bias:
@@ -220,9 +244,8 @@ class SegmentedCrossAttention(_SharedByBeams):
                 "position": 0,
             }
         keys, values, layout, beam = (saved[k] for k in ("prev_key", "prev_value", "layout", "beam_size"))
-        batch_size = keys.size(0)
 
-        queries = self._split_query(query, batch_size, beam)
+        queries = self.split_query(self.q_proj(query) * self.scaling, beam)
         first = saved["position"] if context.first_position is None else context.first_position
         plan = context.plan(
             self.schedule,
@@ -252,15 +275,6 @@ class SegmentedCrossAttention(_SharedByBeams):
             dropout=self.dropout if self.training else 0.0,
             need_weights=need_weights or need_head_weights,
         )
-        output = output.unflatten(2, (beam, length)).permute(3, 0, 2, 1, 4).reshape(length, rows, -1)
         if weights is not None:
-            weights = layout.scatter_weights(weights, plan.segments)
-            weights = weights.unflatten(2, (beam, length)).permute(1, 0, 2, 3, 4).flatten(1, 2)
-            weights = weights if need_head_weights else weights.mean(dim=0)
-        return self.out_proj(output), weights
-
-    def _split_query(self, query: Tensor, batch_size: int, beam: int) -> Tensor:
-        """Project and scale (T, B * x, C) into heads, hypotheses folded into positions: (B, H, x * T, D)."""
-        projected = self.q_proj(query) * self.scaling
-        heads = projected.view(query.size(0), batch_size, beam, self.num_heads, self.head_dim)
-        return heads.permute(1, 3, 2, 0, 4).reshape(batch_size, self.num_heads, -1, self.head_dim)
+            weights = self.join_weights(layout.scatter_weights(weights, plan.segments), beam, need_head_weights)
+        return self.out_proj(self.join_heads(output, beam)), weights

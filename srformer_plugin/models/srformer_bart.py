@@ -11,7 +11,7 @@ from fairseq.models.transformer import TransformerConfig
 from ..errors import ConfigurationError
 from ..hub import SRformerBARTHubInterface, load
 from .segmented_decoder import SegmentedDecoder
-from .segmented_model import SegmentedModel, mean_target_length  # noqa: F401 (its place before there was a T5)
+from .segmented_model import SegmentedModel
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,9 @@ import math
 import torch
 import torch.nn.functional as F
 from fairseq.incremental_decoding_utils import with_incremental_state
-from fairseq.modules.quant_noise import quant_noise
 from torch import Tensor, nn
 
-from ..attention.cross_attention import _SharedByBeams, as_context
+from ..attention.cross_attention import SharedByBeams, add_projections, as_context
 
 # Added to the score of a key that must not be seen. Finite in every dtype, so that a query that sees no key at all
 # (padding before a left-padded target) is not NaN.
@@ -140,15 +139,7 @@ class _Projections(nn.Module):
     ):
         super().__init__()
         self.num_heads, self.head_dim, self.dropout = num_heads, head_dim, dropout
-        inner, kdim = num_heads * head_dim, kdim or embed_dim
-
-        def linear(width_in, width_out):
-            return quant_noise(nn.Linear(width_in, width_out, bias=False), q_noise, qn_block_size)
-
-        self.k_proj = linear(kdim, inner)
-        self.v_proj = linear(kdim, inner)
-        self.q_proj = linear(embed_dim, inner)
-        self.out_proj = linear(inner, embed_dim)
+        add_projections(self, embed_dim, num_heads * head_dim, kdim or embed_dim, False, q_noise, qn_block_size)
 
     def _split(self, projected: Tensor) -> Tensor:
         """(T, B, H * D) -> (B, H, T, D)."""
@@ -205,7 +196,7 @@ class T5SelfAttention(_Projections):
         return incremental_state
 
 
-class T5CrossAttention(_SharedByBeams, _Projections):
+class T5CrossAttention(SharedByBeams, _Projections):
     """Attention to the whole source (`--cross-attention full`), its keys and values kept once per sentence."""
 
     def forward(
@@ -221,7 +212,7 @@ class T5CrossAttention(_SharedByBeams, _Projections):
         need_head_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """As `SegmentedCrossAttention.forward`: query (T, B * x, C) with x hypotheses a sentence, key (N, B, C)."""
-        length, rows, _ = query.shape
+        rows = query.size(1)
         saved = self._load(incremental_state) if incremental_state is not None else {}
         if not saved:
             mask = as_context(key_padding_mask).padding_mask
@@ -234,16 +225,12 @@ class T5CrossAttention(_SharedByBeams, _Projections):
             if incremental_state is not None:
                 self.set_incremental_state(incremental_state, "attn_state", saved)
         keys, values, bias, beam = (saved[name] for name in ("prev_key", "prev_value", "bias", "beam_size"))
-        # hypotheses of one sentence are more queries to the same keys: (B, H, x * T, D)
-        q = self.q_proj(query).view(length, -1, beam, self.num_heads, self.head_dim)
-        q = q.permute(1, 3, 2, 0, 4).flatten(2, 3)
+        q = self.split_query(self.q_proj(query), beam)  # hypotheses are more queries to the same keys
         dropout = self.dropout if self.training else 0.0
         output, weights = attend(q, keys, values, bias, dropout, need_weights or need_head_weights)
-        output = output.unflatten(2, (beam, length)).permute(3, 0, 2, 1, 4).reshape(length, rows, -1)
         if weights is not None:
-            weights = weights.unflatten(2, (beam, length)).permute(1, 0, 2, 3, 4).flatten(1, 2)
-            weights = weights if need_head_weights else weights.mean(dim=0)
-        return self.out_proj(output), weights
+            weights = self.join_weights(weights, beam, need_head_weights)
+        return self.out_proj(self.join_heads(output, beam)), weights
 
 
 def residual_stream(x: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from srformer_plugin.errors import ConfigurationError
 from srformer_plugin.models.segmented_decoder import decode_schedule
-from srformer_plugin.models.srformer_bart import SRformerBARTModel, mean_target_length
+from srformer_plugin.models.segmented_model import mean_target_length
+from srformer_plugin.models.srformer_bart import SRformerBARTModel
 
 TINY = {
     "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 64, "encoder_layers": 1, "encoder_attention_heads": 2,
