@@ -69,6 +69,20 @@ def run_fairseq(tool, *args, check=True, env=None, timeout=300):
     return done
 
 
+def run_side_by_side(*commands):
+    """Run commands at once and return what each printed; the text of all of them is shown where one fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment, "cwd": ROOT}
+    processes = [subprocess.Popen(command, **options) for command in commands]
+    try:
+        texts = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(texts)
+    return texts
+
+
 @pytest.fixture(scope="session", name="run_fairseq")
 def run_fairseq_fixture():
     """:func:`run_fairseq`, for test files that need not import this one."""

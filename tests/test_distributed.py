@@ -1,13 +1,11 @@
 """Two processes over gloo train what one process trains on the joined batches."""
 
-import os
 import socket
-import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import ROOT, USER_DIR
+from conftest import USER_DIR, run_side_by_side
 
 import srformer_plugin  # noqa: F401 (lets torch.load read fairseq checkpoints)
 
@@ -34,19 +32,6 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def run(*commands):
-    """Run commands side by side; the text of all of them is shown where one fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment, "cwd": ROOT}
-    processes = [subprocess.Popen(command, **options) for command in commands]
-    try:
-        texts = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert all(process.returncode == 0 for process in processes), "\n".join(texts)
-
-
 def parameters(folder):
     return torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"]
 
@@ -55,14 +40,14 @@ def parameters(folder):
 def one_process(tiny_corpus, tmp_path_factory):
     """The parameters after two updates, each on two batches one after the other."""
     folder = tmp_path_factory.mktemp("one")
-    run(train_command(tiny_corpus, folder, "--update-freq", "2"))
+    run_side_by_side(train_command(tiny_corpus, folder, "--update-freq", "2"))
     return parameters(folder)
 
 
 @pytest.mark.parametrize("backend", ["legacy_ddp", "no_c10d"])
 def test_two_ranks_step_as_one_process_on_the_joined_batch(tiny_corpus, one_process, tmp_path, backend):
     port = free_port()
-    run(*(
+    run_side_by_side(*(
         train_command(
             tiny_corpus, tmp_path, "--distributed-world-size", "2", "--distributed-rank", str(rank),
             "--distributed-no-spawn", "--distributed-init-method", f"tcp://127.0.0.1:{port}",
@@ -78,6 +63,6 @@ def test_two_ranks_step_as_one_process_on_the_joined_batch(tiny_corpus, one_proc
 
 def test_the_steps_change_every_parameter(tiny_corpus, one_process, tmp_path):
     """The comparison above compares gradients, not initial values."""
-    run(train_command(tiny_corpus, tmp_path, "--update-freq", "2", "--lr", "0"))
+    run_side_by_side(train_command(tiny_corpus, tmp_path, "--update-freq", "2", "--lr", "0"))
     unchanged = [name for name, value in parameters(tmp_path).items() if torch.equal(value, one_process[name])]
     assert unchanged == ["encoder.version", "decoder.version", "decoder.segment_schedule"]

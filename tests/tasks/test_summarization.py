@@ -3,16 +3,14 @@
 import io
 import json
 import logging
-import os
 import re
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, USER_DIR
+from conftest import USER_DIR, run_side_by_side
 from fairseq import checkpoint_utils, tasks
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq_cli import generate as fairseq_generate
@@ -96,20 +94,6 @@ def trained(tiny_corpus, tmp_path_factory):
             "--eval-rouge-print-samples", "--tensorboard-logdir", folder / "tb",
         )  # fmt: skip
     return folder, log
-
-
-def run_side_by_side(*commands):
-    """Standard output and error of each command; none may fail."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment, "cwd": ROOT}
-    processes = [subprocess.Popen(command, **options) for command in commands]
-    try:
-        texts = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert all(process.returncode == 0 for process in processes), "\n".join(texts)
-    return texts
 
 
 def test_training_logs_rouge_and_keeps_the_checkpoint_that_is_best_by_it(trained):
