@@ -3,10 +3,11 @@
 # beam search, scores. SRformer stands beside the same model without its memory (--cross-attention segmented).
 #
 #   make demo            run, or go on where an interrupted run stopped
+#   make demo MODEL=t5   the same with SRformer-T5 in the place of SRformer-BART
 #   make demo CLEAN=1    start over
 #
 # Environment: PYTHON  an interpreter with the package installed (default: .venv, made by `make venv` if absent)
-#              DEMO_OUT  output folder (default: demo_out)
+#              DEMO_OUT  output folder (default: demo_out, demo_out_t5)
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -23,12 +24,16 @@ MAX_HOURS=0.13 # guard for a slow machine: a training ends after 7.8 minutes
 DATA_FLAGS=(
   --user-dir srformer_plugin --task translation --truncate-source --max-source-positions 192 --max-target-positions 256
 )
-MODEL_FLAGS=(
-  --arch srformer_bart --segment-size 64 --share-all-embeddings --dropout 0 --attention-dropout 0
+SIZE_FLAGS=(
+  --segment-size 64 --share-all-embeddings --dropout 0 --attention-dropout 0
   --encoder-layers 1 --encoder-embed-dim 128 --encoder-ffn-embed-dim 512 --encoder-attention-heads 2
   --decoder-layers 2 --decoder-embed-dim 128 --decoder-ffn-embed-dim 512 --decoder-attention-heads 2
-  --encoder-normalize-before --decoder-normalize-before
 )
+case ${MODEL:=bart} in
+  bart) MODEL_FLAGS=(--arch srformer_bart "${SIZE_FLAGS[@]}" --encoder-normalize-before --decoder-normalize-before) ;;
+  t5) MODEL_FLAGS=(--arch srformer_t5 "${SIZE_FLAGS[@]}" --activation-dropout 0) ;;
+  *) MODEL_FLAGS=() ;; # refused below
+esac
 OPTIMIZER_FLAGS=(
   --optimizer adam --adam-betas '(0.9, 0.98)' --weight-decay 0.01 --clip-norm 1.0
   --lr 1.5e-3 --lr-scheduler polynomial_decay --warmup-updates 50 --max-tokens 1024 --required-batch-size-multiple 1

@@ -4,6 +4,8 @@
                                               sentencepiece_model="spm.model")
     print(model.sample(["An article ..."], beam=4, lenpen=2.0, max_len_b=140, min_len=55, no_repeat_ngram_size=3))
 
+`SRformerT5Model.from_pretrained("t5-small")` does the same for T5.
+
 These are fairseq's own hub interfaces, mended in four places: the BPE files that lie beside a checkpoint are found, <s>
 is added only for models that know it, words that a dictionary lacks are <unk>, and a model is left as it was before.
 """

@@ -21,6 +21,7 @@ from ..attention.cross_attention import SegmentedCrossAttention
 from ..attention.registry import choose
 from ..attention.settings import SegmentSettings
 from ..errors import ConfigurationError
+from ..hub import SRformerHubInterface, load
 from .segmented_decoder import SegmentedDecoder, SegmentedDecoderLayer, wrap_layer
 from .segmented_model import SegmentedModel
 from .t5_modules import (
@@ -303,6 +304,12 @@ class SRformerT5Model(SegmentedModel, TransformerModel):
     def build_decoder(cls, args, tgt_dict, embed_tokens):
         cfg = TransformerConfig.from_namespace(args)
         return T5Decoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
+
+    @classmethod
+    def from_pretrained(cls, folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **options):
+        """A checkpoint as a `SRformerHubInterface`, whose `sample` works on text; arguments as `hub.load`'s."""
+        loaded = load(folder, checkpoint_file, data_name_or_path, bpe, **options)
+        return SRformerHubInterface(loaded["args"], loaded["task"], loaded["models"])
 
 
 def initialise(module: nn.Module) -> None:

@@ -13,8 +13,9 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.bart import BARTModel
 from fairseq.sequence_generator import SequenceGenerator
 
-from srformer_plugin.hub import SRformerBARTHubInterface, SRformerHubInterface, load
+from srformer_plugin.hub import SRformerBARTHubInterface, SRformerHubInterface
 from srformer_plugin.models.srformer_bart import SRformerBARTModel
+from srformer_plugin.models.srformer_t5 import SRformerT5Model
 
 # fairseq hands NumPy a tensor of lengths
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -203,9 +204,9 @@ def test_a_converted_bart_answers_as_transformers_does(transformers, bart, conve
 
 
 def test_a_converted_t5_answers_text(t5):
-    """`SRformerHubInterface` serves the family; spiece.model is found beside the checkpoint."""
-    loaded = load(t5[2])
-    model = SRformerHubInterface(loaded["args"], loaded["task"], loaded["models"])
+    """spiece.model is found beside the checkpoint."""
+    model = SRformerT5Model.from_pretrained(t5[2])
+    assert isinstance(model, SRformerHubInterface)
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(t5[0] / "spiece.model"))
     # T5's ids plus one
     assert model.encode(TEXTS[0]).tolist() == [piece + 1 for piece in pieces.encode(TEXTS[0], add_eos=True)]
