@@ -1,5 +1,6 @@
 """The modules that stand in for fairseq's `MultiheadAttention` as a decoder layer's `encoder_attn`."""
 
+import torch.nn.functional as F
 from fairseq.incremental_decoding_utils import with_incremental_state
 from fairseq.modules import MultiheadAttention
 from fairseq.modules.quant_noise import quant_noise
@@ -98,6 +99,36 @@ class SharedByBeams(nn.Module):
         heads = projected.view(length, rows // beam, beam, self.num_heads, self.head_dim)
         return heads.permute(1, 3, 2, 0, 4).flatten(2, 3)
 
+    def open_source(self, encoder_states: Tensor, padding_mask: Tensor | None, length: int) -> "dict[str, Tensor]":
+        """What `step` needs of the sources, computed once: tensors whose first dimension is the sentence.
+
+        Args:
+            encoder_states: (N, B, C_enc).
+            padding_mask: (B, N) bool, True at padding, or None.
+            length: of the longest hypothesis that `step` will be asked for.
+        Raises:
+            ConfigurationError: this attention cannot be computed with tensors of fixed shapes.
+        """
+        raise NotImplementedError
+
+    def step(self, query: Tensor, source: "dict[str, Tensor]", position: Tensor) -> Tensor:
+        """`forward` for one position that only the device knows: no host synchronisation, the same shapes every time.
+
+        Args:
+            query: (1, B * x, C), x hypotheses per sentence.
+            source: what `open_source` returned.
+            position: (1,) int64, of the query in the target.
+        Returns:
+            (1, B * x, C).
+        """
+        beam = query.size(1) // next(iter(source.values())).size(0)
+        queries = self.split_query(self.q_proj(query) * self.scaling, beam)
+        return self.out_proj(self.join_heads(self._attend_step(queries, source, position), beam))
+
+    def _attend_step(self, queries: Tensor, source: "dict[str, Tensor]", position: Tensor) -> Tensor:
+        """(B, H, x, D) -> (B, H, x, D): to the whole source, unless a subclass knows better."""
+        return F.scaled_dot_product_attention(queries, source["keys"], source["values"], source.get("bias"), scale=1.0)
+
     @staticmethod
     def join_heads(output: Tensor, beam: int) -> Tensor:
         """The inverse of `split_query`: (B, H, x * T, D) -> (T, B * x, H * D)."""
@@ -140,6 +171,19 @@ class FullCrossAttention(SharedByBeams, MultiheadAttention):
             saved = self._load(incremental_state)
             saved["beam_size"] = before.get("beam_size", query.size(1) // saved["prev_key"].size(0))
         return output
+
+    def open_source(self, encoder_states, padding_mask, length):
+        """As in `SharedByBeams.open_source`."""
+        if self.bias_k is not None or self.add_zero_attn:
+            raise ConfigurationError("cross-attention with --add-bias-kv or --add-zero-attn")
+        source = {
+            name: projection(encoder_states).unflatten(2, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3)
+            for name, projection in (("keys", self.k_proj), ("values", self.v_proj))
+        }
+        if padding_mask is not None:
+            source["bias"] = source["keys"].new_zeros(padding_mask.shape).masked_fill(padding_mask, float("-inf"))
+            source["bias"] = source["bias"][:, None, None, :]
+        return source
 
 
 class SegmentedCrossAttention(SharedByBeams):
@@ -235,10 +279,10 @@ class SegmentedCrossAttention(SharedByBeams):
         if not saved:
             if not decoding and key.size(1) != rows:  # teacher forcing of several targets per source
                 key = key.repeat_interleave(rows // key.size(1), dim=1)
-            layout = context.layout(key.size(1), key.size(0), self.segment_size, key.device)
+            layout, keys, values = self._project_source(key, context)
             saved = {
-                "prev_key": layout.split_heads(self.k_proj(key), self.num_heads),
-                "prev_value": layout.split_heads(self.v_proj(key), self.num_heads),
+                "prev_key": keys,
+                "prev_value": values,
                 "layout": layout,
                 "beam_size": rows // key.size(1),
                 "position": 0,
@@ -278,3 +322,48 @@ class SegmentedCrossAttention(SharedByBeams):
         if weights is not None:
             weights = self.join_weights(layout.scatter_weights(weights, plan.segments), beam, need_head_weights)
         return self.out_proj(self.join_heads(output, beam)), weights
+
+    def _project_source(self, encoder_states: Tensor, context: SourceContext):
+        """The layout of the segments, and keys and values (B, H, m, s, D)."""
+        length, batch_size, _ = encoder_states.shape
+        layout = context.layout(batch_size, length, self.segment_size, encoder_states.device)
+        keys = layout.split_heads(self.k_proj(encoder_states), self.num_heads)
+        return layout, keys, layout.split_heads(self.v_proj(encoder_states), self.num_heads)
+
+    def open_source(self, encoder_states, padding_mask, length):
+        """As in `SharedByBeams.open_source`; what every position will read is planned at once."""
+        if self.schedule.uses_content:
+            raise ConfigurationError("a --segment-schedule that looks at the content of queries")
+        context = SourceContext(padding_mask)
+        layout, keys, values = self._project_source(encoder_states, context)
+        plan = context.plan(self.schedule, layout, first_position=0, length=length, decoding=True)
+        if plan.segments.size(1) > 1 or plan.segments.size(3) > 1 or not plan.state_follows_segment:
+            raise ConfigurationError("a --segment-schedule of several segments or of segments that differ by head")
+        source = {
+            "keys": keys,
+            "values": values,
+            "is_real": layout.is_real,
+            "memory": self.memory.encode(keys, values, plan),
+            "segments": plan.segments.squeeze(3),
+            "states": plan.states.squeeze(3),
+            "visited": plan.visited,
+        }
+        return {name: tensor for name, tensor in source.items() if tensor is not None}
+
+    def _attend_step(self, queries, source, position):
+        count = queries.size(2)
+        segments, states = (
+            source[name].index_select(2, position).expand(-1, -1, count).unsqueeze(3) for name in ("segments", "states")
+        )
+        memory = source.get("memory")
+        plan = SegmentPlan(
+            segments=segments,
+            states=states,
+            visited=source.get("visited"),
+            num_states=0 if memory is None else memory.size(2),
+            max_segments=source["keys"].size(2),
+            state_follows_segment=True,
+            same_segment=True,
+        )
+        is_real = source.get("is_real")
+        return self.attend(queries, source["keys"], source["values"], is_real, plan, self.memory, memory)[0]

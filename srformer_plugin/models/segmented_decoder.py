@@ -110,6 +110,31 @@ class SegmentedDecoder(TransformerDecoderBase):
             alignment_heads,
         )
 
+    def position_table(self, length: int, device) -> torch.Tensor | None:
+        """Embeddings of target positions 0, ..., length - 1, (length, C); None: the model has none."""
+        if self.embed_positions is None:
+            return None
+        return self.embed_positions(torch.full((1, length), self.padding_idx + 1, device=device)).squeeze(0)
+
+    def self_attention_bias_table(self, length: int, device) -> torch.Tensor | None:
+        """What is added to the scores of query t and key s, (length, H, length); None: nothing is."""
+        return None
+
+    def embed_step(self, tokens, position, positions) -> torch.Tensor:
+        """The first layer's input for one target position of several hypotheses.
+
+        Args:
+            tokens: (1, rows) int64.
+            position: (1,) int64.
+            positions: what `position_table` returned.
+        Returns:
+            (1, rows, C).
+        """
+        x = self.embed_scale * self.embed_tokens(tokens)
+        if positions is not None:
+            x = x + positions.index_select(0, position)
+        return x if self.layernorm_embedding is None else self.layernorm_embedding(x)
+
     def upgrade_state_dict_named(self, state_dict, name):
         """Give parameters that a checkpoint lacks their initial values; refuse one of another schedule."""
         state_dict = super().upgrade_state_dict_named(state_dict, name)

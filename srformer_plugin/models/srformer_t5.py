@@ -251,6 +251,13 @@ class T5Decoder(SegmentedDecoder):
         x = self.dropout_module(self.layer_norm(x)).transpose(0, 1)
         return x, {"attn": [attention], "inner_states": inner_states}
 
+    def self_attention_bias_table(self, length, device):
+        return self.relative_attention_bias(0, length, length)[0].transpose(0, 1)
+
+    def embed_step(self, tokens, position, positions):
+        start = (position == 0) & tokens.eq(self.dictionary.eos())
+        return residual_stream(self.embed_scale * self.embed_tokens(tokens.masked_fill(start, self.padding_idx)))
+
     def output_layer(self, features):
         """Logits (B, T, vocabulary); a tied output is scaled by d_model^-0.5, since T5's embeddings are N(0, 1)."""
         if self.share_input_output_embed:

@@ -199,6 +199,8 @@ class T5SelfAttention(_Projections):
 class T5CrossAttention(SharedByBeams, _Projections):
     """Attention to the whole source (`--cross-attention full`), its keys and values kept once per sentence."""
 
+    scaling = 1.0  # T5 does not scale its queries
+
     def forward(
         self,
         query: Tensor,
@@ -215,11 +217,11 @@ class T5CrossAttention(SharedByBeams, _Projections):
         rows = query.size(1)
         saved = self._load(incremental_state) if incremental_state is not None else {}
         if not saved:
-            mask = as_context(key_padding_mask).padding_mask
+            source = self.open_source(key, as_context(key_padding_mask).padding_mask)
             saved = {
-                "prev_key": self._split(self.k_proj(key)),
-                "prev_value": self._split(self.v_proj(key)),
-                "bias": None if mask is None else mask[:, None, None, :].to(query.dtype) * MASKED,
+                "prev_key": source["keys"],
+                "prev_value": source["values"],
+                "bias": source.get("bias"),
                 "beam_size": rows // key.size(1),
             }
             if incremental_state is not None:
@@ -231,6 +233,16 @@ class T5CrossAttention(SharedByBeams, _Projections):
         if weights is not None:
             weights = self.join_weights(weights, beam, need_head_weights)
         return self.out_proj(self.join_heads(output, beam)), weights
+
+    def open_source(self, encoder_states, padding_mask, length=None):
+        """As in `SharedByBeams.open_source`."""
+        source = {
+            "keys": self._split(self.k_proj(encoder_states)),
+            "values": self._split(self.v_proj(encoder_states)),
+        }
+        if padding_mask is not None:
+            source["bias"] = padding_mask[:, None, None, :].to(source["keys"].dtype) * MASKED
+        return source
 
 
 def residual_stream(x: Tensor) -> Tensor:
