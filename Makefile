@@ -38,9 +38,9 @@ test: $(STAMP)  ## run the test suite (FAST=1 leaves the slow tests out)
 lint: $(STAMP)  ## check the sources with ruff
 	$(BIN)/python -m ruff check .
 
-demo: $(STAMP)  ## train, decode and score a small SRformer on real text (CLEAN=1 starts over)
+demo: $(STAMP)  ## train, decode and score a small SRformer on real text (MODEL=t5; CLEAN=1 starts over)
 	PYTHON=$(BIN)/python CLEAN="$(CLEAN)" MODEL="$(MODEL)" bash recipes/demo.sh
 
 clean:  ## remove the environment, the demo's output and caches
-	rm -rf $(VENV) .ci-venv demo_out build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) .ci-venv demo_out demo_out_t5 build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -29,16 +29,22 @@ SIZE_FLAGS=(
   --encoder-layers 1 --encoder-embed-dim 128 --encoder-ffn-embed-dim 512 --encoder-attention-heads 2
   --decoder-layers 2 --decoder-embed-dim 128 --decoder-ffn-embed-dim 512 --decoder-attention-heads 2
 )
-case ${MODEL:=bart} in
-  bart) MODEL_FLAGS=(--arch srformer_bart "${SIZE_FLAGS[@]}" --encoder-normalize-before --decoder-normalize-before) ;;
-  t5) MODEL_FLAGS=(--arch srformer_t5 "${SIZE_FLAGS[@]}" --activation-dropout 0) ;;
-  *) MODEL_FLAGS=() ;; # refused below
-esac
 OPTIMIZER_FLAGS=(
-  --optimizer adam --adam-betas '(0.9, 0.98)' --weight-decay 0.01 --clip-norm 1.0
-  --lr 1.5e-3 --lr-scheduler polynomial_decay --warmup-updates 50 --max-tokens 1024 --required-batch-size-multiple 1
+  --lr-scheduler polynomial_decay --warmup-updates 50 --max-tokens 1024 --required-batch-size-multiple 1
   --criterion label_smoothed_cross_entropy --label-smoothing 0.1
 )
+case ${MODEL:=bart} in
+  bart)
+    MODEL_FLAGS=(--arch srformer_bart --encoder-normalize-before --decoder-normalize-before)
+    OPTIMIZER_FLAGS+=(--optimizer adam --adam-betas '(0.9, 0.98)' --lr 1.5e-3 --weight-decay 0.01 --clip-norm 1.0)
+    ;;
+  t5) # its embeddings are N(0, 1): only steps that are relative to a weight's size, T5's own, move them in time
+    MODEL_FLAGS=(--arch srformer_t5 --activation-dropout 0)
+    OPTIMIZER_FLAGS+=(--optimizer adafactor --scale-parameter --lr 5e-2 --weight-decay 0 --clip-norm 0)
+    ;;
+  *) MODEL_FLAGS=() ;; # refused below
+esac
+MODEL_FLAGS+=("${SIZE_FLAGS[@]}")
 SEARCH_FLAGS=(--beam 4 --no-repeat-ngram-size 3 --max-len-b 60 --lenpen 1)
 
 attention_flags() { # NAME
@@ -85,8 +91,12 @@ report() { # FLAGS...: quiet, since the table is shown below, also when this sta
 }
 
 # ---- environment --------------------------------------------------------------------------------
-[[ ${MODEL:-bart} == bart ]] || die "MODEL=$MODEL: the demo trains BART only; leave MODEL out"
-start_recipe "make demo" "${DEMO_OUT:-demo_out}"
+[[ $MODEL == bart || $MODEL == t5 ]] || die "MODEL=$MODEL: there is no such demo; choose bart or t5"
+if [[ $MODEL == bart ]]; then
+  start_recipe "make demo" "${DEMO_OUT:-demo_out}"
+else
+  start_recipe "make demo MODEL=$MODEL" "${DEMO_OUT:-demo_out_$MODEL}"
+fi
 if [[ -z ${PYTHON:-} ]]; then
   PYTHON=.venv/bin/python
   [[ -x $PYTHON ]] || make venv
@@ -103,9 +113,10 @@ stage encoded "SentencePiece model of $VOCABULARY subwords, applied to the corpu
 stage data "fairseq-preprocess" \
   binarise "$OUT/data" "$OUT/encoded"
 train_one() { # NAME: srformer or segmented, on one core
+  local start=()
+  [[ $MODEL != bart ]] || start=(--finetune-from-model "$OUT/initial/$1.pt")
   OMP_NUM_THREADS=1 train "$OUT/training/$1" "$OUT/data" $(attention_flags "$1") "${MODEL_FLAGS[@]}" "${OPTIMIZER_FLAGS[@]}" \
-    --finetune-from-model "$OUT/initial/$1.pt" \
-    --max-update "$MAX_UPDATES" --total-num-update "$MAX_UPDATES" --stop-time-hours "$MAX_HOURS"
+    "${start[@]}" --max-update "$MAX_UPDATES" --total-num-update "$MAX_UPDATES" --stop-time-hours "$MAX_HOURS"
 }
 
 train_both() { # the flags are arguments only so that another value is another stage
@@ -120,7 +131,8 @@ initialise_both() {
   done
 }
 
-stage initial "untrained weights" initialise_both "${MODEL_FLAGS[@]}"
+# BART's own initial values suit wider models; T5's suit any width
+[[ $MODEL != bart ]] || stage initial "untrained weights" initialise_both "${MODEL_FLAGS[@]}"
 stage training "SRformer and segmented attention side by side, one core each, $MAX_UPDATES updates" \
   train_both "$MAX_UPDATES" "$MAX_HOURS" "${MODEL_FLAGS[@]}" "${OPTIMIZER_FLAGS[@]}"
 for name in srformer segmented; do
