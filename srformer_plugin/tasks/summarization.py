@@ -16,6 +16,7 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from ..errors import ConfigurationError
+from ..generation import FastSequenceGenerator
 from ..scoring.rouge import ROUGE_TYPES, score_texts
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,13 @@ class SummarizationConfig(TranslationConfig):
         metadata={
             "help": "do not cut sources to --max-source-positions (training leaves longer ones out). Without this flag "
             "they are cut, whether or not --truncate-source is given"
+        },
+    )
+    fast_generate: bool = field(
+        default=False,
+        metadata={
+            "help": "beam search in tensors of fixed shapes, on a GPU as CUDA graphs: the hypotheses of fairseq's own, "
+            "several times as fast; for one SRformer, without prefixes, sampling or constraints"
         },
     )
     eval_rouge: bool = field(default=False, metadata={"help": "ROUGE on validation sentences"})
@@ -124,6 +132,18 @@ class SummarizationTask(TranslationTask):
             self.bpe = encoders.build_bpe(Namespace(bpe=self.cfg.eval_rouge_bpe, **self._json("eval_rouge_bpe_args")))
             self.generator = self.build_generator([model], Namespace(**settings))
         return model
+
+    def build_generator(self, models, args, seq_gen_cls=None, **kwargs):
+        """As fairseq's, with `--fast-generate` a `FastSequenceGenerator`."""
+        scores_only = getattr(args, "score_reference", False) or getattr(args, "print_alignment", False)
+        if self.cfg.fast_generate and seq_gen_cls is None and not scores_only:
+            seq_gen_cls = FastSequenceGenerator
+        return super().build_generator(models, args, seq_gen_cls, **kwargs)
+
+    def train_step(self, *args, **kwargs):
+        if isinstance(self.generator, FastSequenceGenerator):
+            self.generator.release()  # the memory of the last validation
+        return super().train_step(*args, **kwargs)
 
     def _json(self, name):
         flag, text = "--" + name.replace("_", "-"), getattr(self.cfg, name)

@@ -18,6 +18,7 @@ from fairseq_cli import train as fairseq_train
 from fairseq_cli import validate as fairseq_validate
 
 from srformer_plugin.errors import ConfigurationError
+from srformer_plugin.generation import FastSequenceGenerator
 from srformer_plugin.scoring.fairseq_scorer import RougeConfig, RougeScorer
 from srformer_plugin.scoring.files import read_hypotheses
 from srformer_plugin.scoring.rouge import ROUGE_TYPES, score_texts
@@ -155,6 +156,38 @@ def test_validation_and_generation_give_the_score_of_training(trained, tiny_corp
     references = tiny_corpus.lines("valid", "target")
     again = 100 * score_texts(read_hypotheses(path, len(references)), references)[:, :, 2].mean(axis=0)
     assert again == pytest.approx(expected, abs=0.01)
+
+
+def test_fast_generation_is_chosen_by_a_flag_and_finds_the_same(trained, tiny_corpus, tmp_path, monkeypatch):
+    searched = []
+    find = FastSequenceGenerator._find
+    monkeypatch.setattr(FastSequenceGenerator, "_find", lambda *args: searched.append(1) or find(*args))
+    data = [tiny_corpus.binarised, "--user-dir", USER_DIR, "--task", "summarization", "--cpu"]
+    data += ["--path", trained[0] / "checkpoint_last.pt", "--batch-size", 5, "--beam", 3, "--no-repeat-ngram-size", 3]
+    texts = []
+    for flags in ([], ["--fast-generate"]):
+        here(fairseq_generate, *data, *flags, "--results-path", tmp_path / str(len(flags)))
+        lines = (tmp_path / str(len(flags)) / "generate-test.txt").read_text().splitlines()
+        texts.append([line.split("\t")[::2] for line in lines if line.startswith(("H-", "D-"))])
+    assert len(searched) == 3
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 22
+
+
+@pytest.mark.parametrize("flag", [["--print-alignment", "soft"], ["--score-reference"]], ids=lambda flag: flag[0])
+def test_fast_generation_leaves_other_tools_alone(trained, tiny_corpus, tmp_path, flag):
+    data = [tiny_corpus.binarised, "--user-dir", USER_DIR, "--task", "summarization", "--cpu", "--fast-generate"]
+    here(
+        fairseq_generate, *data, "--path", trained[0] / "checkpoint_last.pt", *flag, "--results-path", tmp_path,
+    )  # fmt: skip
+    assert (tmp_path / "generate-test.txt").read_text().count("\nH-") + 1 >= 11
+
+
+def test_fast_generation_measures_the_same_while_training(trained, tiny_corpus, tmp_path):
+    arguments = train_arguments(tiny_corpus, tmp_path, "--max-update", 10, *EVAL_ROUGE, "--fast-generate", *BEST)
+    fast, stock = stats(here(fairseq_train, *arguments), "valid"), stats(trained[1], "valid")[:2]
+    for name in ("valid_loss", *(f"valid_{rouge}" for rouge in ROUGE_TYPES)):
+        assert [entry[name] for entry in fast] == [entry[name] for entry in stock]
 
 
 STOCK_BART = ["--arch", "bart_base", "--encoder-layers", "1", "--decoder-layers", "1"]
