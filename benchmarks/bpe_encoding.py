@@ -10,8 +10,6 @@ counts. Where a single byte of their outputs differs nothing is reported.
 import argparse
 import filecmp
 import importlib.metadata
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -19,7 +17,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from benchmarks.rows import provenance, write_rows
+from benchmarks.rows import provenance, this_cpu, write_rows
 
 SIDES = ("source", "target")
 PEER = "fairseq multiprocessing_bpe_encoder"
@@ -86,7 +84,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file to write the results to")
     options = parser.parse_args()
-    measured_on = provenance(f"{os.cpu_count()} x {platform.machine()}")
+    measured_on = provenance(this_cpu())
     rows = []
     for lines in options.lines:
         our_seconds, their_seconds, megabytes = measure(

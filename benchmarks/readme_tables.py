@@ -1,7 +1,7 @@
-"""Put the tables of benchmarks/results/*.json into README.md: `python -m benchmarks.readme_tables`.
+"""Put the tables of benchmarks/results/*.json into README.md and docs/*.md: `python -m benchmarks.readme_tables`.
 
 A table stands between `<!-- results: NAME -->` and `<!-- end -->`, NAME being the JSON file's; only what is between
-the marks is replaced. `--check` changes nothing and fails where README and JSON disagree.
+the marks is replaced. `--check` changes nothing and fails where a page and the JSON disagree.
 """
 
 import argparse
@@ -75,13 +75,18 @@ TABLES = {
 }
 
 
+def pages():
+    """The files that may show tables: README.md and the pages of docs."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
 def render(text, results):
     """`text` with every marked table made anew from the JSON files of folder `results`."""
 
     def table(match):
         name = match.group(2)
         if name not in TABLES:
-            raise SystemExit(f"README.md: no table {name!r}; known: {', '.join(TABLES)}")
+            raise SystemExit(f"no table {name!r}; known: {', '.join(TABLES)}")
         rows = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
         return match.group(1) + TABLES[name](rows) + match.group(3)
 
@@ -90,15 +95,15 @@ def render(text, results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="fail where README.md is not up to date")
+    parser.add_argument("--check", action="store_true", help="fail where a page is not up to date")
     options = parser.parse_args()
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = render(old, ROOT / "benchmarks" / "results")
-    if options.check and old != new:
-        sys.exit("README.md does not show benchmarks/results: run python -m benchmarks.readme_tables")
-    if old != new:
-        readme.write_text(new, encoding="utf-8")
+    for page in pages():
+        old = page.read_text(encoding="utf-8")
+        new = render(old, ROOT / "benchmarks" / "results")
+        if old != new and options.check:
+            sys.exit(f"{page.name} does not show benchmarks/results: run python -m benchmarks.readme_tables")
+        if old != new:
+            page.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

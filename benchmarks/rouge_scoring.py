@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.rows import provenance, write_rows
+from benchmarks.rows import provenance, this_cpu, write_rows
 
 PEER = "rouge-score loop"
 TYPES = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
@@ -79,7 +79,7 @@ def main():
         np.save(options.score[1], score_with_ours(pairs, workers) if workers else score_with_peer(pairs))
         return
 
-    measured_on = provenance("cpu")
+    measured_on = provenance(this_cpu())
     theirs, expected = run(options, 0, options.repeats)
     print(f"{PEER:26} {theirs:8.1f} s", flush=True)
     rows = []

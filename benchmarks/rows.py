@@ -2,10 +2,17 @@
 
 import datetime
 import json
+import os
+import platform
 import subprocess
 from pathlib import Path
 
 import torch
+
+
+def this_cpu() -> str:
+    """The device of a benchmark without GPU: how many cores of which architecture."""
+    return f"{os.cpu_count()} x {platform.machine()}"
 
 
 def provenance(device: str, commit: str | None = None) -> dict:

@@ -1,4 +1,4 @@
-"""README shows what was measured, and nothing in it points into the void."""
+"""README and docs show what was measured, and nothing in README points into the void."""
 
 import json
 import re
@@ -6,22 +6,34 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.readme_tables import ROOT, render
+from benchmarks.readme_tables import MARKED, ROOT, pages, render
 from srformer_plugin.attention.settings import SegmentSettings
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def test_tables_are_those_of_the_json_files():
-    assert render(README, RESULTS) == README
+SHOWN = [(page, name) for page in pages() for _, name, _ in MARKED.findall(page.read_text(encoding="utf-8"))]
 
 
-def test_a_changed_number_changes_the_table(tmp_path):
-    rows = json.loads((RESULTS / "training_updates.json").read_text())
-    rows[1]["ours"] = 12345
-    (tmp_path / "training_updates.json").write_text(json.dumps(rows))
-    assert "| 12345 |" in render(README, tmp_path)
+@pytest.mark.parametrize("page", pages(), ids=lambda path: path.name)
+def test_tables_are_those_of_the_json_files(page):
+    text = page.read_text(encoding="utf-8")
+    assert render(text, RESULTS) == text
+
+
+def test_the_measured_comparisons_are_shown():
+    assert {"training_updates", "rouge_scoring", "bpe_encoding"} <= {name for _, name in SHOWN}
+
+
+@pytest.mark.parametrize(("page", "name"), SHOWN, ids=lambda value: getattr(value, "name", value))
+def test_a_changed_number_changes_the_table(page, name, tmp_path):
+    for other in RESULTS.glob("*.json"):
+        (tmp_path / other.name).write_text(other.read_text())
+    rows = json.loads((RESULTS / f"{name}.json").read_text())
+    rows[1]["ratio"] = 98765
+    (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    assert re.search(r"\| 98,?765\.0+ \|", render(page.read_text(encoding="utf-8"), tmp_path))
 
 
 def test_an_unknown_table_is_an_error(tmp_path):
