@@ -12,45 +12,18 @@ import json
 import re
 from pathlib import Path
 
-import matplotlib
 from sacrebleu.metrics import CHRF
 
 from data_prep.docstring_corpus import HEADER_END
+from recipes import learning_curves
+from recipes.examples import examples
+from recipes.training_log import read_training_log
 from srformer_plugin.scoring import rouge
+from srformer_plugin.scoring.files import read_hypotheses, read_lines
 from srformer_plugin.scoring.statistics import SAMPLES, SEED, bootstrap_means, interval
-
-matplotlib.use("Agg")
-matplotlib.set_loglevel("warning")  # importing fairseq sets the root logger to DEBUG
-import matplotlib.pyplot as plt  # noqa: E402 (its import logs, too)
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeLsum")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-
-
-def read_lines(path):
-    """The lines of a text file, without their ends; unlike ``str.splitlines`` it splits at line feeds only."""
-    return Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
-
-
-def read_hypotheses(path, count):
-    """The best hypothesis of each of ``count`` sentences, in the order of the data.
-
-    ``path`` is the output of ``fairseq-generate``, which goes by length and not by the order of the data: a line is
-    ``D-<index> <tab> <score> <tab> <detokenised text>``, the best hypothesis of a sentence first. Raises ValueError if
-    a sentence has none, since a mean over the others would look like a score.
-    """
-    best = {}
-    for line in read_lines(path):
-        if line.startswith("D-"):
-            name, _, text = line.split("\t", 2)
-            best.setdefault(int(name[2:]), text)
-    if sorted(best) != list(range(count)):
-        missing = sorted(set(range(count)) - set(best))
-        raise ValueError(
-            f"{path}: {len(best)} hypotheses for {count} sentences; without one: {missing[:10]}, "
-            f"unknown: {sorted(set(best) - set(range(count)))[:10]}"
-        )
-    return [best[index] for index in range(count)]
 
 
 def header(source):
@@ -80,43 +53,6 @@ def score(hypotheses, references):
     }
 
 
-def read_training_log(path):
-    """``{"train": {update: loss}, "valid": {update: loss}, "seconds": time}`` from ``--log-format json --log-file``.
-
-    Losses are in bits per target token, without label smoothing. A resumed training writes some updates again: the last
-    line of an update counts. Raises ValueError if there is nothing to draw.
-    """
-    curves = {"train": {}, "valid": {}}
-    seconds = {}
-    for line in read_lines(path):
-        if not line.startswith('{"'):  # the settings are a Python dictionary
-            continue
-        stats = json.loads(line)
-        if "nll_loss" in stats:
-            curves["train"][int(stats["num_updates"])] = float(stats["nll_loss"])
-            seconds[int(stats["num_updates"])] = float(stats["train_wall"])  # "wall" begins anew on resuming
-        elif "valid_nll_loss" in stats:
-            curves["valid"][int(stats["valid_num_updates"])] = float(stats["valid_nll_loss"])
-    if not curves["train"] or not curves["valid"]:
-        raise ValueError(f"{path}: no training or no validation losses; was it written with --log-format json?")
-    return {**curves, "seconds": sum(seconds.values())}
-
-
-def plot(curves, path):
-    """Draw training (thin) and validation (thick) loss against updates for ``{system: read_training_log(...)}``."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for number, (system, curve) in enumerate(curves.items()):
-        for split, style in (("train", {"lw": 0.8, "alpha": 0.6}), ("valid", {"lw": 2, "marker": "o", "ms": 4})):
-            updates = sorted(curve[split])
-            losses = [curve[split][update] for update in updates]
-            axes.plot(updates, losses, color=f"C{number}", label=f"{system}, {split}", **style)
-    axes.set(xlabel="updates", ylabel="loss (bits per target token)", title="Learning curves")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
 def table(scores):
     """The scores of ``{system: score(...)}`` as a Markdown table, with the versions and signature they depend on."""
     width = max(map(len, scores))
@@ -134,38 +70,32 @@ def table(scores):
     return "\n".join([*rows, "", f"ROUGE: {rouge.signature(SAMPLES, SEED)}; chrF: {signature}"])
 
 
-def examples(sources, references, hypotheses, count=10):
+def page_of_examples(sources, references, hypotheses, count=10):
     """Markdown: ``count`` texts at equal distances in the test split, each with every system's hypothesis."""
-    count = min(count, len(sources))
-    blocks = ["# Examples", f"{count} texts at equal distances in the test split, not chosen by hand."]
-    for number in range(count):
-        index = number * len(sources) // count
-        rows = [("source", sources[index]), ("reference", references[index])]
-        rows += [(system, texts[index]) for system, texts in hypotheses.items()]
-        blocks.append(f"## {index}")
-        blocks += [f"**{name}**: `{text.replace('`', chr(39))}`" for name, text in rows]
-    return "\n\n".join(blocks) + "\n"
+    blocks = examples({"source": sources, "reference": references, **hypotheses}, count)
+    title = f"{min(count, len(sources))} texts at equal distances in the test split, not chosen by hand."
+    return "\n\n".join(["# Examples", title, *blocks]) + "\n"
 
 
 def report(source, reference, systems, out):
     """Score ``systems``, triples of name, generated file and training log; write the report's files to ``out``.
 
-    Returns the table. Raises ValueError if a sentence is without hypothesis.
+    Returns the table. Raises ScoringError if a sentence is without hypothesis.
     """
     sources, references = read_lines(source), read_lines(reference)
     hypotheses = {name: read_hypotheses(path, len(references)) for name, path, _ in systems}
-    curves = {name: read_training_log(log) for name, _, log in systems}
+    logs = {name: read_training_log(log) for name, _, log in systems}
     baselines = {
         "source's first sentence": [first_sentence(text) for text in sources],
         "source's header (name)": [header(text) for text in sources],
     }
     scores = {name: score(texts, references) for name, texts in {**hypotheses, **baselines}.items()}
     out.mkdir(parents=True, exist_ok=True)
-    plot(curves, out / "learning_curves.png")
-    (out / "examples.md").write_text(examples(sources, references, hypotheses), encoding="utf-8")
+    learning_curves.draw(logs, out / "learning_curves.png")
+    (out / "examples.md").write_text(page_of_examples(sources, references, hypotheses), encoding="utf-8")
     training = {
-        name: {"updates": max(c["train"], default=0), "seconds": c["seconds"], "valid_loss": _last(c["valid"])}
-        for name, c in curves.items()
+        name: {"updates": max(log.train, default=0), "seconds": log.seconds, "valid_loss": _last(log.valid)}
+        for name, log in logs.items()
     }
     results = {
         "texts": len(references),

@@ -115,10 +115,14 @@ def to_json(value, **options):
 
 
 def table(result):
-    """Markdown tables of what `evaluate` returns, with the signatures."""
+    """Markdown tables of what `evaluate` returns, with the signatures.
+
+    Rows of several results may stand in one: scores of sacrebleu that not all have are left out, a missing statistic is
+    "-".
+    """
     rows = result.get("systems", [result])
-    also = list(rows[0]["also"])
-    lines = _markdown(
+    also = [metric for metric in rows[0]["also"] if all(metric in row["also"] for row in rows)]
+    lines = markdown_table(
         ["system", *LABELS.values(), *also],
         [
             [row["system"], *(_with_interval(row[name], row["interval"][name]) for name in ROUGE_TYPES)]
@@ -129,15 +133,16 @@ def table(result):
     lines += ["", f"Mean F1 of {rows[0]['texts']:,} texts in percent, with 95% bootstrap intervals.", ""]
     described = [(row["system"], row["statistics"]) for row in rows]
     described.append(("(reference)", rows[0]["reference_statistics"]))
-    names = list(described[0][1])
-    lines += _markdown(
+    names = list(dict.fromkeys(name for _, values in described for name in values))
+    lines += markdown_table(
         ["texts", *(name.replace("_", " ") + ("-grams" if name[-1].isdigit() else "") for name in names)],
-        [[system, *(_statistic(name, values[name]) for name in names)] for system, values in described],
+        [[system, *(_statistic(name, values.get(name, math.nan)) for name in names)] for system, values in described],
     )
     for one in result.get("comparison", []):
         cells = [[LABELS[name], _with_interval(one["difference"][name], one["interval"][name], "+.2f"),
                   f"{one['p_value'][name]:.4f}"] for name in ROUGE_TYPES]  # fmt: skip
-        lines += ["", *_markdown([f"{one['system']} - {one['baseline']}", "difference", "p (paired bootstrap)"], cells)]
+        head = [f"{one['system']} - {one['baseline']}", "difference", "p (paired bootstrap)"]
+        lines += ["", *markdown_table(head, cells)]
     lines += ["", f"ROUGE {rows[0]['signature']}"]
     lines += [f"{metric} {rows[0]['also'][metric]['signature']}" for metric in also]
     return "\n".join(lines)
@@ -149,14 +154,14 @@ def _with_interval(value, ends, form=".2f"):
 
 
 def _statistic(name, value):
-    if name == "empty":
-        return str(value)
     if math.isnan(value):
         return "-"
+    if name == "empty":
+        return str(value)
     return f"{100 * value:.1f}%" if name.startswith(("repeated", "novel")) else f"{value:.1f}"
 
 
-def _markdown(head, rows):
+def markdown_table(head, rows):
     """Lines of a Markdown table whose columns are aligned as plain text, too."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in [head, *rows]]
