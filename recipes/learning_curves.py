@@ -4,6 +4,8 @@ from itertools import cycle
 
 import matplotlib
 
+from srformer_plugin.scoring.evaluate import LABELS
+
 matplotlib.set_loglevel("warning")  # importing fairseq sets the root logger to DEBUG
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402 (its import logs, too)
 from matplotlib.figure import Figure  # noqa: E402
@@ -26,7 +28,8 @@ def draw(logs, path):
             _line(loss, getattr(log, split), color=color, label=f"{name}, {split}", **style)
         for kind, style in ROUGE.items():
             if kind in log.rouge:
-                _line(rouge[0], log.rouge[kind], color=color, label=f"{name}, {kind}", ls=style, marker="o", ms=4)
+                style = {"ls": style, "marker": "o", "ms": 4, "label": f"{name}, {LABELS[kind]}"}
+                _line(rouge[0], log.rouge[kind], color=color, **style)
     loss.set(xlabel="updates", ylabel="loss (bits per target token)", title="Learning curves")
     if rouge:
         rouge[0].set(xlabel="updates", ylabel="F1 (%)", title="ROUGE of the validation set")

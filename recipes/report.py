@@ -168,7 +168,10 @@ def report(folders, out, samples=5, say=lambda text: None):
         baselines, comparison, warnings = baselines + rows, comparison + compared, warnings + stale
     logs = {one.name: one.log for one in experiments if one.log is not None}
     repeat = ["python", "-m", "recipes.report", *map(str, folders), "--out", str(out), "--samples", str(samples)]
-    text = page(experiments, groups, seed_groups(experiments), baselines, comparison, warnings, samples, shlex.join(repeat))
+    same_but_for_seed = seed_groups(experiments)
+    text = page(
+        experiments, groups, same_but_for_seed, baselines, comparison, warnings, samples, shlex.join(repeat)
+    )
     found = to_json(results(experiments, baselines, comparison, warnings), indent=1) + "\n"
     files = {"learning_curves.png": lambda path: learning_curves.draw(logs, path)} if logs else {}
     files["results.json"] = lambda path: path.write_text(found, encoding="utf-8")

@@ -100,10 +100,10 @@ def data(experiments):
             same.setdefault(str(rows), (rows, []))[1].append(one.name)
     if not same:
         return []
-    head = ["split", "texts", *(f"{side} {unit}" for unit in ("words", "tokens", "cut") for side in ("source", "target"))]
+    kinds = [f"{side} {unit}" for unit in ("words", "tokens", "cut") for side in ("source", "target")]
     blocks = ["## Data"]
     for rows, names in same.values():
-        blocks += [f"{', '.join(names)}:", _table(head, rows)]
+        blocks += [f"{', '.join(names)}:", _table(["split", "texts", *kinds], rows)]
     blocks.append(
         "Lengths are median and 95th percentile before any cut; tokens count the end of sentence; "
         '"cut" is how many texts have more tokens than are kept.'
@@ -151,7 +151,8 @@ def settings(experiments):
 def _facts(experiment):
     """`{name: text}` of an experiment's settings.json, but for its command."""
     found = experiment.settings
-    facts = {"recipe": found.get("recipe"), "seed": found.get("seed"), "commit": (found.get("commit") or "")[:10] or None}
+    facts = {"recipe": found.get("recipe"), "seed": found.get("seed")}
+    facts["commit"] = found["commit"][:10] if found.get("commit") else None
     facts["uncommitted changes"] = {True: "yes", False: "no"}.get(found.get("dirty"))
     facts |= {f"`--{name}`": value for name, value in experiment.plain_settings().items()}
     facts |= {f"version of {name}": value for name, value in (found.get("versions") or {}).items()}

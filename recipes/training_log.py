@@ -11,7 +11,7 @@ from srformer_plugin.scoring.rouge import ROUGE_TYPES
 
 # As in the file of --log-file, or with the prefix of what fairseq prints.
 _STATS = re.compile(r'^(?:[^{]* \| INFO \| \w+ \| )?(\{".*\})$')
-_BEGIN = re.compile(r"(?:^|\| )\{'_name'")  # a run logs its settings first
+_BEGIN = re.compile(r"\{'_name'")  # a run logs its settings first
 _DONE = re.compile(r"(?:^|\| )done training in ")
 
 

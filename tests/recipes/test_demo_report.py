@@ -7,6 +7,7 @@ from rouge_score import rouge_scorer
 from sacrebleu.metrics import CHRF
 
 from recipes import demo_report
+from srformer_plugin.scoring.files import ScoringError
 
 SOURCES = [
     "function add ( a, b ) in maths | Both numbers are taken. They are added.",
@@ -50,23 +51,6 @@ def run(tmp_path):
     arguments = ["--source", "source", "--reference", "reference", "--out", "report"]
     arguments += ["--system", "one", "one.txt", "log", "--system", "two", "two.txt", "log"]
     return [a if a.startswith("--") or a in ("one", "two") else str(tmp_path / a) for a in arguments]
-
-
-def test_hypotheses_are_the_best_ones_in_the_order_of_the_data(tmp_path):
-    (tmp_path / "out").write_text(generated(HYPOTHESES, [2, 0, 1]))
-    assert demo_report.read_hypotheses(tmp_path / "out", 3) == HYPOTHESES
-
-
-@pytest.mark.parametrize(("order", "count"), [([0, 2], 3), ([0, 1], 3), ([0, 1, 2], 2)])
-def test_a_missing_or_unknown_hypothesis_is_an_error(tmp_path, order, count):
-    (tmp_path / "out").write_text(generated(HYPOTHESES, order))
-    with pytest.raises(ValueError, match=f"{len(order)} hypotheses for {count} sentences"):
-        demo_report.read_hypotheses(tmp_path / "out", count)
-
-
-def test_an_empty_hypothesis_counts_as_one(tmp_path):
-    (tmp_path / "out").write_text(generated(["", "b"], [1, 0]))
-    assert demo_report.read_hypotheses(tmp_path / "out", 2) == ["", "b"]
 
 
 def test_scores_are_those_of_the_libraries():
@@ -113,18 +97,6 @@ def test_first_sentence_is_that_of_the_description(source, sentence):
     assert demo_report.first_sentence(source) == sentence
 
 
-def test_a_resumed_log_counts_an_update_once(tmp_path):
-    training_log(tmp_path / "log")
-    curves = demo_report.read_training_log(tmp_path / "log")
-    assert curves == {"train": {25: 9.0, 50: 7.5}, "valid": {25: 10.0, 50: 8.5}, "seconds": 10.0}
-
-
-def test_a_log_without_losses_is_an_error(tmp_path):
-    (tmp_path / "log").write_text("2026-01-01 00:00:00 | INFO | train_inner | {}\n")
-    with pytest.raises(ValueError, match="log-format json"):
-        demo_report.read_training_log(tmp_path / "log")
-
-
 def test_the_report_holds_scores_examples_and_a_picture(run, tmp_path, capsys):
     demo_report.main(run)
     out = tmp_path / "report"
@@ -146,12 +118,12 @@ def test_the_report_holds_scores_examples_and_a_picture(run, tmp_path, capsys):
 
 def test_a_report_without_a_hypothesis_is_not_written(run, tmp_path):
     (tmp_path / "two.txt").write_text(generated(REFERENCES, [0, 1]))
-    with pytest.raises(ValueError, match="two.txt"):
+    with pytest.raises(ScoringError, match="two.txt has no hypothesis for sentence 2 of 3"):
         demo_report.main(run)
     assert not (tmp_path / "report").exists()
 
 
 def test_examples_are_spread_over_the_test_split():
     texts = [f"text {i}" for i in range(100)]
-    page = demo_report.examples(texts, texts, {"system": texts}, count=10)
+    page = demo_report.page_of_examples(texts, texts, {"system": texts}, count=10)
     assert [line for line in page.splitlines() if line.startswith("## ")] == [f"## {i}" for i in range(0, 100, 10)]
