@@ -164,7 +164,7 @@ def shown_samples(groups, count):
     blocks = []
     for group in groups:
         columns = {one.name: one.hypotheses for one in group if one.hypotheses is not None}
-        if columns and count:
+        if columns:
             columns = {"reference": group[0].references, **columns}
             shown = {name: [*map(without_marks, texts)] for name, texts in columns.items()}
             blocks += examples(shown, count, "###", LONGEST_SAMPLE)

@@ -120,6 +120,15 @@ def test_lengths_novelty_and_repetition_are_shown_with_the_references(experiment
     assert len(line_of(page, "(reference)")) == len(head)
 
 
+def test_a_score_without_sources_stands_beside_one_with(experiment, made):
+    one, two = experiment("one"), experiment("two", OTHERS)
+    change_json(two / "score/score.json", lambda score: score["statistics"].pop("novel_2"))
+    page, _ = made(one, two)
+    statistics = page[page.index("| texts ") :]
+    column = line_of(statistics, "texts").index("novel 2-grams")
+    assert line_of(statistics, "two")[column] == "-" != line_of(statistics, "one")[column]
+
+
 def test_baselines_are_scored_on_the_same_test_set(experiment, made):
     page, results = made(experiment("one", [lead(source, 3) for source in SOURCES]))
     first, three = results["baselines"]

@@ -79,6 +79,7 @@ def test_only_a_run_that_ended_is_finished(read):
 def test_a_line_that_was_cut_short_is_left_out(read):
     whole = train(50, 8)
     assert read(BEGIN, train(25, 9), whole[:30]).train == {25: 9}
+    assert read(BEGIN, train(25, 9), whole[:30] + whole).train == {25: 9}
     log = read(BEGIN, train(25, 9, wall=10), whole[:30] + BEGIN, train(50, 7, wall=20))
     assert log.train == {25: 9, 50: 7}
     assert log.wall == 30
