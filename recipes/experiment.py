@@ -5,6 +5,9 @@
     train/train.log               fairseq's log as JSON lines
     generate/generate-test.txt    what fairseq-generate wrote
     score/score.json              what `srformer-score --json` printed
+
+The setting `data-from` names another experiment's folder, whose corpus/ and encoded/ are read then. In a corpus without
+test split valid takes its place.
 """
 
 import hashlib
@@ -16,15 +19,16 @@ from pathlib import Path
 from recipes.training_log import TrainingLog, read_training_log
 from srformer_plugin.scoring.files import ScoringError, read_hypotheses, read_lines
 
-# File of each stage, in the order in which the stages run.
+SETTINGS = "settings.json"
+# What each stage writes, in the order in which they run.
 FILES = {
-    "corpus": "corpus/manifest.json",
-    "encoded": "encoded/manifest.json",
+    "prepare": "corpus/manifest.json",
+    "encode": "encoded/manifest.json",
     "train": "train/train.log",
-    "generate": "generate/generate-test.txt",
+    "generate": "generate/generate-{split}.txt",
     "score": "score/score.json",
 }
-SETTINGS = "settings.json"
+PLACES = {"out", "data-from"}  # settings that say where files are, and change no result
 
 
 class ReportError(ValueError):
@@ -45,7 +49,30 @@ class Experiment:
     references: list[str] | None = None
     sources: list[str] | None = None
     score: dict | None = None
-    missing: list[str] = field(default_factory=list)  # sentences
+    problems: dict[str, str] = field(default_factory=dict)  # stage -> what is missing
+
+    @property
+    def missing(self):
+        """Sentences that say what is missing and which stage makes it, in the order of the stages."""
+        recipe = self.settings.get("recipe", "its recipe")
+        problems = [(stage, self.problems[stage]) for stage in FILES if stage in self.problems]
+        return [f"{what}: run the stage `{stage}` of {recipe}" for stage, what in problems]
+
+    @property
+    def data(self):
+        """The folder that holds corpus/ and encoded/."""
+        other = self.settings.get("settings", {}).get("data-from")
+        return Path(other) if other and not (self.folder / "corpus").exists() else self.folder
+
+    @property
+    def split(self):
+        """The split that was decoded and scored."""
+        return next((split for split in ("test", "valid") if (self.data / f"corpus/{split}.target").exists()), "test")
+
+    def path(self, stage):
+        """The file that a stage of this experiment writes."""
+        folder = self.data if stage in ("prepare", "encode") else self.folder
+        return folder / FILES[stage].format(split=self.split)
 
     @property
     def references_sha256(self):
@@ -62,7 +89,7 @@ class Experiment:
             return value
 
         named = {name.lstrip("-"): plain(value) for name, value in self.settings.get("settings", {}).items()}
-        return {name: value for name, value in named.items() if name.lower() != "seed"}
+        return {name: value for name, value in named.items() if name not in PLACES and name.lower() != "seed"}
 
 
 def read_experiment(folder, name):
@@ -73,60 +100,51 @@ def read_experiment(folder, name):
     """
     if not folder.is_dir():
         raise ReportError(f"{folder} is no folder")
-    found = [file for file in (SETTINGS, *FILES.values()) if (folder / file).exists()]
-    if not found:
-        raise ReportError(f"{folder} is not the folder of an experiment, which has a {SETTINGS}: run a recipe")
     experiment = Experiment(name, folder)
-    experiment.settings = _json(folder / SETTINGS) if SETTINGS in found else {}
-    for stage, file in FILES.items():
-        if file not in found:
-            experiment.missing.append(_missing(experiment, stage, f"{folder / file} is missing"))
-    for stage in ("corpus", "encoded"):
-        if FILES[stage] in found:
-            setattr(experiment, stage, _json(folder / FILES[stage]))
-    if FILES["score"] in found:
-        experiment.score = _score(folder / FILES["score"])
-    if FILES["train"] in found:
+    if (folder / SETTINGS).exists():
+        experiment.settings = _json(folder / SETTINGS)
+    found = {stage: experiment.path(stage) for stage in FILES if experiment.path(stage).exists()}
+    if not found and not experiment.settings:
+        raise ReportError(f"{folder} is not the folder of an experiment, which has a {SETTINGS}: run a recipe")
+    experiment.problems = {stage: f"{experiment.path(stage)} is missing" for stage in FILES if stage not in found}
+    experiment.corpus = _json(found["prepare"]) if "prepare" in found else None
+    experiment.encoded = _json(found["encode"]) if "encode" in found else None
+    experiment.score = _score(found["score"]) if "score" in found else None
+    if "train" in found:
         _read_log(experiment)
     _read_texts(experiment)
     return experiment
 
 
-def _missing(experiment, stage, what):
-    return f"{what}: run the stage `{stage}` of {experiment.settings.get('recipe', 'its recipe')}"
-
-
 def _read_log(experiment):
-    path = experiment.folder / FILES["train"]
+    path = experiment.path("train")
     try:
         experiment.log = read_training_log(path)
     except ValueError as error:
-        experiment.missing.append(_missing(experiment, "train", str(error)))
+        experiment.problems["train"] = str(error)
     else:
         if not experiment.log.finished:
-            what = f"{path} ends after {experiment.log.updates:,} updates without the end of training"
-            experiment.missing.append(_missing(experiment, "train", what))
+            updates = experiment.log.updates
+            experiment.problems["train"] = f"{path} ends after {updates:,} updates without the end of training"
 
 
 def _read_texts(experiment):
-    corpus = experiment.folder / "corpus"
+    source, target = (experiment.data / "corpus" / f"{experiment.split}.{side}" for side in ("source", "target"))
     try:
-        if (corpus / "test.target").exists():
-            experiment.references = read_lines(corpus / "test.target")
-        if (corpus / "test.source").exists():
-            experiment.sources = read_lines(corpus / "test.source")
+        experiment.references = read_lines(target) if target.exists() else None
+        experiment.sources = read_lines(source) if source.exists() else None
     except ScoringError as error:
         raise ReportError(str(error)) from error
     if experiment.references is None:
         return
     if experiment.sources is not None and len(experiment.sources) != len(experiment.references):
-        raise ReportError(f"{corpus}: test.source and test.target differ in length")
-    path = experiment.folder / FILES["generate"]
+        raise ReportError(f"{source} and {target} differ in length")
+    path = experiment.path("generate")
     if path.exists():
         try:
             experiment.hypotheses = read_hypotheses(path, len(experiment.references))
         except ScoringError as error:
-            experiment.missing.append(_missing(experiment, "generate", str(error)))
+            experiment.problems["generate"] = str(error)
 
 
 def _json(path):

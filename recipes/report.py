@@ -113,7 +113,8 @@ def seed_groups(experiments):
         if one.score is None or not one.settings:
             continue
         rest = [one.settings.get(key) for key in ("recipe", "commit", "dirty", "versions")]
-        rest += [one.plain_settings(), one.references_sha256, comparable(one.score["signature"])]
+        rest += [one.plain_settings(), one.corpus, one.encoded, one.references_sha256]
+        rest.append(comparable(one.score["signature"]))
         groups.setdefault(to_json(rest, sort_keys=True), []).append(one)
     groups = [sorted(group, key=lambda one: str(one.settings.get("seed"))) for group in groups.values()]
     return [group for group in groups if len({one.settings.get("seed") for one in group}) == len(group) > 1]

@@ -43,7 +43,8 @@ def missing(experiments):
 def scores(experiments, baselines, comparison):
     """One table of scores over all experiments, one of statistics, and the comparisons."""
     rows = [{**one.score, "system": one.name} for one in experiments if one.score is not None] + baselines
-    return ["## ROUGE of the test set", table({"systems": rows, "comparison": comparison})] if rows else []
+    splits = " and ".join(dict.fromkeys(one.split for one in experiments))
+    return [f"## ROUGE of the {splits} set", table({"systems": rows, "comparison": comparison})] if rows else []
 
 
 def seeds(groups):
@@ -170,7 +171,7 @@ def shown_samples(groups, count):
             blocks += examples(shown, count, "###", LONGEST_SAMPLE)
     if not blocks:
         return []
-    return ["## Samples", "Texts at equal distances in the test set, by line from 0, not chosen by hand.", *blocks]
+    return ["## Samples", "Texts at equal distances in the set, by line from 0, not chosen by hand.", *blocks]
 
 
 def commands(experiments, repeat):

@@ -277,7 +277,7 @@ def test_an_interrupted_report_leaves_the_earlier_one(experiment, made, tmp_path
 
 @pytest.mark.parametrize(
     ("absent", "shown"),
-    [("score/score.json", "score"), ("generate/generate-test.txt", "generate"), ("encoded/manifest.json", "encoded")],
+    [("score/score.json", "score"), ("generate/generate-test.txt", "generate"), ("encoded/manifest.json", "encode")],
 )
 def test_what_is_missing_is_named_with_its_stage_and_the_rest_is_shown(experiment, made, capsys, absent, shown):
     one = experiment("one")
@@ -334,7 +334,7 @@ def test_an_experiment_without_corpus_is_shown_by_its_scores(experiment, made):
         (lambda folder: [shutil.rmtree(folder), folder.mkdir()], "one is not the folder of an experiment"),
         (lambda folder: (folder / "settings.json").write_text("{"), "settings.json is not JSON"),
         (lambda folder: (folder / "score/score.json").write_text("{}"), "score.json has no"),
-        (lambda folder: (folder / "corpus/test.source").write_text("x\n"), "test.source and test.target differ"),
+        (lambda folder: (folder / "corpus/test.source").write_text("x\n"), "corpus/test.target differ in length"),
     ],
 )
 def test_a_damaged_folder_is_one_clear_error(experiment, tmp_path, capsys, damage, message):
@@ -350,6 +350,36 @@ def test_a_folder_is_not_reported_twice(experiment, tmp_path, capsys):
     one = experiment("one")
     assert main([str(one), f"{one}/../one", "--out", str(tmp_path / "report")]) == 1
     assert "is given twice" in capsys.readouterr().err
+
+
+def test_data_of_another_experiment_are_read_there(experiment, made):
+    one, two = experiment("one"), experiment("two", OTHERS, seed=2, **{"data-from": "TO BE SET"})
+    for stage in ("corpus", "encoded"):
+        shutil.rmtree(two / stage)
+    change_json(two / "settings.json", lambda value: value["settings"].update({"data-from": str(one)}))
+    page, results = made(one, two)
+    assert "Not finished" not in page
+    assert [row["system"] for row in results["comparison"]][0] == "two"
+    assert results["same_but_for_seed"] == [["one", "two"]]
+
+
+def test_without_test_split_that_of_validation_is_read(experiment, made):
+    one = experiment("one")
+    for path in (*one.glob("corpus/test.*"), one / "generate/generate-test.txt"):
+        path.rename(path.with_name(path.name.replace("test", "valid")))
+    page, results = made(one)
+    assert "## ROUGE of the valid set" in page
+    assert "Not finished" not in page and len(results["baselines"]) == 2
+
+
+def test_what_is_missing_comes_in_the_order_of_the_stages(experiment, made):
+    one = experiment("one")
+    for stage in ("encoded", "generate"):
+        shutil.rmtree(one / stage)
+    (one / "train/train.log").write_text("no losses\n")
+    _, results = made(one)
+    (missing,) = [row["missing"] for row in results["experiments"]]
+    assert [sentence.split("`")[1] for sentence in missing] == ["encode", "train", "generate"]
 
 
 def test_folders_of_the_same_name_are_told_apart_by_their_paths(experiment, made):
