@@ -7,6 +7,7 @@ from fairseq.modules.quant_noise import quant_noise
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError
+from . import torch_ops
 from .backends import resolve
 from .memory import MEMORIES
 from .registry import choose
@@ -273,12 +274,45 @@ class SegmentedCrossAttention(SharedByBeams):
         if attn_mask is not None:
             raise ConfigurationError("segmented cross-attention takes no attn_mask: positions see a whole segment")
         context = as_context(key_padding_mask)
+        with_weights = need_weights or need_head_weights
+        if incremental_state is None:
+            beam = 1
+            output, weights, layout, plan = self._attend_whole(query, key, context, with_weights)
+        else:
+            output, weights, layout, plan, beam = self._attend_next(
+                query, key, context, incremental_state, with_weights
+            )
+        if weights is not None:
+            weights = self.join_weights(layout.scatter_weights(weights, plan.segments), beam, need_head_weights)
+        return self.out_proj(self.join_heads(output, beam)), weights
+
+    def _attend_whole(self, query: Tensor, key: Tensor, context: SourceContext, need_weights: bool):
+        """All positions at once, by the chosen backend: output, weights, layout and plan."""
         length, rows, _ = query.shape
-        decoding = incremental_state is not None
-        saved = self._load(incremental_state) if decoding else {}
+        if key.size(1) != rows:  # teacher forcing of several targets per source
+            key = key.repeat_interleave(rows // key.size(1), dim=1)
+        layout = context.layout(rows, key.size(0), self.segment_size, key.device)
+        keys, values = self.k_proj(key), self.v_proj(key)
+        queries = self.split_query(self.q_proj(query) * self.scaling, 1)
+        plan = context.plan(
+            self.schedule,
+            layout,
+            first_position=context.first_position or 0,
+            length=length,
+            target_lengths=context.target_lengths,
+            query=queries,
+            keys=layout.split_heads(keys, self.num_heads) if self.schedule.uses_content else None,
+        )
+        dropout = self.dropout if self.training else 0.0
+        return *self.attend(queries, keys, values, layout, plan, self.memory, dropout, need_weights), layout, plan
+
+    def _attend_next(
+        self, query: Tensor, key: Tensor | None, context: SourceContext, incremental_state: dict, need_weights: bool
+    ):
+        """The positions after those of the calls before, which kept the source: output, weights, layout, plan, beam."""
+        length, rows, _ = query.shape
+        saved = self._load(incremental_state)
         if not saved:
-            if not decoding and key.size(1) != rows:  # teacher forcing of several targets per source
-                key = key.repeat_interleave(rows // key.size(1), dim=1)
             layout, keys, values = self._project_source(key, context)
             saved = {
                 "prev_key": keys,
@@ -288,7 +322,6 @@ class SegmentedCrossAttention(SharedByBeams):
                 "position": 0,
             }
         keys, values, layout, beam = (saved[k] for k in ("prev_key", "prev_value", "layout", "beam_size"))
-
         queries = self.split_query(self.q_proj(query) * self.scaling, beam)
         first = saved["position"] if context.first_position is None else context.first_position
         plan = context.plan(
@@ -297,18 +330,15 @@ class SegmentedCrossAttention(SharedByBeams):
             first_position=first,
             length=length,
             copies=beam,
-            target_lengths=None if decoding else context.target_lengths,
-            decoding=decoding,
+            decoding=True,
             query=queries,
             keys=keys,
         )
         if "memory" not in saved:
             saved["memory"] = self.memory.encode(keys, values, plan)
-        if decoding:
-            saved["position"] = first + length
-            self.set_incremental_state(incremental_state, "attn_state", saved)
-
-        output, weights = self.attend(
+        saved["position"] = first + length
+        self.set_incremental_state(incremental_state, "attn_state", saved)
+        output, weights = torch_ops.attend(
             queries,
             keys,
             values,
@@ -317,11 +347,9 @@ class SegmentedCrossAttention(SharedByBeams):
             self.memory,
             saved["memory"],
             dropout=self.dropout if self.training else 0.0,
-            need_weights=need_weights or need_head_weights,
+            need_weights=need_weights,
         )
-        if weights is not None:
-            weights = self.join_weights(layout.scatter_weights(weights, plan.segments), beam, need_head_weights)
-        return self.out_proj(self.join_heads(output, beam)), weights
+        return output, weights, layout, plan, beam
 
     def _project_source(self, encoder_states: Tensor, context: SourceContext):
         """The layout of the segments, and keys and values (B, H, m, s, D)."""
@@ -366,4 +394,4 @@ class SegmentedCrossAttention(SharedByBeams):
             same_segment=True,
         )
         is_real = source.get("is_real")
-        return self.attend(queries, source["keys"], source["values"], is_real, plan, self.memory, memory)[0]
+        return torch_ops.attend(queries, source["keys"], source["values"], is_real, plan, self.memory, memory)[0]

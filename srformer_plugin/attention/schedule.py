@@ -84,6 +84,7 @@ class ClockSchedule:
             max_segments=layout.max_segments,
             state_follows_segment=True,
             same_segment=length == 1,
+            in_order=first_position == 0 and copies == 1,
         )
 
     def _row_lengths(self, target_lengths: Tensor | None) -> int | Tensor:

@@ -5,11 +5,15 @@ m_b = ceil(N_b / s) comes from its own unpadded length N_b: a sentence never dep
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .runs import QueryRuns
 
 
 class SourceLayout:
@@ -222,6 +226,8 @@ class SegmentPlan:
         state_follows_segment: queries with the same segment also read the same state (k is 1), so that both
             terms share one grouping.
         same_segment: all queries of a sentence read the same segment (one decoding step).
+        in_order: queries come in the order of the states they read, the same for all heads, from state 0 on and
+            without a gap; a state's readers attend to the segment whose visit made it. What kernels ask for.
     """
 
     segments: Tensor
@@ -231,6 +237,8 @@ class SegmentPlan:
     max_segments: int
     state_follows_segment: bool = False
     same_segment: bool = False
+    in_order: bool = False
+    runs: "QueryRuns | None" = field(default=None, repr=False, compare=False)  # kept here by `runs.query_runs`
 
     @cached_property
     def local(self) -> Grouping:

@@ -57,7 +57,11 @@ class SegmentSettings(FairseqDataclass):
         },
     )
     attention_backend: str = field(
-        default="auto", metadata={"help": "implementation of the segmented attention: auto or torch"}
+        default="auto",
+        metadata={
+            "help": "implementation of the segmented attention in training: torch (any device), triton (fused "
+            "kernels on a GPU) or auto (triton where it runs)"
+        },
     )
 
     @property

@@ -8,7 +8,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .segments import SegmentPlan
+from .segments import SegmentPlan, SourceLayout
+
+
+def attend_source(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    layout: SourceLayout,
+    plan: SegmentPlan,
+    memory: torch.nn.Module,
+    dropout: float = 0.0,
+    need_weights: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """`attend` from the projections of a source, all at once: training and scoring.
+
+    Args:
+        query: (B, H, Q, D), scaled already.
+        keys, values: (N, B, H * D), projections of the padded source.
+        layout: where its segments lie.
+        plan, memory, dropout, need_weights: as in `attend`.
+    Returns:
+        as `attend`.
+    """
+    keys, values = (layout.split_heads(x, query.size(1)) for x in (keys, values))
+    states = memory.encode(keys, values, plan)
+    return attend(query, keys, values, layout.is_real, plan, memory, states, dropout, need_weights)
 
 
 def attend(

@@ -1,0 +1,295 @@
+"""Segmented recurrent attention by fused Triton kernels, for training on a GPU (`--attention-backend triton`).
+
+Six launches for forward and backward together, no tensor of all targets by all sources, no host synchronisation.
+Keys and values are read from the projections as they are: padding is skipped by index, not copied away. Memory beside
+inputs and gradients, per sentence and head: m D^2 numbers of the inputs' width (of 4 bytes for fp16) between forward
+and backward, and m D^2 float32 during the forward pass. benchmarks/notes_attention.md has the byte counts.
+
+Results are the same every time for the same inputs and seed.
+"""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from . import torch_ops
+from .memory import MIN_KEY_NORM, NoMemory, RAFMemory
+from .raf import MIN_THRESHOLD
+from .runs import QueryRuns, query_runs
+from .segments import SegmentPlan, SourceLayout
+
+try:
+    import triton
+
+    from .kernels import backward, forward
+except ImportError:  # Triton comes with PyTorch's CUDA wheels; without it `backends.resolve` offers no Triton
+    triton = None
+
+logger = logging.getLogger(__name__)
+
+HEAD_DIMS = (16, 32, 64, 128)
+MAX_SEGMENT_SIZE = 256
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def is_interpreted() -> bool:
+    """Kernels run in Triton's interpreter, on the CPU (TRITON_INTERPRET=1 when Triton was imported)."""
+    return triton is not None and triton.knobs.runtime.interpret
+
+
+def obstacle(
+    query: Tensor, keys: Tensor, values: Tensor, layout: SourceLayout, plan: SegmentPlan, memory, need_weights: bool
+) -> str | None:
+    """Why the kernels cannot compute this call; None: they can."""
+    head_dim = query.size(3)
+    if triton is None:
+        return "Triton is not installed"
+    if not (query.is_cuda or is_interpreted()):
+        return f"tensors are on the device {query.device.type}"
+    if need_weights:
+        return "attention weights are asked for"
+    if type(memory) not in (RAFMemory, NoMemory):
+        return f"the memory is a {type(memory).__name__}"
+    if not plan.in_order:
+        return "queries do not come in the order of the segments they read"
+    if query.dtype not in DTYPES or not query.dtype == keys.dtype == values.dtype:
+        return f"dtypes are {query.dtype}, {keys.dtype} and {values.dtype}"
+    if head_dim not in HEAD_DIMS:
+        return f"the head size {head_dim} is none of {', '.join(map(str, HEAD_DIMS))}"
+    if layout.segment_size > MAX_SEGMENT_SIZE:
+        return f"the segment size {layout.segment_size} is above {MAX_SEGMENT_SIZE}"
+    return None
+
+
+_told: set[str] = set()
+
+
+def attend_source(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    layout: SourceLayout,
+    plan: SegmentPlan,
+    memory: torch.nn.Module,
+    dropout: float = 0.0,
+    need_weights: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """`torch_ops.attend_source` by kernels; by `torch_ops` where they do not apply, with the reason logged once."""
+    reason = obstacle(query, keys, values, layout, plan, memory, need_weights)
+    if reason is not None:
+        if reason not in _told:
+            _told.add(reason)
+            logger.info(f"attention is computed by PyTorch operations and not by Triton kernels: {reason}")
+        return torch_ops.attend_source(query, keys, values, layout, plan, memory, dropout, need_weights)
+    return _attend_fused(query, keys, values, layout, plan, memory, dropout), None
+
+
+@torch.compiler.disable
+def _attend_fused(query, keys, values, layout, plan, memory, dropout) -> Tensor:
+    query, keys, values = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, keys, values))
+    weight = leak = threshold = gate = clamp = None
+    if isinstance(memory, RAFMemory):
+        weight, leak, threshold, gate = memory.proj.weight, memory.leak, memory.threshold, memory.gate
+        clamp = memory.clamp
+    runs = query_runs(plan, layout)
+    sizes = (layout.segment_size, plan.max_segments, plan.num_states)
+    return FusedAttention.apply(query, keys, values, weight, leak, threshold, gate, runs, sizes, clamp, dropout)
+
+
+def _arithmetic(dtype: torch.dtype) -> dict:
+    """The constexprs of kernels/common.py."""
+    if is_interpreted():  # its products of bfloat16 are wrong
+        return {"DOT": _tl(torch.float32), "LOW": _tl(torch.float32), "PREC": "ieee", "EXACT": "ieee"}
+    if dtype == torch.bfloat16:
+        return {"DOT": _tl(dtype), "LOW": _tl(dtype), "PREC": "tf32", "EXACT": "tf32x3"}
+    if dtype == torch.float16:  # states reach beyond float16's range
+        return {"DOT": _tl(dtype), "LOW": _tl(torch.float32), "PREC": "tf32", "EXACT": "tf32x3"}
+    return {"DOT": _tl(dtype), "LOW": _tl(dtype), "PREC": "tf32x3", "EXACT": "tf32x3"}
+
+
+def _tl(dtype: torch.dtype):
+    return getattr(triton.language, str(dtype).removeprefix("torch."))
+
+
+def _state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which a state is kept for the backward pass: the accuracy of the gradients, which is the inputs'."""
+    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+
+
+# Programs that a launch should have at least, to fill a GPU of 132 multiprocessors several times.
+MIN_PROGRAMS = 1024
+
+
+def _chunking(batch_heads: int, max_segments: int) -> tuple[int, int]:
+    """Segments per program and programs per head: many programs, but few partial sums."""
+    per = max(1, min(8, batch_heads * max_segments // MIN_PROGRAMS))
+    return per, -(-max_segments // per)
+
+
+class FusedAttention(torch.autograd.Function):
+    """Local plus recurrent term: `query` (B, H, Q, D), `keys` and `values` (N, B, H * D) -> (B, H, Q, D)."""
+
+    @staticmethod
+    def forward(ctx, query, keys, values, weight, leak, threshold, gate, runs, sizes, clamp, dropout):
+        call = _Call(query, keys, values, weight, leak, threshold, gate, runs, sizes, clamp, dropout)
+        seed = None
+        if dropout > 0:
+            seed = torch.randint(2**31, (1,), device=query.device, dtype=torch.int64)
+        needs_backward = any(ctx.needs_input_grad)
+        output, saved = call.forward(seed)
+        if needs_backward:
+            ctx.call_arguments = (runs, sizes, clamp, dropout)
+            ctx.has_run = False
+            ctx.save_for_backward(query, keys, values, weight, leak, threshold, gate, seed, *saved)
+        return output
+
+    @staticmethod
+    def backward(ctx, upstream):
+        query, keys, values, weight, leak, threshold, gate, seed, *saved = ctx.saved_tensors
+        call = _Call(query, keys, values, weight, leak, threshold, gate, *ctx.call_arguments)
+        if ctx.has_run and weight is not None:  # the first backward pass overwrote the states
+            saved = call.forward(seed)[1]
+        ctx.has_run = True
+        upstream = upstream if upstream.stride(-1) == 1 else upstream.contiguous()
+        return (*call.backward(upstream, seed, saved), None, None, None, None)
+
+
+class _Call:
+    """The launches for one set of inputs."""
+
+    def __init__(self, query, keys, values, weight, leak, threshold, gate, runs: QueryRuns, sizes, clamp, dropout):
+        self.query, self.keys, self.values = query, keys, values
+        self.weight, self.leak, self.threshold, self.gate = weight, leak, threshold, gate
+        self.runs = runs
+        self.segment_size, self.max_segments, self.num_states = sizes
+        self.dropout = dropout
+        self.batch_size, self.num_heads, self.num_queries, self.head_dim = query.shape
+        self.batch_heads = self.batch_size * self.num_heads
+        self.per, self.chunks = _chunking(self.batch_heads, self.max_segments)
+        self.clamp = clamp
+        self.arithmetic = _arithmetic(query.dtype)
+        self.block_n = max(16, min(triton.next_power_of_2(self.segment_size), 64))
+        self.subs = -(-self.segment_size // self.block_n)
+        self.rows = 16  # of a state, per program of the scans
+
+    def like_output(self) -> Tensor:
+        """(B, H, Q, D) with positions outermost in memory: joining the heads then copies nothing."""
+        shape = (self.num_queries, self.batch_size, self.num_heads, self.head_dim)
+        return self.query.new_empty(shape).permute(1, 2, 0, 3)
+
+    def float32(self, *shape) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=self.query.device)
+
+    def _common(self) -> dict:
+        """Arguments of both segment kernels."""
+        runs = self.runs
+        return {
+            "lengths": runs.lengths, "index": runs.source_index, "state_of": runs.state_of_segment,
+            "starts": runs.starts, "H": self.num_heads, "Q": self.num_queries, "N": self.keys.size(0),
+            "R": self.num_states, "M": self.max_segments, "SEG": self.segment_size, "PER": self.per,
+            "CHUNKS": self.chunks, "bound": self.clamp or 0.0, "dropout": self.dropout, "D": self.head_dim,
+            "BLOCK_N": self.block_n, "SUBS": self.subs, "BLOCK_Q": runs.block,
+            "HAS_INDEX": runs.source_index is not None, "MEMORY": self.weight is not None,
+            "CLAMP": self.clamp is not None, "DROPOUT": self.dropout > 0, **self.arithmetic,
+        }  # fmt: skip
+
+    def _scan(self) -> dict:
+        """Arguments of both scan kernels."""
+        runs = self.runs
+        return {
+            "leak": self.leak, "threshold": self.threshold, "gate": self.gate, "item_first": runs.item_first,
+            "item_state": runs.item_state, "item_count": runs.item_count, "H": self.num_heads,
+            "Q": self.num_queries, "R": self.num_states, "ITEMS": runs.max_items, "D": self.head_dim,
+            "BLOCK_Q": runs.block, "HAS_GATE": self.gate is not None, "MIN_THRESHOLD": MIN_THRESHOLD,
+            **{name: self.arithmetic[name] for name in ("DOT", "LOW", "PREC")},
+        }  # fmt: skip
+
+    def forward(self, seed: Tensor | None) -> tuple[Tensor, tuple]:
+        """The output, and what the backward pass needs."""
+        size, states, head_dim = self.batch_heads, self.num_states, self.head_dim
+        local, lse = self.like_output(), self.float32(size, self.num_queries)
+        has_memory = self.weight is not None
+        products = sums = squares = None
+        if has_memory:
+            products = self.float32(size, states, head_dim, head_dim)
+            sums = self.float32(size, self.chunks, head_dim, head_dim)
+            squares = self.float32(size, self.chunks, head_dim)
+        split = has_memory and self.weight.dtype != torch.bfloat16
+        forward.segment_forward[(self.chunks, size)](
+            self.query, self.keys, self.values, self.weight, products, sums, squares, local, lse,
+            seed=seed, SPLIT_W=split, **_strides("q", self.query), **_strides("o", local),
+            **_source_strides("k", self.keys), **_source_strides("v", self.values), **self._common(),
+            num_warps=self._warps(), num_stages=2,
+        )  # fmt: skip
+        if not has_memory:
+            return local, (local, lse)
+        total, drive = (self.float32(size, head_dim, head_dim) for _ in range(2))
+        inverse_norm = self.float32(size, head_dim)
+        forward.total_products[(head_dim // self.rows, size)](
+            sums, squares, self.weight, total, drive, inverse_norm, self.chunks, self.clamp or 0.0,
+            D=head_dim, ROWS=self.rows, CLAMP=self.clamp is not None, SPLIT_W=split,
+            LOW=self.arithmetic["LOW"], EXACT=self.arithmetic["EXACT"], MIN_SQUARE=MIN_KEY_NORM**2,
+        )  # fmt: skip
+        output = self.like_output()
+        excess = torch.empty_like(products, dtype=_state_dtype(self.query.dtype))
+        forward.scan_forward[(head_dim // self.rows, size)](
+            self.query, products, drive, inverse_norm, local, output, excess, COLS=self.rows, STAGES=3,
+            **_strides("q", self.query), **_strides("o", output), **self._scan(), num_warps=4,
+        )  # fmt: skip
+        return output, (local, lse, excess, total, inverse_norm)
+
+    def backward(self, upstream: Tensor, seed: Tensor | None, saved) -> tuple:
+        """Gradients of query, keys, values, weight, leak, threshold and gate."""
+        local, lse, *memory = saved
+        size, head_dim, blocks = self.batch_heads, self.head_dim, self.head_dim // self.rows
+        has_memory = self.weight is not None
+        dq = self.like_output()
+        dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (self.keys, self.values))
+        total_gradient = norm_parts = weight_parts = None
+        excess = total = inverse_norm = None
+        if has_memory:
+            excess, total, inverse_norm = memory
+            total_gradient = self.float32(size, head_dim, head_dim)
+            norm_parts = self.float32(size, blocks, head_dim)
+            scalar_parts = self.float32(size * blocks, 2)
+            weight_parts = self.float32(size * self.chunks, head_dim, head_dim)
+            backward.scan_backward[(blocks, size)](
+                self.query, upstream, dq, excess, self.weight, total, inverse_norm, total_gradient, norm_parts,
+                scalar_parts, bound=self.clamp or 0.0, CLAMP=self.clamp is not None, ROWS=self.rows, STAGES=3,
+                **_strides("q", self.query), **_strides("u", upstream), **_strides("o", dq), **self._scan(),
+                num_warps=4,
+            )  # fmt: skip
+        backward.segment_backward[(self.chunks, size)](
+            self.query, self.keys, self.values, self.weight, upstream, local, lse, dq, dk, dv, excess, total,
+            inverse_norm, total_gradient, norm_parts, weight_parts, gate=self.gate, seed=seed,
+            BLOCKS=blocks, HAS_GATE=self.gate is not None,
+            **_strides("q", self.query), **_strides("u", upstream), **_strides("o", dq),
+            **_source_strides("k", self.keys), **_source_strides("v", self.values), **_source_strides("g", dk),
+            **self._common(), num_warps=self._warps(), num_stages=2,
+        )  # fmt: skip
+        if not has_memory:
+            return dq, dk, dv, None, None, None, None
+        parameters = (self.weight, self.leak, self.threshold, self.gate)
+        gradients = [None if p is None else torch.empty_like(p) for p in parameters]
+        columns = 64
+        programs = head_dim**2 // columns + 1 + (0 if self.gate is None else self.num_heads)
+        backward.parameter_gradients[(programs,)](
+            weight_parts, scalar_parts, norm_parts, inverse_norm, self.gate, *gradients,
+            self.batch_size, self.num_heads, size * self.chunks, self.chunks,
+            D=head_dim, BLOCKS=blocks, ROWS=64, COLS=columns, HAS_GATE=self.gate is not None,
+        )  # fmt: skip
+        return dq, dk, dv, *gradients
+
+    def _warps(self) -> int:
+        return 8 if self.head_dim > 64 else 4
+
+
+def _strides(name: str, tensor: Tensor) -> dict:
+    """Strides of a (B, H, Q, D) tensor as kernel arguments."""
+    return {f"{name}_{axis}": tensor.stride(i) for i, axis in enumerate("bht")}
+
+
+def _source_strides(name: str, tensor: Tensor) -> dict:
+    """Strides of a (N, B, H * D) tensor as kernel arguments."""
+    return {f"{name}_{axis}": tensor.stride(i) for i, axis in enumerate("nb")}
