@@ -9,6 +9,7 @@ Results are the same every time for the same inputs and seed.
 """
 
 import logging
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -101,11 +102,10 @@ def _arithmetic(dtype: torch.dtype) -> dict:
     """The constexprs of kernels/common.py."""
     if is_interpreted():  # its products of bfloat16 are wrong
         return {"DOT": _tl(torch.float32), "LOW": _tl(torch.float32), "PREC": "ieee", "EXACT": "ieee"}
-    if dtype == torch.bfloat16:
-        return {"DOT": _tl(dtype), "LOW": _tl(dtype), "PREC": "tf32", "EXACT": "tf32x3"}
-    if dtype == torch.float16:  # states reach beyond float16's range
-        return {"DOT": _tl(dtype), "LOW": _tl(torch.float32), "PREC": "tf32", "EXACT": "tf32x3"}
-    return {"DOT": _tl(dtype), "LOW": _tl(dtype), "PREC": "tf32x3", "EXACT": "tf32x3"}
+    # Operands of float32 are split into three parts of bfloat16: 2^-16 from the three largest products of parts, about
+    # float32's own accuracy from six. (tf32x3 lies between them and needs more shared memory than there is at D 128.)
+    low = torch.float32 if dtype == torch.float32 else torch.bfloat16
+    return {"DOT": _tl(dtype), "LOW": _tl(low), "PREC": "bf16x3", "EXACT": "bf16x6"}
 
 
 def _tl(dtype: torch.dtype):
@@ -113,17 +113,38 @@ def _tl(dtype: torch.dtype):
 
 
 def _state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In which a state is kept for the backward pass: the accuracy of the gradients, which is the inputs'."""
-    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+    """In which a state is kept for the backward pass: the accuracy of its gradients, with float32's range."""
+    return torch.float32 if dtype == torch.float32 else torch.bfloat16
 
 
-# Programs that a launch should have at least, to fill a GPU of 132 multiprocessors several times.
-MIN_PROGRAMS = 1024
+@dataclass
+class Launch:
+    """How kernels are launched; measured on an H100 (benchmarks/notes_attention.md)."""
+
+    warps: int
+    stages: int
+    registers: int | None = None  # per thread at most, so that more programs share a multiprocessor
+
+    def options(self) -> dict:
+        limit = {} if self.registers is None or is_interpreted() else {"maxnreg": self.registers}
+        return {"num_warps": self.warps, "num_stages": self.stages, **limit}
 
 
-def _chunking(batch_heads: int, max_segments: int) -> tuple[int, int]:
-    """Segments per program and programs per head: many programs, but few partial sums."""
-    per = max(1, min(8, batch_heads * max_segments // MIN_PROGRAMS))
+SEGMENT_FORWARD = Launch(4, 2)
+SEGMENT_BACKWARD = Launch(8, 2)
+SEGMENT_LARGE = Launch(8, 1)  # at D 128
+SCAN_FORWARD = Launch(4, 3)  # stages: steps whose loads are under way
+SCAN_BACKWARD = Launch(4, 3)
+SCAN_ROWS = 16  # rows (columns forward) of a state per program of the scans
+# Programs that a launch should have at least, and segments of one program at most: a program of many segments has few
+# partial sums to write.
+MIN_PROGRAMS = {"forward": 1024, "backward": 1024}
+MAX_PER_PROGRAM = {"forward": 8, "backward": 8}
+
+
+def _chunking(kernel: str, batch_heads: int, max_segments: int) -> tuple[int, int]:
+    """Segments per program and programs per head."""
+    per = max(1, min(MAX_PER_PROGRAM[kernel], batch_heads * max_segments // MIN_PROGRAMS[kernel]))
     return per, -(-max_segments // per)
 
 
@@ -166,12 +187,11 @@ class _Call:
         self.dropout = dropout
         self.batch_size, self.num_heads, self.num_queries, self.head_dim = query.shape
         self.batch_heads = self.batch_size * self.num_heads
-        self.per, self.chunks = _chunking(self.batch_heads, self.max_segments)
         self.clamp = clamp
         self.arithmetic = _arithmetic(query.dtype)
-        self.block_n = max(16, min(triton.next_power_of_2(self.segment_size), 64))
+        large = 32 if query.dtype == torch.float32 and self.head_dim > 64 else 64
+        self.block_n = max(16, min(triton.next_power_of_2(self.segment_size), large))
         self.subs = -(-self.segment_size // self.block_n)
-        self.rows = 16  # of a state, per program of the scans
 
     def like_output(self) -> Tensor:
         """(B, H, Q, D) with positions outermost in memory: joining the heads then copies nothing."""
@@ -181,14 +201,14 @@ class _Call:
     def float32(self, *shape) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=self.query.device)
 
-    def _common(self) -> dict:
+    def _common(self, per: int, chunks: int) -> dict:
         """Arguments of both segment kernels."""
         runs = self.runs
         return {
             "lengths": runs.lengths, "index": runs.source_index, "state_of": runs.state_of_segment,
             "starts": runs.starts, "H": self.num_heads, "Q": self.num_queries, "N": self.keys.size(0),
-            "R": self.num_states, "M": self.max_segments, "SEG": self.segment_size, "PER": self.per,
-            "CHUNKS": self.chunks, "bound": self.clamp or 0.0, "dropout": self.dropout, "D": self.head_dim,
+            "R": self.num_states, "M": self.max_segments, "SEG": self.segment_size, "PER": per,
+            "CHUNKS": chunks, "bound": self.clamp or 0.0, "dropout": self.dropout, "D": self.head_dim,
             "BLOCK_N": self.block_n, "SUBS": self.subs, "BLOCK_Q": runs.block,
             "HAS_INDEX": runs.source_index is not None, "MEMORY": self.weight is not None,
             "CLAMP": self.clamp is not None, "DROPOUT": self.dropout > 0, **self.arithmetic,
@@ -208,41 +228,44 @@ class _Call:
     def forward(self, seed: Tensor | None) -> tuple[Tensor, tuple]:
         """The output, and what the backward pass needs."""
         size, states, head_dim = self.batch_heads, self.num_states, self.head_dim
+        per, chunks = _chunking("forward", size, self.max_segments)
         local, lse = self.like_output(), self.float32(size, self.num_queries)
         has_memory = self.weight is not None
         products = sums = squares = None
         if has_memory:
             products = self.float32(size, states, head_dim, head_dim)
-            sums = self.float32(size, self.chunks, head_dim, head_dim)
-            squares = self.float32(size, self.chunks, head_dim)
+            sums = self.float32(size, chunks, head_dim, head_dim)
+            squares = self.float32(size, chunks, head_dim)
         split = has_memory and self.weight.dtype != torch.bfloat16
-        forward.segment_forward[(self.chunks, size)](
+        forward.segment_forward[(chunks, size)](
             self.query, self.keys, self.values, self.weight, products, sums, squares, local, lse,
             seed=seed, SPLIT_W=split, **_strides("q", self.query), **_strides("o", local),
-            **_source_strides("k", self.keys), **_source_strides("v", self.values), **self._common(),
-            num_warps=self._warps(), num_stages=2,
+            **_source_strides("k", self.keys), **_source_strides("v", self.values), **self._common(per, chunks),
+            **(SEGMENT_FORWARD if head_dim <= 64 else SEGMENT_LARGE).options(),
         )  # fmt: skip
         if not has_memory:
             return local, (local, lse)
         total, drive = (self.float32(size, head_dim, head_dim) for _ in range(2))
         inverse_norm = self.float32(size, head_dim)
-        forward.total_products[(head_dim // self.rows, size)](
-            sums, squares, self.weight, total, drive, inverse_norm, self.chunks, self.clamp or 0.0,
-            D=head_dim, ROWS=self.rows, CLAMP=self.clamp is not None, SPLIT_W=split,
+        forward.total_products[(head_dim // 16, size)](
+            sums, squares, self.weight, total, drive, inverse_norm, chunks, self.clamp or 0.0,
+            D=head_dim, ROWS=16, CLAMP=self.clamp is not None, SPLIT_W=split,
             LOW=self.arithmetic["LOW"], EXACT=self.arithmetic["EXACT"], MIN_SQUARE=MIN_KEY_NORM**2,
         )  # fmt: skip
         output = self.like_output()
         excess = torch.empty_like(products, dtype=_state_dtype(self.query.dtype))
-        forward.scan_forward[(head_dim // self.rows, size)](
-            self.query, products, drive, inverse_norm, local, output, excess, COLS=self.rows, STAGES=3,
-            **_strides("q", self.query), **_strides("o", output), **self._scan(), num_warps=4,
+        forward.scan_forward[(head_dim // SCAN_ROWS, size)](
+            self.query, products, drive, inverse_norm, local, output, excess, COLS=SCAN_ROWS,
+            STAGES=SCAN_FORWARD.stages, **_strides("q", self.query), **_strides("o", output), **self._scan(),
+            **SCAN_FORWARD.options(),
         )  # fmt: skip
         return output, (local, lse, excess, total, inverse_norm)
 
     def backward(self, upstream: Tensor, seed: Tensor | None, saved) -> tuple:
         """Gradients of query, keys, values, weight, leak, threshold and gate."""
         local, lse, *memory = saved
-        size, head_dim, blocks = self.batch_heads, self.head_dim, self.head_dim // self.rows
+        per, chunks = _chunking("backward", self.batch_heads, self.max_segments)
+        size, head_dim, blocks = self.batch_heads, self.head_dim, self.head_dim // SCAN_ROWS
         has_memory = self.weight is not None
         dq = self.like_output()
         dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (self.keys, self.values))
@@ -253,20 +276,21 @@ class _Call:
             total_gradient = self.float32(size, head_dim, head_dim)
             norm_parts = self.float32(size, blocks, head_dim)
             scalar_parts = self.float32(size * blocks, 2)
-            weight_parts = self.float32(size * self.chunks, head_dim, head_dim)
+            weight_parts = self.float32(size * chunks, head_dim, head_dim)
             backward.scan_backward[(blocks, size)](
                 self.query, upstream, dq, excess, self.weight, total, inverse_norm, total_gradient, norm_parts,
-                scalar_parts, bound=self.clamp or 0.0, CLAMP=self.clamp is not None, ROWS=self.rows, STAGES=3,
+                scalar_parts, bound=self.clamp or 0.0, CLAMP=self.clamp is not None, ROWS=SCAN_ROWS,
+                STAGES=SCAN_BACKWARD.stages,
                 **_strides("q", self.query), **_strides("u", upstream), **_strides("o", dq), **self._scan(),
-                num_warps=4,
+                **SCAN_BACKWARD.options(),
             )  # fmt: skip
-        backward.segment_backward[(self.chunks, size)](
+        backward.segment_backward[(chunks, size)](
             self.query, self.keys, self.values, self.weight, upstream, local, lse, dq, dk, dv, excess, total,
             inverse_norm, total_gradient, norm_parts, weight_parts, gate=self.gate, seed=seed,
             BLOCKS=blocks, HAS_GATE=self.gate is not None,
             **_strides("q", self.query), **_strides("u", upstream), **_strides("o", dq),
             **_source_strides("k", self.keys), **_source_strides("v", self.values), **_source_strides("g", dk),
-            **self._common(), num_warps=self._warps(), num_stages=2,
+            **self._common(per, chunks), **(SEGMENT_BACKWARD if head_dim <= 64 else SEGMENT_LARGE).options(),
         )  # fmt: skip
         if not has_memory:
             return dq, dk, dv, None, None, None, None
@@ -276,13 +300,10 @@ class _Call:
         programs = head_dim**2 // columns + 1 + (0 if self.gate is None else self.num_heads)
         backward.parameter_gradients[(programs,)](
             weight_parts, scalar_parts, norm_parts, inverse_norm, self.gate, *gradients,
-            self.batch_size, self.num_heads, size * self.chunks, self.chunks,
+            self.batch_size, self.num_heads, size * chunks, chunks,
             D=head_dim, BLOCKS=blocks, ROWS=64, COLS=columns, HAS_GATE=self.gate is not None,
         )  # fmt: skip
         return dq, dk, dv, *gradients
-
-    def _warps(self) -> int:
-        return 8 if self.head_dim > 64 else 4
 
 
 def _strides(name: str, tensor: Tensor) -> dict:

@@ -88,7 +88,7 @@ class Case:
         return getattr(self.memory, "gate", None) is not None
 
     def _results(self, output, inputs, memory):
-        parameters = [p for p in memory.parameters()]
+        parameters = list(memory.parameters())
         names = list(NAMES[:3]) + [
             {"proj.weight": "W", "leak": "leak", "threshold": "threshold", "gate": "gate"}[name]
             for name, _ in memory.named_parameters()
@@ -111,7 +111,7 @@ class Case:
         return layout, build_schedule("fixed", self.expected).plan(layout, 0, self.query.size(2))
 
     def exact(self, by_torch=False):
-        """The same in float64 by the plain reference, or by its vectorised equal for what the loops are too slow for."""
+        """The same in float64 by the plain reference, or by its vectorised equal where the loops are too slow."""
         inputs, memory = self._leaves(DEVICE if by_torch else "cpu", torch.float64)
         if by_torch:
             layout, plan = self.layout_and_plan(DEVICE)
@@ -185,7 +185,7 @@ def test_a_source_without_a_token_gives_zeros_and_harms_no_other():
 
 
 def test_dropout_drops_the_share_asked_for_and_its_gradients_are_those_of_the_kept_weights():
-    """Values that are one-hot per slot make the output the dropped weights themselves; a reference then repeats them."""
+    """Values that are one-hot per slot make the output the dropped weights; a reference then repeats them."""
     case = Case([30, 30], 12, 16, kind="segmented", expected=12)
     layout, plan = case.layout_and_plan(DEVICE)
     query, keys, values, memory = (*(x.to(DEVICE) for x in (case.query, case.keys, case.values)), case.memory)
@@ -213,7 +213,8 @@ def test_dropout_drops_the_share_asked_for_and_its_gradients_are_those_of_the_ke
     expected = torch.einsum("bhts,tsbhd->bhtd", weights, v[segment])
     check({"output": output}, {"output": expected.detach()}, 1e-5)
     upstream = torch.randn_like(output)
-    for a, b in zip(torch.autograd.grad(output, leaves, upstream), torch.autograd.grad(expected, plain, upstream.double())):
+    ours, exact = torch.autograd.grad(output, leaves, upstream), torch.autograd.grad(expected, plain, upstream.double())
+    for a, b in zip(ours, exact):
         check({"x": a}, {"x": b}, 1e-5)
 
 
@@ -270,9 +271,11 @@ def test_the_module_trains_by_kernels_as_by_pytorch():
         mask = torch.zeros(2, 30, dtype=torch.bool, device=DEVICE)
         mask[1, :11] = True
         output, _ = module(query, encoder.requires_grad_(), encoder, mask)
-        results.append([output.detach(), *torch.autograd.grad(output.square().sum(), [encoder, *module.parameters()])])
-    for a, b in zip(*results):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        gradients = torch.autograd.grad(output.square().sum(), [encoder, *module.parameters()])
+        results.append([output.detach(), *gradients])
+    for name, a, b in zip(("output", "encoder", *dict(module.named_parameters())), *results):
+        # a key's bias moves all scores of a softmax alike: its gradient comes from the memory alone, and is small
+        check({name: a}, {name: b}, 1e-3 if name == "k_proj.bias" else 1e-4)
 
 
 def test_triton_asked_for_and_missing_is_one_clear_error(monkeypatch):
@@ -282,20 +285,17 @@ def test_triton_asked_for_and_missing_is_one_clear_error(monkeypatch):
     assert resolve("auto") is torch_ops.attend_source
 
 
-SIZES = [
-    (n, t, s) for n in (1, 63, 500, 1000) for t in (1, 7, 129) for s in ((64, 24) if n < 1000 else (64, 8, 256))
-]
-
-
 @ON_GPU
-@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
-@pytest.mark.parametrize("head_dim", [32, 64, 128])
 @pytest.mark.parametrize("clamp", [0.0, 2.0])
-def test_odd_sizes_on_the_gpu(dtype, head_dim, clamp):
-    for n, t, s in SIZES:
-        lengths, shifts = [n, max(1, n // 3), 1], [0, n - max(1, n // 3), n // 2]
-        case = Case(lengths, t, s, head_dim, 3, shifts, n, max(1, t - 2), dtype, clamp)
-        check(case.fused(), case.exact(by_torch=True), TOLERANCE[dtype])
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("segment_size", [64, 24])
+def test_odd_sizes_on_the_gpu(dtype, head_dim, clamp, segment_size):
+    for n in (1, 63, 500, 1000):
+        for t in (1, 7, 129):
+            lengths, shifts = [n, max(1, n // 3), 1], [0, n - max(1, n // 3), n // 2]
+            case = Case(lengths, t, segment_size, head_dim, 3, shifts, n, max(1, t - 2), dtype, clamp)
+            check(case.fused(), case.exact(by_torch=True), TOLERANCE[dtype])
 
 
 @ON_GPU
@@ -308,8 +308,8 @@ def test_random_shapes_on_the_gpu(seed):
     targets = rng.randint(1, 200)
     dtype = rng.choice(list(TOLERANCE))
     case = Case(
-        lengths, targets, rng.randint(8, 256), rng.choice([32, 64, 128]), rng.randint(1, 4), shifts, width,
-        rng.randint(1, 250), dtype, rng.choice([0.0, 2.0]), rng.random() < 0.3, rng.choice(["srformer", "segmented"]),
-        seed=seed,
+        lengths, targets, rng.choice([8, 16, 17, 64, 100, 256]), rng.choice([32, 64, 128]), rng.randint(1, 4), shifts,
+        width, rng.randint(1, 250), dtype, rng.choice([0.0, 2.0]), rng.random() < 0.3,
+        rng.choice(["srformer", "srformer", "segmented"]), seed=seed,
     )  # fmt: skip
     check(case.fused(), case.exact(by_torch=True), TOLERANCE[dtype])

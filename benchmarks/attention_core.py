@@ -1,0 +1,265 @@
+"""Time and memory of the attention core in training: the fused kernels against PyTorch's full attention.
+
+    python -m benchmarks.attention_core [--quick] [--json benchmarks/results/attention_core.json]
+
+Needs a CUDA device. Each case is one layer's attention from projected queries, keys and values to their gradients
+(and those of the memory's parameters), H = 12, D = 64, s = 64, bfloat16, sources between 7/8 N and N tokens, padded on
+the right. Peers, in the same run: `scaled_dot_product_attention` with the same key mask, by its default backend and
+by every other that takes a mask, and the vectorised PyTorch path. Medians of at least 30 calls, the L2 cache flushed
+before each, as `triton.testing.do_bench` does; "graph" are replays of a CUDA graph, which leave out what Python and the
+launches cost. The peak counts the inputs, the output, its gradient and all gradients.
+
+The plan of a batch (which segment a position reads) is made once per forward pass of a model and shared by its layers:
+it is timed by itself. An implementation whose output or gradients miss the float64 result is not timed.
+"""
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks.rows import provenance, write_rows
+from srformer_plugin.attention import torch_ops, triton_ops
+from srformer_plugin.attention.memory import RAFMemory
+from srformer_plugin.attention.runs import query_runs
+from srformer_plugin.attention.schedule import build_schedule
+from srformer_plugin.attention.segments import SourceLayout
+from srformer_plugin.attention.settings import SegmentSettings
+
+SIZES = [(16, 128, 1024), (8, 256, 4096), (4, 512, 16384), (16, 1024, 1024)]  # B, T, N
+HEADS, HEAD_DIM, SEGMENT = 12, 64, 64
+TOLERANCE = 1e-2
+KERNELS = ("segment_forward", "total_products", "scan_forward", "scan_backward", "segment_backward")
+KERNELS += ("parameter_gradients",)
+
+
+class Inputs:
+    """Projected queries, keys and values of one size, and the gradient that comes from above."""
+
+    def __init__(self, batch, targets, source, dtype=torch.bfloat16):
+        torch.manual_seed(0)
+        self.size = (batch, targets, source)
+        width = HEADS * HEAD_DIM
+        query = torch.randn(targets, batch, width, device="cuda") * HEAD_DIM**-0.5
+        self.query = query.to(dtype).view(targets, batch, HEADS, HEAD_DIM).permute(1, 2, 0, 3)
+        self.keys, self.values = (torch.randn(source, batch, width, device="cuda").to(dtype) for _ in range(2))
+        self.upstream = torch.randn(targets, batch, HEADS, HEAD_DIM, device="cuda").to(dtype).permute(1, 2, 0, 3)
+        lengths = torch.linspace(source * 7 // 8, source, batch, device="cuda").long()
+        self.mask = torch.arange(source, device="cuda") >= lengths.unsqueeze(1)
+        self.schedule = build_schedule("fixed", targets)
+        self.memory = RAFMemory(HEADS, HEAD_DIM, SegmentSettings()).cuda().to(dtype)
+        self.plan()
+
+    def plan(self):
+        """Make layout and plan anew, as a model does once per forward pass."""
+        batch, targets, source = self.size
+        self.layout = SourceLayout(self.mask, batch, source, SEGMENT, "cuda")
+        self.segment_plan = self.schedule.plan(self.layout, 0, targets)
+        query_runs(self.segment_plan, self.layout)
+
+    def bytes(self):
+        return sum(x.numel() * x.element_size() for x in (self.query, self.keys, self.values))
+
+    def heads_first(self):
+        """(B, H, N, D) for full attention, laid out for it: what that copy costs is not counted."""
+        split = (x.unflatten(2, (HEADS, HEAD_DIM)).permute(1, 2, 0, 3).contiguous() for x in (self.keys, self.values))
+        return (self.query.contiguous(), *split)
+
+    def segmented(self, attend, dtype=None):
+        """(function without arguments, leaves) of a segmented implementation."""
+        memory = RAFMemory(HEADS, HEAD_DIM, SegmentSettings()).cuda().to(dtype or self.query.dtype)
+        memory.load_state_dict(self.memory.state_dict())
+        leaves = [x.to(dtype or x.dtype).detach().requires_grad_() for x in (self.query, self.keys, self.values)]
+        parameters = [*leaves, *memory.parameters()]
+        return lambda: attend(*leaves, self.layout, self.segment_plan, memory)[0], parameters
+
+    def full(self, backend=None):
+        """(function, leaves) of full attention with the key mask; `backend` None: PyTorch's choice."""
+        leaves = [x.detach().requires_grad_() for x in self.heads_first()]
+        mask = ~self.mask[:, None, None, :]
+
+        def attend():
+            if backend is None:
+                return F.scaled_dot_product_attention(*leaves, attn_mask=mask, scale=1.0)
+            with sdpa_kernel(backend):
+                return F.scaled_dot_product_attention(*leaves, attn_mask=mask, scale=1.0)
+
+        return attend, leaves
+
+
+def gradients(attend, leaves, upstream):
+    return torch.autograd.grad(attend(), leaves, upstream)
+
+
+def results(attend, leaves, upstream):
+    """Output and gradients."""
+    output = attend()
+    return [output.detach(), *torch.autograd.grad(output, leaves, upstream.to(output.dtype))]
+
+
+def largest_error(ours, exact):
+    return max(((a.double() - b).norm() / b.norm()).item() for a, b in zip(ours, exact))
+
+
+def graphed(function):
+    """A CUDA graph of `function`, as a function that replays it."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = function()
+    return lambda: (graph.replay(), kept)[0]
+
+
+def milliseconds(function, quick):
+    import triton.testing
+
+    return triton.testing.do_bench(function, warmup=25, rep=60 if quick else 200, return_mode="median")
+
+
+def peak_bytes(function, inputs):
+    """Most memory in use during a call beyond what lay there before it, plus the inputs."""
+    function()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    kept = function()
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - before
+    del kept
+    return peak + inputs.bytes() + inputs.upstream.numel() * inputs.upstream.element_size()
+
+
+def measure(attend, leaves, inputs, quick):
+    """Milliseconds eager and as a graph, forward and both passes, and the peak relative to the inputs."""
+
+    def both():
+        return gradients(attend, leaves, inputs.upstream)
+
+    numbers = {"forward_ms": milliseconds(attend, quick), "both_ms": milliseconds(both, quick)}
+    try:
+        numbers["graph_both_ms"] = milliseconds(graphed(both), quick)
+    except RuntimeError as error:  # operations that ask the device for a value cannot be captured
+        numbers["graph_both_ms"] = None
+        torch.cuda.synchronize()
+        print(f"      no CUDA graph: {str(error).splitlines()[0][:100]}")
+    numbers["peak_over_inputs"] = peak_bytes(both, inputs) / inputs.bytes()
+    return {name: value if value is None else round(value, 4) for name, value in numbers.items()}
+
+
+def kernel_times(function, calls=20):
+    """Mean microseconds of every fused kernel in one call."""
+    for _ in range(3):
+        function()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        for _ in range(calls):
+            function()
+        torch.cuda.synchronize()
+    times = defaultdict(float)
+    for event in profiler.key_averages():
+        name = event.key if event.key in KERNELS else "other"
+        times[name] += event.self_device_time_total / calls
+    return {name: times.get(name, 0.0) for name in (*KERNELS, "other")}
+
+
+def least_bytes(inputs):
+    """Bytes that every kernel must move, inputs and outputs once (notes_attention.md)."""
+    batch, targets, source = inputs.size
+    heads = batch * HEADS
+    states, width = inputs.segment_plan.num_states, inputs.keys.element_size()
+    source_bytes = 2 * heads * source * HEAD_DIM * width  # K and V
+    target_bytes = heads * targets * HEAD_DIM * width  # one of q, output, ...
+    state = heads * states * HEAD_DIM**2
+    return {
+        "segment_forward": source_bytes + 4 * state + 2 * target_bytes,
+        "scan_forward": 4 * state + width * state + 3 * target_bytes,
+        "scan_backward": 2 * width * state + 3 * target_bytes,
+        "segment_backward": 2 * source_bytes + width * state + 5 * target_bytes,
+    }
+
+
+def breakdown(inputs, attend, leaves):
+    """Print every kernel's time and the rate at which it moves the bytes it must."""
+    times = kernel_times(lambda: gradients(attend, leaves, inputs.upstream))
+    least = least_bytes(inputs)
+    for name, microseconds in times.items():
+        rate = f"{least[name] / microseconds / 1e3:7.0f} GB/s" if name in least and microseconds else ""
+        print(f"      {name:20} {microseconds:8.1f} us {rate}", flush=True)
+    total = sum(least.values())
+    print(f"      least bytes {total / 1e6:.0f} MB: {total / 3e9:.3f} ms at 3 TB/s", flush=True)
+    return times
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions, without the slow peer")
+    parser.add_argument("--commit", help="commit to write down where there is no git")
+    parser.add_argument("--json", type=Path, help="file to write the results to")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("needs a CUDA device")
+    measured_on = provenance(torch.cuda.get_device_name(), options.commit)
+    rows = []
+    for size in SIZES:
+        inputs = Inputs(*size)
+        case = dict(zip(("batch", "targets", "source"), size))
+        print(case, flush=True)
+        exact = results(*inputs.segmented(torch_ops.attend_source, torch.float64), inputs.upstream)
+        candidates = {"triton": inputs.segmented(triton_ops.attend_source)}
+        if not options.quick:
+            candidates["torch"] = inputs.segmented(torch_ops.attend_source)
+        candidates["sdpa default"] = inputs.full()
+        for backend in (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION):
+            candidates[f"sdpa {backend.name.split('_')[0].lower()}"] = inputs.full(backend)
+        runs = {}
+        for name, (attend, leaves) in candidates.items():
+            error = None
+            try:
+                if not name.startswith("sdpa"):
+                    error = largest_error(results(attend, leaves, inputs.upstream), exact)
+                    if not error < TOLERANCE:
+                        print(f"  {name:15} NOT TIMED: off by {error:.1e}", flush=True)
+                        continue
+                runs[name] = {**measure(attend, leaves, inputs, options.quick), "largest_error": error}
+            except RuntimeError as failure:
+                print(f"  {name:15} does not run: {str(failure).splitlines()[0][:100]}", flush=True)
+                continue
+            print(f"  {name:15}", runs[name], flush=True)
+        del exact
+        if "triton" in runs:
+            runs["triton"]["kernels_us"] = breakdown(inputs, *candidates["triton"])
+            runs["triton"]["plan_ms"] = milliseconds(inputs.plan, options.quick)
+            print(f"      plan {runs['triton']['plan_ms']:.3f} ms once per forward pass", flush=True)
+        sdpa = {name: run for name, run in runs.items() if name.startswith("sdpa")}
+        fastest = min(sdpa, key=lambda name: sdpa[name]["both_ms"])
+        for peer in dict.fromkeys(("sdpa default", fastest)):
+            for mode in ("both_ms", "graph_both_ms"):
+                ours, theirs = runs.get("triton", {}).get(mode), runs[peer][mode]
+                ratio = ours and theirs and round(theirs / ours, 3)
+                print(f"  {peer} / triton, {mode}: {ratio}", flush=True)
+                rows.append(
+                    {
+                        "benchmark": "attention_core",
+                        "case": {**case, "mode": mode, "dtype": "bfloat16", "segment": SEGMENT},
+                        "peer": peer,
+                        "ours": ours,
+                        "theirs": theirs,
+                        "unit": "ms",
+                        "ratio": ratio,
+                        "run": runs,
+                        **measured_on,
+                    }
+                )
+        torch.cuda.empty_cache()
+    write_rows(rows, options.json)
+
+
+if __name__ == "__main__":
+    main()
