@@ -231,7 +231,8 @@ def parameter_gradients(
         added = tl.zeros([ROWS, COLS], tl.float32)
         for part in range(0, PARTS, ROWS):
             mask = (part + rows < PARTS)[:, None]
-            added += tl.load(weight_parts + (part + rows).to(tl.int64)[:, None] * D * D + at[None, :], mask=mask, other=0.0)
+            pointers = weight_parts + (part + rows).to(tl.int64)[:, None] * D * D + at[None, :]
+            added += tl.load(pointers, mask=mask, other=0.0)
         tl.store(d_weight + at, tl.sum(added, 0).to(d_weight.dtype.element_ty))
     elif pid == D * D // COLS:
         into_leak = tl.zeros([ROWS], tl.float32)
