@@ -143,12 +143,27 @@ def segment_backward(
         inverse = tl.load(inverse_norm + head * D + cols)
         # d(1 / nu) / dk = -k / nu^3
         by_norm = -into_norm * head_gate(gate, h, HAS_GATE) * inverse * inverse * inverse
-    for j in range(chunk * PER, tl.minimum((chunk + 1) * PER, M)):
+    stop = tl.minimum((chunk + 1) * PER, M)
+    ahead = chunk * PER * SEG
+    valid = rows < tl.minimum(SEG, length - ahead)
+    k_ahead = segment_tile(k_base, index, row, ahead, rows, cols, valid, k_n, k_b, slots, HAS_INDEX, DOT)
+    v_ahead = segment_tile(v_base, index, row, ahead, rows, cols, valid, v_n, v_b, slots, HAS_INDEX, DOT)
+    for j in range(chunk * PER, stop):
+        # the next segment and this one's state are asked for before anything is computed
         first = j * SEG
         left = tl.minimum(SEG, length - first)
+        kt, vt = k_ahead, v_ahead
         state = tl.load(state_of + row * M + j)
         begin = tl.load(starts + row * (R + 1) + tl.maximum(state, 0))
-        end = tl.where(state >= 0, tl.load(starts + row * (R + 1) + tl.maximum(state, 0) + 1), begin)
+        end = tl.load(starts + row * (R + 1) + tl.maximum(state, 0) + 1)
+        end = tl.where(state >= 0, end, begin)
+        if MEMORY:
+            drive_tile = excess + (head.to(tl.int64) * R + tl.maximum(state, 0)) * D * D + square
+            driven = tl.load(drive_tile, mask=(square >= 0) & (state >= 0), other=0.0).to(LOW)
+        ahead = first + SEG
+        valid = rows < tl.where(j + 1 < stop, tl.minimum(SEG, length - ahead), 0)
+        k_ahead = segment_tile(k_base, index, row, ahead, rows, cols, valid, k_n, k_b, slots, HAS_INDEX, DOT)
+        v_ahead = segment_tile(v_base, index, row, ahead, rows, cols, valid, v_n, v_b, slots, HAS_INDEX, DOT)
         if left <= 0:
             for sub in range(SUBS):
                 at = sub * BLOCK_N + rows
@@ -160,9 +175,7 @@ def segment_backward(
                     t = block + tl.arange(0, BLOCK_Q)
                     nothing = tl.zeros([BLOCK_Q, D], dq.dtype.element_ty)
                     tl.store(dq + o_base + t[:, None] * o_t + cols[None, :], nothing, mask=(t < end)[:, None])
-        if left > 0:
-            kt = segment_tile(k_base, index, row, first, rows, cols, rows < left, k_n, k_b, slots, HAS_INDEX, DOT)
-            vt = segment_tile(v_base, index, row, first, rows, cols, rows < left, v_n, v_b, slots, HAS_INDEX, DOT)
+        else:
             if MEMORY:
                 into_product = into_total
                 if state >= 0:
@@ -173,7 +186,6 @@ def segment_backward(
                         ks = segment_tile(k_base, index, row, first, at, cols, valid, k_n, k_b, slots, HAS_INDEX, DOT)
                         vs = segment_tile(v_base, index, row, first, at, cols, valid, v_n, v_b, slots, HAS_INDEX, DOT)
                         product = tl.dot(tl.trans(ks), vs, product, input_precision=EXACT)
-                    driven = tl.load(excess + (head.to(tl.int64) * R + state) * D * D + square).to(LOW)
                     into_others = tl.dot(driven, w, input_precision=PREC)
                     others = (clipped - clip(product, bound, CLAMP)).to(LOW)
                     into_weight = tl.dot(tl.trans(driven), others, into_weight, input_precision=PREC)
@@ -181,8 +193,8 @@ def segment_backward(
                 into_product = into_product.to(LOW)
             for sub in range(SUBS):
                 at = sub * BLOCK_N + rows
-                valid = at < left
                 if SUBS > 1:
+                    valid = at < left
                     kt = segment_tile(k_base, index, row, first, at, cols, valid, k_n, k_b, slots, HAS_INDEX, DOT)
                     vt = segment_tile(v_base, index, row, first, at, cols, valid, v_n, v_b, slots, HAS_INDEX, DOT)
                 if MEMORY:
@@ -200,15 +212,16 @@ def segment_backward(
                     target = o_base + t[:, None] * o_t + cols[None, :]
                     near = tl.load(local + target, mask=there, other=0.0).to(tl.float32)
                     lse_t = tl.load(lse + head.to(tl.int64) * Q + t, mask=t < end, other=0.0)
+                    before = tl.zeros([BLOCK_Q, D], tl.float32)
+                    if MEMORY or SUBS > 1:
+                        written = there & (MEMORY | (sub > 0))
+                        before = tl.load(dq + target, mask=written, other=0.0).to(tl.float32)
                     delta = tl.sum(near * ut.to(tl.float32), 1)
                     grad_k, grad_v, grad_q = _attend_backward(
                         qt, ut, kt, vt, lse_t, delta, grad_k, grad_v, head, t, at, left, seed_value, Q, width,
                         dropout, DROPOUT, PREC,
                     )  # fmt: skip
-                    if MEMORY or SUBS > 1:
-                        written = there & (MEMORY | (sub > 0))
-                        grad_q += tl.load(dq + target, mask=written, other=0.0).to(tl.float32)
-                    tl.store(dq + target, grad_q.to(dq.dtype.element_ty), mask=there)
+                    tl.store(dq + target, (before + grad_q).to(dq.dtype.element_ty), mask=there)
                 if SUBS > 1:  # the next tile reads the dq that this one wrote
                     tl.debug_barrier()
                 write_segment_tile(dk_base, index, row, first, at, cols, grad_k, SEG, g_n, g_b, slots, N, HAS_INDEX)

@@ -66,12 +66,26 @@ def segment_forward(
         w = tl.load(weight + cols[None, :] * D + cols[:, None]).to(tl.float32)  # W^T
         w_high = w.to(LOW)
         w_low = (w - w_high.to(tl.float32)).to(LOW)
-    for j in range(chunk * PER, tl.minimum((chunk + 1) * PER, tl.maximum(1, tl.cdiv(length, SEG)))):
+    stop = tl.minimum((chunk + 1) * PER, tl.maximum(1, tl.cdiv(length, SEG)))
+    ahead = chunk * PER * SEG
+    valid = rows < tl.minimum(SEG, length - ahead)
+    k_ahead = segment_tile(k_base, index, row, ahead, rows, cols, valid, k_n, k_b, slots, HAS_INDEX, DOT)
+    v_ahead = segment_tile(v_base, index, row, ahead, rows, cols, valid, v_n, v_b, slots, HAS_INDEX, DOT)
+    for j in range(chunk * PER, stop):
+        # everything that is read is asked for before anything is computed: the next segment, the first queries
         first = j * SEG
         left = tl.minimum(SEG, length - first)
-        kt = segment_tile(k_base, index, row, first, rows, cols, rows < left, k_n, k_b, slots, HAS_INDEX, DOT)
-        vt = segment_tile(v_base, index, row, first, rows, cols, rows < left, v_n, v_b, slots, HAS_INDEX, DOT)
+        kt, vt = k_ahead, v_ahead
         state = tl.load(state_of + row * M + j)
+        begin = tl.load(starts + row * (R + 1) + tl.maximum(state, 0))
+        end = tl.load(starts + row * (R + 1) + tl.maximum(state, 0) + 1)
+        end = tl.where(state >= 0, end, begin)
+        t = begin + tl.arange(0, BLOCK_Q)
+        qt = tl.load(q_base + t[:, None] * q_t + cols[None, :], mask=(t < end)[:, None], other=0.0).to(DOT)
+        ahead = first + SEG
+        valid = rows < tl.where(j + 1 < stop, tl.minimum(SEG, length - ahead), 0)
+        k_ahead = segment_tile(k_base, index, row, ahead, rows, cols, valid, k_n, k_b, slots, HAS_INDEX, DOT)
+        v_ahead = segment_tile(v_base, index, row, ahead, rows, cols, valid, v_n, v_b, slots, HAS_INDEX, DOT)
         if MEMORY:
             product = tl.dot(tl.trans(kt), vt, input_precision=EXACT)
             norms += tl.sum(kt.to(tl.float32) * kt.to(tl.float32), 0)
@@ -86,37 +100,30 @@ def segment_forward(
                 driven = dot_exact(clip(product, bound, CLAMP), w_high, w_low, LOW, EXACT, SPLIT_W)
                 y_tile = y + (head.to(tl.int64) * R + state) * D * D + cols[:, None] * D + cols[None, :]
                 tl.store(y_tile, driven)
-        if state >= 0:
-            begin = tl.load(starts + row * (R + 1) + state)
-            end = tl.load(starts + row * (R + 1) + state + 1)
-            for block in range(begin, end, BLOCK_Q):
-                t = block + tl.arange(0, BLOCK_Q)
-                there = t < end
-                qt = tl.load(q_base + t[:, None] * q_t + cols[None, :], mask=there[:, None], other=0.0).to(DOT)
-                # finite, so that a segment without a token gives no NaN
-                highest = tl.full([BLOCK_Q], -1e30, tl.float32)
-                summed = tl.zeros([BLOCK_Q], tl.float32)
-                output = tl.zeros([BLOCK_Q, D], tl.float32)
+        for block in range(begin, end, BLOCK_Q):
+            t = block + tl.arange(0, BLOCK_Q)
+            there = t < end
+            # finite, so that a segment without a token gives no NaN
+            highest = tl.full([BLOCK_Q], -1e30, tl.float32)
+            summed = tl.zeros([BLOCK_Q], tl.float32)
+            output = tl.zeros([BLOCK_Q, D], tl.float32)
+            highest, summed, output = _attend_tile(
+                qt, kt, vt, highest, summed, output, head, t, rows, left, seed_value, Q, width, dropout, DROPOUT, PREC
+            )
+            for sub in range(1, SUBS):
+                at = sub * BLOCK_N + rows
+                ks = segment_tile(k_base, index, row, first, at, cols, at < left, k_n, k_b, slots, HAS_INDEX, DOT)
+                vs = segment_tile(v_base, index, row, first, at, cols, at < left, v_n, v_b, slots, HAS_INDEX, DOT)
                 highest, summed, output = _attend_tile(
-                    qt, kt, vt, highest, summed, output, head, t, rows, left, seed_value, Q, width, dropout,
-                    DROPOUT, PREC,
-                )  # fmt: skip
-                for sub in range(1, SUBS):
-                    at = sub * BLOCK_N + rows
-                    ks = segment_tile(k_base, index, row, first, at, cols, at < left, k_n, k_b, slots, HAS_INDEX, DOT)
-                    vs = segment_tile(v_base, index, row, first, at, cols, at < left, v_n, v_b, slots, HAS_INDEX, DOT)
-                    highest, summed, output = _attend_tile(
-                        qt, ks, vs, highest, summed, output, head, t, at, left, seed_value, Q, width, dropout,
-                        DROPOUT, PREC,
-                    )  # fmt: skip
-                summed = tl.where(summed > 0, summed, 1.0)
-                output /= summed[:, None]
-                tl.store(lse + head.to(tl.int64) * Q + t, highest + tl.log(summed), mask=there)
-                tl.store(
-                    local_base + t[:, None] * o_t + cols[None, :],
-                    output.to(local.dtype.element_ty),
-                    mask=there[:, None],
+                    qt, ks, vs, highest, summed, output, head, t, at, left, seed_value, Q, width, dropout, DROPOUT, PREC
                 )
+            summed = tl.where(summed > 0, summed, 1.0)
+            output /= summed[:, None]
+            tl.store(lse + head.to(tl.int64) * Q + t, highest + tl.log(summed), mask=there)
+            out_tile = local_base + t[:, None] * o_t + cols[None, :]
+            tl.store(out_tile, output.to(local.dtype.element_ty), mask=there[:, None])
+            t += BLOCK_Q
+            qt = tl.load(q_base + t[:, None] * q_t + cols[None, :], mask=(t < end)[:, None], other=0.0).to(DOT)
     if MEMORY:
         part = head.to(tl.int64) * CHUNKS + chunk
         tl.store(sums + part * D * D + cols[:, None] * D + cols[None, :], total)
