@@ -54,6 +54,11 @@ def start_worker(bpe, path):
         _pieces = partial(sentencepiece.SentencePieceProcessor(model_file=str(path)).encode, out_type=str)
 
 
+def without_separator(lines):
+    """The lines with the separator of sentences left out."""
+    return (" ".join(word for word in line.split() if word != SENTENCE_SEPARATOR) for line in lines)
+
+
 def encode_line(task):
     """`(pieces of a text, how many tokens it had)`; `task` is the text and a limit.
 
@@ -93,11 +98,12 @@ def splits_of(corpus):
     return lines
 
 
-def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0):
+def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0, separator=True):
     """Encode folder `corpus` into folder `out`; returns the manifest.
 
     `vocabulary_path` is the folder of GPT-2's two files, or a SentencePiece model; if it is None a model of
     `train_size` pieces is trained and written to `out`. `limits`: tokens, `{"source": n, "target": n}`, 0 for none.
+    Without `separator` the marks between the sentences of targets are left out.
     Raises BadCorpus and WrongVocabulary; `out` is then as it was before.
     """
     splits = splits_of(corpus)
@@ -110,7 +116,12 @@ def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0):
         lengths = {side: {split: Lengths() for split in splits} for side in SIDES}
         files = [(split, side) for split in splits for side in SIDES]
         # one map over all files: the workers load their vocabulary once
-        tasks = ((line, limits[side]) for split, side in files for line in lines_of(corpus / f"{split}.{side}"))
+        kept = {"source": iter, "target": iter if separator else without_separator}
+        tasks = (
+            (line, limits[side])
+            for split, side in files
+            for line in kept[side](lines_of(corpus / f"{split}.{side}"))
+        )
         results = ordered_map(encode_line, tasks, workers, 100, start_worker, (bpe, vocabulary_path))
         for split, side in files:
             name, limit = f"{split}.{side}", limits[side]
@@ -131,7 +142,12 @@ def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0):
             "corpus_sha256": {f"{s}.{side}": sha256_of(corpus / f"{s}.{side}") for s in splits for side in SIDES},
             "counts": {split: dict(sorted(counts[split].items())) for split in splits},
             "tokens": {side: {split: lengths[side][split].summary() for split in splits} for side in SIDES},
-            "options": {"max_source": limits["source"], "max_target": limits["target"], "vocabulary": train_size},
+            "options": {
+                "max_source": limits["source"],
+                "max_target": limits["target"],
+                "vocabulary": train_size,
+                "separator": separator,
+            },
             "versions": versions("tiktoken", "sentencepiece"),
         }
         draw_histograms(folder / "histogram.png", lengths, "tokens")
@@ -206,6 +222,11 @@ def main(argv=None):
             f"--max-{side}", type=limit_of, default=1024, metavar="TOKENS",
             help=f"cut longer {side}s to this, the end of sentence included; 0: never (default: 1024)",
         )  # fmt: skip
+    parser.add_argument(
+        "--leave-out-separator",
+        action="store_true",
+        help=f"leave {SENTENCE_SEPARATOR!r} out of the targets; the lines of CORPUS keep it, for scoring",
+    )
     parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
     options = parser.parse_args(argv)
     if options.bpe == "gpt2" and not options.gpt2_files:
@@ -223,6 +244,7 @@ def main(argv=None):
             {side: getattr(options, f"max_{side}") for side in SIDES},
             options.workers,
             options.vocabulary if options.bpe == "sentencepiece" and not options.model else 0,
+            not options.leave_out_separator,
         )
     except (BadCorpus, gpt2_bpe.WrongVocabulary, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# shellcheck disable=SC2046 # the flags that a function prints are words
 # The whole way of a summarizer on two CPU cores in about ten minutes: corpus, SentencePiece, fairseq-preprocess, training,
 # beam search, scores. SRformer stands beside the same model without its memory (--cross-attention segmented).
 #

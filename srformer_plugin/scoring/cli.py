@@ -31,6 +31,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--source", help="what was summarized, one document a line: adds novel n-grams, compression")
     parser.add_argument("--also", type=_metrics, default=(), help="comma-separated scores of sacrebleu: chrf, bleu")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--save", metavar="FOLDER", help="also write what --json prints, score.json, and score.txt")
     parser.add_argument("--per-example", metavar="FILE", help="write a JSON line for each text of each system")
     parser.add_argument("--bootstrap-samples", type=_positive, default=SAMPLES, metavar="N")
     parser.add_argument("--seed", type=int, default=SEED, help="of the bootstrap")
@@ -75,6 +76,9 @@ def run(options):
     )  # fmt: skip
     if options.per_example:
         _write(options.per_example, "".join(to_json(example) + "\n" for example in examples))
+    if options.save:
+        _write(Path(options.save) / "score.json", to_json(result, indent=1) + "\n")
+        _write(Path(options.save) / "score.txt", table(result) + "\n")
     return to_json(result, indent=1) if options.json else table(result)
 
 
@@ -82,6 +86,7 @@ def _write(path, text):
     """Write a file whole or not at all."""
     partial = Path(f"{path}.partial")
     try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
