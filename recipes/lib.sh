@@ -22,7 +22,16 @@ start_recipe() {
     || die "$OUT is there and was not made by a recipe: choose another folder, or remove it yourself"
   [[ ${CLEAN:-0} != 1 ]] || rm -rf "$OUT"
   mkdir -p "$OUT/logs" "$OUT/.stages"
-  trap 'log "interrupted; run \"$RECIPE\" again to go on where it stopped"; exit 130' INT TERM
+  # held by whatever a killed recipe has left running as well: two trainings in one folder would spoil both
+  exec {LOCK}>"$OUT/.stages/lock"
+  flock --nonblock "$LOCK" || die "another run is at work in $OUT, or has left a process there (fuser $OUT/.stages/lock)"
+  trap interrupted INT TERM
+}
+
+interrupted() {
+  [[ -z ${RUNNING:-} ]] || kill -- "-$RUNNING" 2>/dev/null || true
+  log "interrupted; run \"$RECIPE\" again to go on where it stopped"
+  exit 130
 }
 
 # What a recipe may set or define anew:
@@ -66,13 +75,9 @@ stage() {
   printf '%s\n' "$CHAIN" >"$stamp.started"
   mkdir -p "$OUT/$folder"
   log "$name: $what"
-  # errexit is off in a command whose status is tested: the subshell turns it on again
-  set +e
-  (
-    set -e
-    "$@"
-  ) 2>&1 | tee "$OUT/logs/$name.log" | show_progress
-  status=${PIPESTATUS[0]}
+  set +e # a function whose status is tested, as by ||, could not set it again
+  run_logged "$OUT/logs/$name.log" "$@"
+  status=$?
   set -e
   if ((status != 0)); then
     log "$name failed (exit status $status). Read $OUT/logs/$name.log, then run \"$RECIPE\" again:" >&2
@@ -81,6 +86,24 @@ stage() {
   fi
   printf '%s\n' "$CHAIN" >"$stamp.finished"
   log "$name: $((SECONDS - began)) s"
+}
+
+# run_logged FILE COMMAND...: run COMMAND, all that it prints in FILE and its progress on the terminal. A signal to the
+# recipe alone, as `kill` sends one, ends the command as well: the shell would wait for it in the foreground.
+run_logged() {
+  local file=$1
+  shift
+  set -m # a process group of its own
+  {
+    (
+      set -e
+      "$@"
+    ) 2>&1 | tee "$file" | show_progress
+    exit "${PIPESTATUS[0]}"
+  } </dev/null &
+  RUNNING=$!
+  set +m
+  wait "$RUNNING"
 }
 
 die_of_missing() { # NAME
@@ -134,7 +157,7 @@ show_progress() {
     -e 's/^(\[\w+\])?.* \| INFO \| valid \| .*"valid_ppl": "([^"]*)".*"valid_num_updates": "([^"]*)".*$/  \1 update \3  VALID ppl \2/' \
     -e '/^[0-9-]+ [0-9:]+ \| INFO \| /d' \
     -e '/^(INFO|DEBUG):/d' \
-    -e '/^  +(\(\w+\): .*|\))$/d' \
+    -e '/^ *(\(\w+\): .*|\))$/d' \
     -e '/^\[\w+\] /d' \
     -e '/^usage:/d'
 }

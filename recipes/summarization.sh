@@ -140,6 +140,8 @@ train() {
     --validate-interval-updates "${OPT[validate-every]}" --save-interval-updates "${OPT[validate-every]}" \
     --keep-interval-updates 1 --save-dir "$OUT/train" --log-format json --log-interval 50 \
     --log-file "$OUT/train/train.log" --seed "${OPT[seed]}" "${WORDS[@]}"
+  # the last and the best checkpoint stay
+  run find "$OUT/train" -name 'checkpoint_*_*.pt' -delete
 }
 
 # The command that starts one process a GPU, in the array LAUNCHER.
