@@ -92,7 +92,8 @@ find_node() {
 
 # Errors that would show only after hours.
 check() {
-  local found
+  local found name
+  for name in "${!OPT[@]}"; do [[ $name != *-args ]] || split_words "$name"; done
   (($(position "${OPT[from]}") <= $(position "${OPT[to]}"))) || die "--from ${OPT[from]} comes after --to ${OPT[to]}"
   if [[ -n ${OPT[data-from]} ]]; then
     ! selected binarise || die "--data-from: its data are ready; begin with --from train"

@@ -180,7 +180,7 @@ show_help() {
 # split_words NAME: the words of option NAME in the array WORDS, quotes as in a shell, nothing else expanded.
 split_words() {
   local words
-  words=$(xargs -r printf '%s\n' <<<"${OPT[$1]}") || die "--$1 ${OPT[$1]}: a quote is not closed"
+  words=$(xargs -r printf '%s\n' <<<"${OPT[$1]}" 2>/dev/null) || die "--$1 ${OPT[$1]}: a quote is not closed"
   WORDS=()
   [[ -z $words ]] || mapfile -t WORDS <<<"$words"
 }

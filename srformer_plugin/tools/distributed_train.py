@@ -4,12 +4,11 @@
 
 takes the arguments of fairseq-train. Rank, number of processes and device come from torchrun, which alone knows them.
 Given to fairseq-train itself they are a trap: torchrun without --distributed-world-size ends with 0 and has trained
-independent models, on a machine without GPU it divides by their number, and inside SLURM fairseq trusts SLURM's count of
-processes. Here the processes train one model or none, and each says which of how many it is.
+independent models, on a machine without GPU it divides by their number, and inside SLURM fairseq trusts SLURM's count.
+Here the processes train one model or none, and each says which of how many it is.
 
-Without a GPU (--cpu) the processes talk over gloo. --ddp-backend is legacy_ddp unless it is given: pytorch_ddp, fairseq's
-default, fails on a batch that leaves a parameter without a gradient, as sources of one segment do to the memory, and
-cannot run on a CPU.
+Without a GPU (--cpu) the processes talk over gloo. --ddp-backend is legacy_ddp unless it is given: pytorch_ddp, which
+is fairseq's default, cannot run on a CPU and fails where a batch leaves a parameter without a gradient.
 """
 
 import logging
