@@ -21,11 +21,12 @@ start_recipe() {
   [[ ! -e $OUT || -d $OUT/.stages || (-d $OUT && -z $(ls -A "$OUT")) ]] \
     || die "$OUT is there and was not made by a recipe: choose another folder, or remove it yourself"
   [[ ${CLEAN:-0} != 1 ]] || rm -rf "$OUT"
-  mkdir -p "$OUT/logs" "$OUT/.stages"
+  mkdir -p "$OUT/.stages" "$OUT/logs"
+  trap interrupted INT TERM
+  [[ $HELPS == 0 ]] || return 0
   # held by whatever a killed recipe has left running as well: two trainings in one folder would spoil both
   exec {LOCK}>"$OUT/.stages/lock"
   flock --nonblock "$LOCK" || die "another run is at work in $OUT, or has left a process there (fuser $OUT/.stages/lock)"
-  trap interrupted INT TERM
 }
 
 interrupted() {
@@ -36,6 +37,7 @@ interrupted() {
 
 # What a recipe may set or define anew:
 DRY_RUN=0      # 1: a stage prints what it would run and does not
+HELPS=0        # 1: this recipe helps another run in the same folder, which keeps the books
 ON_CHANGE=redo # a stage that ran with another command before: redo (empty its folder), keep (go on in it), stop (say so)
 RESUMABLE='' # the stage that goes on where it was interrupted: ON_CHANGE=stop keeps its files even if it has not finished
 selected() { true; } # NAME: whether a stage is to run; the others are only checked

@@ -195,6 +195,7 @@ main() {
   cd "$ROOT"
   export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} PYTHONWARNINGS=${PYTHONWARNINGS-ignore}
   check
+  ((OPT[node-rank] == 0)) || HELPS=1
   start_recipe "$(quoted "${command[@]}")" "${OPT[out]}"
   START_OVER="\"--changed redo\" redoes a stage, and another --out starts over."
   if ((OPT[node-rank] > 0)); then
@@ -231,7 +232,7 @@ run_stages() {
 
 # Node 0 prepares, decodes and keeps the books; the others only train with it.
 run_other_node() {
-  local log=$OUT/logs/train.node${OPT[node-rank]}.log
+  local log=$OUT/logs/train.node${OPT[node-rank]}.log status
   selected train || return 0
   if ((DRY_RUN)); then
     dry_run train "node ${OPT[node-rank]}" train
@@ -240,7 +241,11 @@ run_other_node() {
   [[ ! -f $OUT/.stages/train.finished ]] || return 0
   [[ -f $DATA/.stages/binarise.finished ]] || die "the data in $DATA are not finished: run \"--to binarise\" on one node first"
   log "train: node ${OPT[node-rank]} of ${OPT[nodes]}; its log is $log"
-  train >"$log" 2>&1 || die "train failed on node ${OPT[node-rank]}: read $log"
+  set +e
+  run_logged "$log" train
+  status=$?
+  set -e
+  ((status == 0)) || die "train failed on node ${OPT[node-rank]}: read $log"
 }
 
 write_settings() {
