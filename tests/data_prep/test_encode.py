@@ -204,6 +204,19 @@ def test_sentencepiece_is_trained_on_the_corpus_and_keeps_the_separator_whole(co
     assert encode_module.MODEL in manifest["sha256"]
 
 
+def test_separators_may_be_left_out_of_the_targets(corpus, vocabulary, tmp_path):
+    folder = corpus(["the <q> old", "the"], ["old <q> the", "the"])
+    arguments = ["--bpe", "gpt2", "--gpt2-files", str(vocabulary), "--own-vocabulary", "--workers", "1"]
+    assert main([str(folder), str(tmp_path / "with"), *arguments]) == 0
+    assert main([str(folder), str(tmp_path / "without"), *arguments, "--leave-out-separator"]) == 0
+    folder = corpus(["the <q> old", "the"], ["old the", "the"])
+    plain = encode(folder, tmp_path / "plain", "gpt2", vocabulary, NO_LIMITS)
+    assert lines(tmp_path / "without" / "test.target") == lines(tmp_path / "plain" / "test.target")
+    assert lines(tmp_path / "without" / "test.source") == lines(tmp_path / "with" / "test.source")
+    assert lines(tmp_path / "without" / "test.target") != lines(tmp_path / "with" / "test.target")
+    assert plain["options"]["separator"]
+
+
 def test_a_sentencepiece_model_may_be_given(corpus, tmp_path):
     folder = corpus(SENTENCES)
     encode(folder, tmp_path / "first", "sentencepiece", None, NO_LIMITS, train_size=25)

@@ -109,6 +109,13 @@ def test_examples_are_written_a_line_for_each_text_and_system(score, files, tmp_
     assert [path.name for path in tmp_path.glob("examples*")] == ["examples.jsonl"]
 
 
+def test_what_is_printed_can_be_saved(score, files, tmp_path):
+    status, table, _ = score(files["hyp"], files["ref"], "--save", tmp_path / "new" / "score")
+    assert status == 0
+    assert (tmp_path / "new/score/score.txt").read_text() == table
+    assert (tmp_path / "new/score/score.json").read_text() == score(files["hyp"], files["ref"], "--json")[1]
+
+
 def test_generated_output_scores_as_the_line_file(score, files, tmp_path):
     lines = [f"D-{index}\t-0.5\t{text}" for index, text in enumerate(HYPOTHESES)]
     (tmp_path / "generate-test.txt").write_text("\n".join(reversed(lines)) + "\n")
@@ -134,6 +141,7 @@ def test_other_misuse_is_one_clear_error(score, files, tmp_path):
         ([files["hyp"], tmp_path / "nowhere"], "cannot read"),
         ([files["hyp"], files["ref"], "--system", "hyp", files["bad"]], "two systems"),
         ([files["hyp"], files["ref"], "--per-example", tmp_path / "no" / "folder"], "cannot write"),
+            ([files["hyp"], files["ref"], "--save", files["src"]], "cannot make the folder"),
     ):
         status, out, err = score(*arguments)
         assert (status, out, err.count("\n")) == (1, "", 1)
