@@ -8,8 +8,8 @@ TITLE="arXiv or PubMed, from Cohan et al.'s JSON lines to ROUGE."
 OPTIONS="dataset|arxiv,pubmed|arxiv|which of the two"
 read_table
 # Decoding: that of Huang et al. 2021, "Efficient Attentions for Long Document Summarization", a fairseq BART for long
-# documents (beam 4, length penalty 2, at least 100 tokens, no trigram twice). Theirs may grow to 800 tokens; the SRformer
-# paper's targets have at most 128. For whole abstracts: --max-target 512 --max-len 512.
+# documents (beam 4, length penalty 2, at least 100 tokens, no trigram twice). Theirs may grow to 800 tokens; the
+# SRformer paper's targets have at most 128. For whole abstracts: --max-target 512 --max-len 512.
 defaults --beam 4 --lenpen 2 --min-len 100 --max-len 128 --no-repeat 3
 
 configure() { NAME=${OPT[dataset]} FORMAT=${OPT[dataset]}; }

@@ -1,12 +1,29 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2034,SC2153,SC2154 # variables of the recipe and of summarization.sh
+# shellcheck disable=SC2004,SC2034,SC2153,SC2154 # variables of the recipe, of options.sh and of summarization.sh
 # What follows from the options of a recipe, and the errors that would show only after hours. Source it, do not run it.
+
+given() { [[ " ${GIVEN[*]} " == *" $1 "* ]]; } # NAME: whether the command line has it
 
 # set_default NAME VALUE: for an option that was not given.
 set_default() { [[ -n ${OPT[$1]} ]] || OPT[$1]=$2; }
 
+# The settings that the data of --data-from were made with.
+inherit() {
+  local name value file=${OPT[data-from]}/settings.json
+  [[ -n ${OPT[data-from]} && -f $file ]] || return 0
+  for name in bpe gpt2-files spiece dict splits max-source max-target sentence-marks; do
+    value=$(sed -n "s/^  \"$name\": \"\(.*\)\",\{0,1\}$/\1/p" "$file") # as recipes/settings.py writes it
+    if ! given "$name"; then
+      OPT[$name]=$value
+    elif [[ $name == bpe && ${OPT[bpe]} != "$value" ]]; then
+      die "--bpe ${OPT[bpe]}, but the data of --data-from are in $value"
+    fi
+  done
+}
+
 derive() {
   local published=scratch pretrained beside
+  inherit
   pretrained=$(realpath --canonicalize-missing "${OPT[pretrained]}")
   OPT[pretrained]=$pretrained
   set_default out "$PWD/experiments/$NAME-${OPT[model]}"
@@ -24,7 +41,10 @@ derive() {
     srformer_bart_large) published=$pretrained/bart.large/model.pt ;;
     srformer_t5 | srformer_t5_small) published=$pretrained/t5-small/model.pt ;;
     srformer_t5_base | srformer_t5_large) published=$pretrained/${OPT[arch]/srformer_t5_/t5-}/model.pt ;;
-    *) [[ -n ${OPT[init]} ]] || die "--arch ${OPT[arch]}: no published weights are known; name some with --init FILE, or say --init scratch" ;;
+    *)
+      [[ -n ${OPT[init]} ]] \
+        || die "--arch ${OPT[arch]}: no published weights are known; name some with --init FILE, or say --init scratch"
+      ;;
   esac
   set_default init "$published"
   set_default gpt2-files "$pretrained/gpt2_bpe"
@@ -42,7 +62,7 @@ derive() {
   [[ -z ${OPT[cpu]} ]] || OPT[precision]=fp32
   if [[ -n ${OPT[only]} ]]; then
     OPT[from]=${OPT[only]} OPT[to]=${OPT[only]}
-  elif [[ -n ${OPT[data-from]} && " ${GIVEN[*]} " != *" from "* ]]; then
+  elif [[ -n ${OPT[data-from]} ]] && ! given from; then
     OPT[from]=train
   fi
   read -ra SPLITS <<<"${OPT[splits]}"
@@ -77,12 +97,14 @@ find_node() {
   local tasks=${SLURM_STEP_NUM_TASKS:-${SLURM_NTASKS:-1}}
   if ((OPT[nodes] == 1)); then
     # every task would train a model of its own in the same folder
-    [[ -z ${SLURM_STEP_ID:-} || $tasks == 1 ]] || die "srun has started this $tasks times: say --nodes $tasks, with one task a node"
+    [[ -z ${SLURM_STEP_ID:-} || $tasks == 1 ]] \
+      || die "srun has started this $tasks times: say --nodes $tasks, with one task a node"
     OPT[node-rank]=0
     return
   fi
   set_default node-rank "${SLURM_NODEID:-}"
-  [[ -n ${OPT[node-rank]} ]] || die "--nodes ${OPT[nodes]}: say which one this is with --node-rank (0 to $((OPT[nodes] - 1)))"
+  [[ -n ${OPT[node-rank]} ]] \
+    || die "--nodes ${OPT[nodes]}: say which one this is with --node-rank (0 to $((OPT[nodes] - 1)))"
   ((OPT[node-rank] < OPT[nodes])) || die "--node-rank ${OPT[node-rank]}: there are ${OPT[nodes]} nodes, from 0"
   if [[ -z ${OPT[master]} && -n ${SLURM_JOB_NODELIST:-} ]]; then
     OPT[master]=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 20000))

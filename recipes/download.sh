@@ -9,7 +9,8 @@ fetch() {
     return
   fi
   run mkdir -p "$(dirname "$file")"
-  run curl --fail --location --retry 3 --continue-at - --output "$file.partial" "$url" || by_hand "$file" "$url" "$sha256"
+  run curl --fail --location --retry 3 --continue-at - --output "$file.partial" "$url" \
+    || by_hand "$file" "$url" "$sha256"
   [[ -z $sha256 ]] || check_sha256 "$file.partial" "$sha256"
   run mv "$file.partial" "$file"
 }
@@ -23,7 +24,7 @@ check_sha256() { # FILE SHA256
   found=$(sha256sum "$1" | cut -d' ' -f1)
   if [[ $found != "$2" ]]; then
     rm -f "$1"
-    die "${1%.partial} is not the published file: its sha256 is $found, not $2; it was removed, run this again to fetch it anew"
+    die "${1%.partial} is not the published file: its sha256 is $found, not $2; run this again to fetch it anew"
   fi
 }
 

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Shell functions that the recipes share; source it, do not run it. Needs bash 4 or later.
+# Shell functions that the recipes share; source it, do not run it. Needs bash 4.4 or later.
 #
 # A recipe is a list of stages. A stage writes only below its folder, $OUT/NAME or another, and its log is
-# $OUT/logs/NAME.log. A finished stage is skipped when the recipe runs again. If its command, or a stage before it, is no longer what
-# it was, its folder is emptied and it runs anew, unless ON_CHANGE says otherwise; if it was only interrupted, its
-# folder is kept, so that a training goes on from its last checkpoint.
+# $OUT/logs/NAME.log. A finished stage is skipped when the recipe runs again. If its command, or a stage before it, is
+# no longer what it was, its folder is emptied and it runs anew, unless ON_CHANGE says otherwise; if it was only
+# interrupted, its folder is kept, so that a training goes on from its last checkpoint.
 
 log() { printf '%s  %s\n' "$(date +%H:%M:%S)" "$*"; }
 
@@ -26,7 +26,8 @@ start_recipe() {
   [[ $HELPS == 0 ]] || return 0
   # held by whatever a killed recipe has left running as well: two trainings in one folder would spoil both
   exec {LOCK}>"$OUT/.stages/lock"
-  flock --nonblock "$LOCK" || die "another run is at work in $OUT, or has left a process there (fuser $OUT/.stages/lock)"
+  flock --nonblock "$LOCK" \
+    || die "another run is at work in $OUT, or has left a process there (fuser $OUT/.stages/lock)"
 }
 
 interrupted() {
@@ -38,8 +39,9 @@ interrupted() {
 # What a recipe may set or define anew:
 DRY_RUN=0      # 1: a stage prints what it would run and does not
 HELPS=0        # 1: this recipe helps another run in the same folder, which keeps the books
-ON_CHANGE=redo # a stage that ran with another command before: redo (empty its folder), keep (go on in it), stop (say so)
-RESUMABLE='' # the stage that goes on where it was interrupted: ON_CHANGE=stop keeps its files even if it has not finished
+ON_CHANGE=redo # a stage that ran with another command before: redo (empty its folder), keep (go on in it) or stop
+ON_CHANGE_HELP='' # what to do when it stops
+RESUMABLE='' # the stage whose files are worth keeping even if it has not finished
 selected() { true; } # NAME: whether a stage is to run; the others are only checked
 # COMMAND...: the text that a stage is known by. If it changes, the stage has changed.
 text_of() { printf '%s\n' "$@" "$(declare -f "$1")"; }

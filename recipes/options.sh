@@ -10,7 +10,7 @@ from|${STAGES// /,}|download|the first stage to run
 to|${STAGES// /,}|score|the last stage to run
 only|${STAGES// /,}||run this stage alone
 dry-run|||print every command and do nothing
-changed|stop,redo,keep|stop|a stage that has run with other settings: stop and say so, redo it in an empty folder, or keep its folder and go on in it (a longer training)
+changed|stop,redo,keep|stop|a finished stage with other settings: stop and say so, redo it, or keep its folder and go on in it
 Folders and files
 out|FOLDER|@out|the experiment: all that is made
 raw|FOLDER|@raw|the raw files; if it is named and not empty, nothing is downloaded into it
@@ -26,7 +26,7 @@ bpe|gpt2,sentencepiece|@bpe|how texts become subwords
 vocabulary|N|32000|subwords of a SentencePiece model that is trained here
 max-source|N|1024|tokens of a source, the end of sentence included; longer ones are cut
 max-target|N|128|tokens of a target in training and validation; references are never cut
-sentence-marks|||train on the mark <q> between the sentences of a target; without this it is left out, as in published work
+sentence-marks|||train on the mark <q> between sentences of targets, which is left out otherwise
 Model
 model|bart,t5|bart|the family
 arch|TEXT|@arch|fairseq's architecture

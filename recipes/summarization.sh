@@ -2,9 +2,8 @@
 # The stages of a summarization experiment, which all data sets share. Source it, do not run it.
 #
 # A recipe sets NAME, TITLE and FORMAT (of data_prep.prepare), calls `read_table`, gives its `defaults` and a function
-# `download_raw`, and calls `main "$@"`. It may set OPTIONS (of its own, as in options.sh) and READER_ARGS (of its reader,
-# an array), and define
-# `configure`, which runs as soon as the command line has been read.
+# `download_raw`, and calls `main "$@"`. It may set OPTIONS (of its own, as in options.sh) and READER_ARGS (of its
+# reader, an array), and define `configure`, which runs as soon as the command line has been read.
 #
 # The experiment's folder: settings.json, corpus/, encoded/, data/, train/, generate/, score/, logs/.
 set -euo pipefail
@@ -39,7 +38,7 @@ text_of() {
 how() { [[ $IDENTITY == 1 ]] || HOW=("$@"); }
 
 download() {
-  if [[ " ${GIVEN[*]} " == *" raw "* && -d ${OPT[raw]} && -n $(ls -A "${OPT[raw]}") ]]; then
+  if given raw && [[ -d ${OPT[raw]} && -n $(ls -A "${OPT[raw]}") ]]; then
     ((DRY_RUN)) || echo "${OPT[raw]} has files: nothing is fetched into it"
   else
     download_raw
@@ -166,14 +165,16 @@ generate() {
     --path "$OUT/train/checkpoint_${OPT[checkpoint]}.pt" --results-path "$OUT/generate" "${machine[@]}" \
     --max-source-positions "${OPT[max-source]}" --beam "${OPT[beam]}" --lenpen "${OPT[lenpen]}" \
     --min-len "${OPT[min-len]}" --max-len-a 0 --max-len-b "${OPT[max-len]}" --no-repeat-ngram-size "${OPT[no-repeat]}" \
-    --batch-size "${OPT[generate-batch-size]}" "${TEXT_FLAGS[@]}" --seed "${OPT[seed]}" --log-format simple "${WORDS[@]}"
+    --batch-size "${OPT[generate-batch-size]}" "${TEXT_FLAGS[@]}" --seed "${OPT[seed]}" --log-format simple \
+    "${WORDS[@]}"
 }
 
 score() { # its table is shown at the end, also when this stage was done before
   split_words score-args
   ((DRY_RUN)) || exec >/dev/null
   run srformer-score "$OUT/generate/generate-$EVALUATED.txt" "$DATA/corpus/$EVALUATED.target" \
-    --source "$DATA/corpus/$EVALUATED.source" --save "$OUT/score" --per-example "$OUT/score/examples.jsonl" "${WORDS[@]}"
+    --source "$DATA/corpus/$EVALUATED.source" --save "$OUT/score" \
+    --per-example "$OUT/score/examples.jsonl" "${WORDS[@]}"
 }
 
 # ---- run --------------------------------------------------------------------------------
@@ -182,14 +183,16 @@ main() {
   parse "$@"
   [[ -z ${OPT[dry-run]} ]] || DRY_RUN=1
   PYTHON=${PYTHON:-python}
-  BIN=$(dirname "$("$PYTHON" -c 'import sys; print(sys.executable)')") || die "there is no $PYTHON: run \"make venv\" and \". .venv/bin/activate\""
+  BIN=$(dirname "$("$PYTHON" -c 'import sys; print(sys.executable)')") \
+    || die "there is no $PYTHON: run \"make venv\" and \". .venv/bin/activate\""
   PATH=$BIN:$PATH PYTHON=python
-  command -v fairseq-train >/dev/null || die "$BIN has no fairseq-train: \". .venv/bin/activate\", or point PYTHON at an interpreter that has it"
+  command -v fairseq-train >/dev/null \
+    || die "$BIN has no fairseq-train: \". .venv/bin/activate\", or point PYTHON at an interpreter that has it"
   configure
   derive
   ON_CHANGE=${OPT[changed]}
   RESUMABLE=train
-  ON_CHANGE_HELP="choose another --out, or give --changed redo (start it over) or --changed keep (go on with what is there)"
+  ON_CHANGE_HELP="choose another --out, or give --changed redo (start over) or --changed keep (go on with what is there)"
   local command
   mapfile -t command < <(command_line)
   cd "$ROOT"
@@ -225,7 +228,7 @@ run_stages() {
   elif [[ -f $DATA/.stages/binarise.finished ]]; then
     CHAIN=$(<"$DATA/.stages/binarise.finished")
   fi
-  stage train "${OPT[arch]}: an update is $((PER_GPU * PASSES * WORLD)) documents = $WORLD processes x $PER_GPU x $PASSES passes" train
+  stage train "${OPT[arch]}: an update is ${OPT[batch-size]} documents = $WORLD processes x $PER_GPU x $PASSES passes" train
   stage generate "beam search over $EVALUATED, checkpoint_${OPT[checkpoint]}.pt" generate
   stage score "ROUGE against the raw references" score
 }
@@ -239,7 +242,8 @@ run_other_node() {
     return
   fi
   [[ ! -f $OUT/.stages/train.finished ]] || return 0
-  [[ -f $DATA/.stages/binarise.finished ]] || die "the data in $DATA are not finished: run \"--to binarise\" on one node first"
+  [[ -f $DATA/.stages/binarise.finished ]] \
+    || die "the data in $DATA are not finished: run \"--to binarise\" on one node first"
   log "train: node ${OPT[node-rank]} of ${OPT[nodes]}; its log is $log"
   set +e
   run_logged "$log" train

@@ -267,6 +267,11 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(data, tmp_path):
     updates = int(re.search(r"Loaded checkpoint .*checkpoint_last.pt \(epoch \d+ @ (\d+) updates\)", log)[1])
     assert updates >= 4
     assert (out / ".stages/train.finished").exists()
+    # and another training may start from it
+    start = out / "train/checkpoint_best.pt"
+    recipe("custom", *training(data, tmp_path / "second", "--init", start, "--max-update", "2"))
+    log = (tmp_path / "second/logs/train.log").read_text()
+    assert f"loading pretrained model from {start}" in log
 
 
 # ---- options ------------------------------------------------------------------------------------------------
@@ -339,6 +344,21 @@ def test_t5_starts_from_the_published_weights_and_their_tokenizer(tmp_path):
     assert value(the("fairseq-preprocess", found), "--srcdict") == str(published / "dict.source.txt")
     assert the("srformer-convert", found)[1:] == ["hf-to-fairseq", f"{published}-hf", str(published)]
     assert the("data_prep.prepare", found)[3] == "pubmed"
+
+
+def test_data_of_another_experiment_bring_their_settings(tmp_path):
+    kept = {"bpe": "sentencepiece", "max-source": "512", "splits": "train valid", "sentence-marks": "", "spiece": ""}
+    (tmp_path / "settings.json").write_text(json.dumps({"settings": kept, "seed": 1}, indent=1))
+    found = dry_run("xsum", "--data-from", tmp_path)
+    train, generate = the("fairseq-train", found), the("fairseq-generate", found)
+    assert train[1] == generate[1] == str(tmp_path / "data")
+    assert value(train, "--max-source-positions") == "512"
+    assert value(train, "--eval-rouge-remove-bpe") == value(generate, "--remove-bpe") == "sentencepiece"
+    assert value(generate, "--gen-subset") == "valid"
+    assert value(the("fairseq-train", dry_run("xsum", "--data-from", tmp_path, "--max-source", 256)),
+                 "--max-source-positions") == "256"  # fmt: skip
+    done = recipe("xsum", "--dry-run", "--data-from", tmp_path, "--bpe", "gpt2", check=False)
+    assert "--bpe gpt2, but the data of --data-from are in sentencepiece" in done.stdout
 
 
 @pytest.mark.parametrize(
