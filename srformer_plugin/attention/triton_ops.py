@@ -95,7 +95,9 @@ def _attend_fused(query, keys, values, layout, plan, memory, dropout) -> Tensor:
         clamp = memory.clamp
     runs = query_runs(plan, layout)
     sizes = (layout.segment_size, plan.max_segments, plan.num_states)
-    return FusedAttention.apply(query, keys, values, weight, leak, threshold, gate, runs, sizes, clamp, dropout)
+    leaves = (query, keys, values, weight, leak, threshold, gate)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in leaves)
+    return FusedAttention.apply(*leaves, runs, sizes, clamp, dropout, keep)
 
 
 def _arithmetic(dtype: torch.dtype) -> dict:
@@ -152,14 +154,13 @@ class FusedAttention(torch.autograd.Function):
     """Local plus recurrent term: `query` (B, H, Q, D), `keys` and `values` (N, B, H * D) -> (B, H, Q, D)."""
 
     @staticmethod
-    def forward(ctx, query, keys, values, weight, leak, threshold, gate, runs, sizes, clamp, dropout):
+    def forward(ctx, query, keys, values, weight, leak, threshold, gate, runs, sizes, clamp, dropout, keep):
         call = _Call(query, keys, values, weight, leak, threshold, gate, runs, sizes, clamp, dropout)
         seed = None
         if dropout > 0:
             seed = torch.randint(2**31, (1,), device=query.device, dtype=torch.int64)
-        needs_backward = any(ctx.needs_input_grad)
-        output, saved = call.forward(seed)
-        if needs_backward:
+        output, saved = call.forward(seed, keep)
+        if keep:
             ctx.call_arguments = (runs, sizes, clamp, dropout)
             ctx.has_run = False
             ctx.save_for_backward(query, keys, values, weight, leak, threshold, gate, seed, *saved)
@@ -170,10 +171,10 @@ class FusedAttention(torch.autograd.Function):
         query, keys, values, weight, leak, threshold, gate, seed, *saved = ctx.saved_tensors
         call = _Call(query, keys, values, weight, leak, threshold, gate, *ctx.call_arguments)
         if ctx.has_run and weight is not None:  # the first backward pass overwrote the states
-            saved = call.forward(seed)[1]
+            saved = call.forward(seed, keep=True)[1]
         ctx.has_run = True
         upstream = upstream if upstream.stride(-1) == 1 else upstream.contiguous()
-        return (*call.backward(upstream, seed, saved), None, None, None, None)
+        return (*call.backward(upstream, seed, saved), None, None, None, None, None)
 
 
 class _Call:
@@ -225,8 +226,8 @@ class _Call:
             **{name: self.arithmetic[name] for name in ("DOT", "LOW", "PREC")},
         }  # fmt: skip
 
-    def forward(self, seed: Tensor | None) -> tuple[Tensor, tuple]:
-        """The output, and what the backward pass needs."""
+    def forward(self, seed: Tensor | None, keep: bool) -> tuple[Tensor, tuple]:
+        """The output, and what the backward pass needs; without `keep` no states are stored for it."""
         size, states, head_dim = self.batch_heads, self.num_states, self.head_dim
         per, chunks = _chunking("forward", size, self.max_segments)
         local, lse = self.like_output(), self.float32(size, self.num_queries)
@@ -253,9 +254,9 @@ class _Call:
             LOW=self.arithmetic["LOW"], EXACT=self.arithmetic["EXACT"], MIN_SQUARE=MIN_KEY_NORM**2,
         )  # fmt: skip
         output = self.like_output()
-        excess = torch.empty_like(products, dtype=_state_dtype(self.query.dtype))
+        excess = torch.empty_like(products, dtype=_state_dtype(self.query.dtype)) if keep else None
         forward.scan_forward[(head_dim // SCAN_ROWS, size)](
-            self.query, products, drive, inverse_norm, local, output, excess, COLS=SCAN_ROWS,
+            self.query, products, drive, inverse_norm, local, output, excess, COLS=SCAN_ROWS, KEEP=keep,
             STAGES=SCAN_FORWARD.stages, **_strides("q", self.query), **_strides("o", output), **self._scan(),
             **SCAN_FORWARD.options(),
         )  # fmt: skip

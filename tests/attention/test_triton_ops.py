@@ -227,6 +227,8 @@ def test_the_same_inputs_give_the_same_bits_and_a_second_backward_pass_the_same_
     leaves = [*inputs, *memory.parameters()]
     twice = [torch.autograd.grad(output, leaves, output.detach(), retain_graph=True) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*twice))
+    with torch.no_grad():  # stores no states
+        assert torch.equal(triton_ops.attend_source(*inputs, *case.layout_and_plan(DEVICE), memory)[0], output)
 
 
 def test_the_tables_hold_every_query_once_in_blocks_of_one_state():

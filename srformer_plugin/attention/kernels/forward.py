@@ -162,13 +162,13 @@ def total_products(
 def scan_forward(
     q, y, drive, inverse_norm, local, out, excess, leak, threshold, gate, item_first, item_state, item_count,
     H, Q, R, ITEMS, q_b, q_h, q_t, o_b, o_h, o_t,
-    D: tl.constexpr, COLS: tl.constexpr, BLOCK_Q: tl.constexpr, HAS_GATE: tl.constexpr,
+    D: tl.constexpr, COLS: tl.constexpr, BLOCK_Q: tl.constexpr, HAS_GATE: tl.constexpr, KEEP: tl.constexpr,
     DOT: tl.constexpr, LOW: tl.constexpr, PREC: tl.constexpr, MIN_THRESHOLD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """COLS value channels of one head: the neuron over all visited segments, and what their queries read.
 
     One loop over items, blocks of at most BLOCK_Q queries that read one state: at the first item of a state the
-    neuron takes its step. The potential stays in registers.
+    neuron takes its step. The potential stays in registers. KEEP: store `excess` for the backward pass.
     """
     block, head = tl.program_id(0), tl.program_id(1)
     row, h = head // H, head % H
@@ -178,7 +178,8 @@ def scan_forward(
     constant = tl.load(drive + head.to(tl.int64) * D * D + tile)
     scale = tl.load(inverse_norm + head * D + cols) * head_gate(gate, h, HAS_GATE)
     y_base = y + head.to(tl.int64) * R * D * D + tile
-    excess_base = excess + head.to(tl.int64) * R * D * D + tile
+    if KEEP:
+        excess_base = excess + head.to(tl.int64) * R * D * D + tile
     q_base = q + row.to(tl.int64) * q_b + h * q_h
     o_base = row.to(tl.int64) * o_b + h * o_h
     first_base, state_base = item_first + row * (ITEMS + 1), item_state + row * ITEMS
@@ -197,7 +198,8 @@ def scan_forward(
         charged = lam * potential + drive_tile
         current = tl.where(step, charged / theta - 1, current)
         potential = tl.where(step, charged - tl.where(current > 0, theta, 0.0), potential)
-        tl.store(excess_base + state.to(tl.int64) * D * D, current.to(excess.dtype.element_ty))
+        if KEEP:
+            tl.store(excess_base + state.to(tl.int64) * D * D, current.to(excess.dtype.element_ty))
         recalled = tl.dot(qt.to(LOW), tl.maximum(current, 0.0).to(LOW), input_precision=PREC)
         tl.store(out + target, (near + recalled * scale[None, :]).to(out.dtype.element_ty), mask=there[:, None])
         previous = state
