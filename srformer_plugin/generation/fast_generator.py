@@ -166,7 +166,8 @@ class _Search:
             self._step(window)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # other threads (a data loader that pins memory) may go on calling CUDA meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._step(window)
         self.search.restore(saved)
         return graph
