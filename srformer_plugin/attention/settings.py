@@ -60,7 +60,7 @@ class SegmentSettings(FairseqDataclass):
         default="auto",
         metadata={
             "help": "implementation of the segmented attention in training: torch (any device), triton (fused "
-            "kernels on a GPU) or auto (triton where it runs)"
+            "kernels on a GPU, experimental) or auto (torch)"
         },
     )
 
