@@ -35,6 +35,24 @@ def training_updates(rows):
     return "\n".join(lines) + "\n"
 
 
+def decoding(rows):
+    """Tokens a second and memory, a line per batch shape and system."""
+    lines = ["| sentences x source | system | tokens/s | ours / stock | peak MiB |", "|---|---|---|---|---|"]
+    for row in rows:
+        case = row["case"]
+        lines.append(
+            f"| {case['batch']} x {case['source']} | {case['system']} | {row['ours']:,.0f} | {row['ratio']:.1f} "
+            f"| {row['peak_mib']:,} |"
+        )
+    case, first = rows[0]["case"], rows[0]
+    lines.append("")
+    lines.append(
+        f"Beam {case['beam']}, {case['tokens']} tokens, {case['dtype']}, random weights; {first['device']}, "
+        f"torch {first['torch']}, {first['date']}, commit {first['commit'][:7]}."
+    )
+    return "\n".join(lines) + "\n"
+
+
 def bpe_encoding(rows):
     """Pairs a second of two encoders that give the same numbers."""
     lines = ["| pairs | MB | data_prep.encode, pairs/s | fairseq's encoder, pairs/s | ratio |", "|---|---|---|---|---|"]
@@ -69,6 +87,7 @@ def rouge_scoring(rows):
 
 TABLES = {
     "rouge_scoring": rouge_scoring,
+    "decoding": decoding,
     "bpe_encoding": bpe_encoding,
     "training_updates": training_updates,
     "training_updates_t5": training_updates,
