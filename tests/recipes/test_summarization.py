@@ -24,7 +24,7 @@ SIZES = {"train": 40, "valid": 9, "test": 11}
 TINY = [
     "--cpu", "--init", "scratch", "--max-update", "6", "--validate-every", "4", "--batch-size", "8",
     "--warmup-updates", "1", "--lr", "1e-2", "--max-source", "48", "--max-target", "96", "--min-len", "1",
-    "--max-len", "12", "--beam", "2", "--workers", "1", "--vocabulary", "110",
+    "--max-len", "12", "--beam", "2", "--workers", "1", "--vocabulary", "100",
 ]  # fmt: skip
 TINY_ARCH = {"bart": "srformer_bart_tiny", "t5": "srformer_t5_tiny"}
 
