@@ -13,6 +13,7 @@ import pickle
 import re
 import types
 import typing
+from unittest import mock
 
 import numpy as np
 import omegaconf
@@ -41,6 +42,7 @@ def apply():
     allow_checkpoint_classes()
     explain_refused_checkpoint()
     train_half_precision_without_accelerator()
+    survive_overflow_without_cuda()
     bucket_batches()
     restore_numpy_aliases()
     attend_to_the_own_source()
@@ -186,6 +188,25 @@ def train_half_precision_without_accelerator():
         return call_main
 
     _wrap(distributed_utils, "call_main", make_wrapper)
+
+
+def survive_overflow_without_cuda():
+    """Let a training in fp16 on a CPU lower its loss scale after an overflow, and go on.
+
+    ``trainer.py:1023`` puts the gradient norm of the update that is left out on the GPU, whatever the training runs
+    on, and without CUDA that ends it. Not needed when ``fairseq-train --cpu --fp16 --fp16-init-scale 1e9`` trains.
+    """
+
+    def make_wrapper(original):
+        def train_step(self, *args, **kwargs):
+            if self.cuda:
+                return original(self, *args, **kwargs)
+            with mock.patch.object(torch.Tensor, "cuda", lambda tensor, *args, **kwargs: tensor):
+                return original(self, *args, **kwargs)
+
+        return train_step
+
+    _wrap(Trainer, "train_step", make_wrapper)
 
 
 def bucket_batches():

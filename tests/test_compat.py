@@ -105,6 +105,7 @@ def test_applying_the_mends_again_changes_nothing():
         (transformer_layer.TransformerEncoderLayerBase, "__init__"),
         (transformer_layer.TransformerEncoderLayerBase, "upgrade_state_dict_named"),
         (Trainer, "load_checkpoint"),
+        (Trainer, "train_step"),
     ]  # fmt: skip
     before = [getattr(owner, name) for owner, name in places]
     compat.apply()
@@ -387,6 +388,23 @@ def test_stock_half_precision_fails_on_a_cpu(flag, message, train_here, monkeypa
     monkeypatch.setattr(distributed_utils, "call_main", stock(distributed_utils.call_main))
     with pytest.raises((AttributeError, AssertionError, RuntimeError), match=message):
         train_here(flag)
+
+
+OVERFLOW = ["--fp16", "--fp16-init-scale", "1073741824", "--max-update", "2"]
+
+
+def test_a_training_on_a_cpu_goes_on_after_an_overflow(train_here):
+    log = train_here(*OVERFLOW)
+    assert "gradient overflow detected" in log
+    assert "num_updates 2" in log
+    assert torch.Tensor.cuda.__name__ == "cuda"  # as it was
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="only wrong where there is no GPU")
+def test_stock_training_on_a_cpu_ends_with_an_overflow(train_here, monkeypatch):
+    monkeypatch.setattr(Trainer, "train_step", stock(Trainer.train_step))
+    with pytest.raises((AssertionError, RuntimeError), match="not compiled with CUDA|NVIDIA driver"):
+        train_here(*OVERFLOW)
 
 
 def test_a_machine_with_a_tpu_still_uses_it(tiny_corpus, monkeypatch):
