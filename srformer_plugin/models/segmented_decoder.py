@@ -9,8 +9,10 @@ from fairseq.models.transformer import TransformerDecoderBase
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 
-from ..attention.cross_attention import FullCrossAttention, SegmentedCrossAttention, SourceContext
+from ..attention.cross_attention import SegmentedCrossAttention
 from ..attention.settings import SegmentSettings
+from ..attention.shared_by_beams import FullCrossAttention
+from ..attention.source_context import SourceContext
 from ..errors import ConfigurationError
 
 logger = logging.getLogger(__name__)

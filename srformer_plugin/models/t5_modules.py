@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
-from ..attention.cross_attention import SharedByBeams, add_projections, as_context
+from ..attention.shared_by_beams import SharedByBeams, add_projections, split_heads
+from ..attention.source_context import as_context
 
 # Added to the score of a key that must not be seen. Finite in every dtype, so that a query that sees no key at all
 # (padding before a left-padded target) is not NaN.
@@ -141,10 +142,6 @@ class _Projections(nn.Module):
         self.num_heads, self.head_dim, self.dropout = num_heads, head_dim, dropout
         add_projections(self, embed_dim, num_heads * head_dim, kdim or embed_dim, False, q_noise, qn_block_size)
 
-    def _split(self, projected: Tensor) -> Tensor:
-        """(T, B, H * D) -> (B, H, T, D)."""
-        return projected.unflatten(2, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3)
-
 
 @with_incremental_state
 class T5SelfAttention(_Projections):
@@ -172,7 +169,7 @@ class T5SelfAttention(_Projections):
             (T, B, C), and None.
         """
         bias, length, rows = key_padding_mask, query.size(0), query.size(1)
-        q, k, v = (self._split(project(query)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (split_heads(project(query), self.num_heads) for project in (self.q_proj, self.k_proj, self.v_proj))
         if incremental_state is not None:
             saved = self._get_input_buffer(incremental_state)
             if saved:
@@ -200,6 +197,7 @@ class T5CrossAttention(SharedByBeams, _Projections):
     """Attention to the whole source (`--cross-attention full`), its keys and values kept once per sentence."""
 
     scaling = 1.0  # T5 does not scale its queries
+    masked_score = MASKED
 
     def forward(
         self,
@@ -217,7 +215,7 @@ class T5CrossAttention(SharedByBeams, _Projections):
         rows = query.size(1)
         saved = self._load(incremental_state) if incremental_state is not None else {}
         if not saved:
-            source = self.open_source(key, as_context(key_padding_mask).padding_mask)
+            source = self.open_source(key, as_context(key_padding_mask).padding_mask, length=query.size(0))
             saved = {
                 "prev_key": source["keys"],
                 "prev_value": source["values"],
@@ -233,16 +231,6 @@ class T5CrossAttention(SharedByBeams, _Projections):
         if weights is not None:
             weights = self.join_weights(weights, beam, need_head_weights)
         return self.out_proj(self.join_heads(output, beam)), weights
-
-    def open_source(self, encoder_states, padding_mask, length=None):
-        """As in `SharedByBeams.open_source`."""
-        source = {
-            "keys": self._split(self.k_proj(encoder_states)),
-            "values": self._split(self.v_proj(encoder_states)),
-        }
-        if padding_mask is not None:
-            source["bias"] = padding_mask[:, None, None, :].to(source["keys"].dtype) * MASKED
-        return source
 
 
 def residual_stream(x: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 
-from srformer_plugin.attention.cross_attention import SegmentedCrossAttention, SourceContext
+from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
 from srformer_plugin.attention.memory import RAFMemory
 from srformer_plugin.attention.schedule import build_schedule
 from srformer_plugin.attention.settings import SegmentSettings
+from srformer_plugin.attention.source_context import SourceContext
 from srformer_plugin.attention.torch_ops import attend
 
 

@@ -1,0 +1,140 @@
+"""What every cross-attention of the decoders shares: projections, and a source kept once for all beams."""
+
+import torch.nn.functional as F
+from fairseq.incremental_decoding_utils import with_incremental_state
+from fairseq.modules import MultiheadAttention
+from fairseq.modules.quant_noise import quant_noise
+from torch import Tensor, nn
+
+from ..errors import ConfigurationError
+from .source_context import as_context
+
+
+def add_projections(
+    module: nn.Module, embed_dim: int, inner: int, kdim: int, bias: bool, q_noise: float, qn_block_size: int
+) -> None:
+    """Give an attention the four projections of fairseq's names; `inner` is H * D, `kdim` the width of the keys."""
+    for name, width_in, width_out in (
+        ("k_proj", kdim, inner),
+        ("v_proj", kdim, inner),
+        ("q_proj", embed_dim, inner),
+        ("out_proj", inner, embed_dim),
+    ):
+        setattr(module, name, quant_noise(nn.Linear(width_in, width_out, bias=bias), q_noise, qn_block_size))
+
+
+def split_heads(projected: Tensor, num_heads: int) -> Tensor:
+    """(N, B, H * D) -> (B, H, N, D)."""
+    return projected.unflatten(2, (num_heads, -1)).permute(1, 2, 0, 3)
+
+
+@with_incremental_state
+class SharedByBeams(nn.Module):
+    """Incremental state kept once per sentence, whatever the number of hypotheses.
+
+    `set_beam_size` only tells fairseq that the encoder's output need not be copied per beam (it then calls
+    `BARTModel.set_beam_size`). How many hypotheses share a row is read off the tensors and kept in the
+    incremental state, not on the module, which another generator or a training step may use next.
+    """
+
+    masked_score = float("-inf")  # added to the score of a source position that is padding
+
+    def set_beam_size(self, beam_size: int) -> None:
+        """Answer fairseq's question whether this attention can share keys and values between beams."""
+
+    def _load(self, incremental_state) -> dict:
+        return self.get_incremental_state(incremental_state, "attn_state") or {}
+
+    def split_query(self, projected: Tensor, beam: int) -> Tensor:
+        """Heads of projected queries, hypotheses folded into positions: (T, B * x, H * D) -> (B, H, x * T, D)."""
+        length, rows, _ = projected.shape
+        heads = projected.view(length, rows // beam, beam, self.num_heads, self.head_dim)
+        return heads.permute(1, 3, 2, 0, 4).flatten(2, 3)
+
+    def open_source(self, encoder_states: Tensor, padding_mask: Tensor | None, length: int) -> "dict[str, Tensor]":
+        """What `step` needs of the sources, computed once: tensors whose first dimension is the sentence.
+
+        Here for attention to the whole source.
+
+        Args:
+            encoder_states: (N, B, C_enc).
+            padding_mask: (B, N) bool, True at padding, or None.
+            length: of the longest hypothesis that `step` will be asked for.
+        Raises:
+            ConfigurationError: this attention cannot be computed with tensors of fixed shapes.
+        """
+        source = {
+            "keys": split_heads(self.k_proj(encoder_states), self.num_heads),
+            "values": split_heads(self.v_proj(encoder_states), self.num_heads),
+        }
+        if padding_mask is not None:
+            bias = source["keys"].new_zeros(padding_mask.shape).masked_fill(padding_mask, self.masked_score)
+            source["bias"] = bias[:, None, None, :]
+        return source
+
+    def step(self, query: Tensor, source: "dict[str, Tensor]", position: Tensor) -> Tensor:
+        """`forward` for one position that only the device knows: no host synchronisation, the same shapes every time.
+
+        Args:
+            query: (1, B * x, C), x hypotheses per sentence.
+            source: what `open_source` returned.
+            position: (1,) int64, of the query in the target.
+        Returns:
+            (1, B * x, C).
+        """
+        beam = query.size(1) // next(iter(source.values())).size(0)
+        queries = self.split_query(self.q_proj(query) * self.scaling, beam)
+        return self.out_proj(self.join_heads(self._attend_step(queries, source, position), beam))
+
+    def _attend_step(self, queries: Tensor, source: "dict[str, Tensor]", position: Tensor) -> Tensor:
+        """(B, H, x, D) -> (B, H, x, D)."""
+        return F.scaled_dot_product_attention(queries, source["keys"], source["values"], source.get("bias"), scale=1.0)
+
+    @staticmethod
+    def join_heads(output: Tensor, beam: int) -> Tensor:
+        """The inverse of `split_query`: (B, H, x * T, D) -> (T, B * x, H * D)."""
+        return output.unflatten(2, (beam, -1)).permute(3, 0, 2, 1, 4).flatten(3).flatten(1, 2)
+
+    @staticmethod
+    def join_weights(weights: Tensor, beam: int, per_head: bool) -> Tensor:
+        """Attention weights (B, H, x * T, N) -> (B * x, T, N), averaged over heads, or (H, B * x, T, N)."""
+        weights = weights.unflatten(2, (beam, -1)).permute(1, 0, 2, 3, 4).flatten(1, 2)
+        return weights if per_head else weights.mean(dim=0)
+
+    def reorder_incremental_state(self, incremental_state, new_order: Tensor):
+        """Follow a beam search's reordering of hypotheses, `new_order` (B' * beam,) into (B * beam)."""
+        saved = self._load(incremental_state)
+        if not saved:
+            return incremental_state
+        beam, rows = saved["beam_size"], saved["prev_key"].size(0)
+        # As many hypotheses as before: they were exchanged within their sentences, whose rows are shared.
+        if new_order.numel() != rows * beam:
+            sentences = new_order.view(-1, beam)[:, 0] // beam
+            for name, value in saved.items():
+                if hasattr(value, "index_select"):
+                    saved[name] = value.index_select(0, sentences)
+        return incremental_state
+
+
+class FullCrossAttention(SharedByBeams, MultiheadAttention):
+    """fairseq's own attention to the whole source (`--cross-attention full`).
+
+    Stock apart from the beam bookkeeping: stock leaves the last generator's beam size on the module, and a
+    training step after it attends to every beam-th sentence only.
+    """
+
+    def forward(self, query, key, value, key_padding_mask=None, incremental_state=None, **kwargs):
+        """As in `MultiheadAttention.forward`; `key_padding_mask` may be a `SourceContext`."""
+        mask = as_context(key_padding_mask).padding_mask
+        before = self._load(incremental_state) if incremental_state is not None else {}
+        output = super().forward(query, key, value, mask, incremental_state, **kwargs)
+        if incremental_state is not None:
+            saved = self._load(incremental_state)
+            saved["beam_size"] = before.get("beam_size", query.size(1) // saved["prev_key"].size(0))
+        return output
+
+    def open_source(self, encoder_states, padding_mask, length):
+        """As in `SharedByBeams.open_source`."""
+        if self.bias_k is not None or self.add_zero_attn:
+            raise ConfigurationError("cross-attention with --add-bias-kv or --add-zero-attn")
+        return super().open_source(encoder_states, padding_mask, length)

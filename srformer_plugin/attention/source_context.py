@@ -1,0 +1,55 @@
+"""What a decoder's forward pass tells the cross-attention of its layers about the source."""
+
+from torch import Tensor
+
+from .segments import SegmentPlan, SourceLayout
+
+
+class SourceContext:
+    """What one forward pass of the decoder knows and every layer's cross-attention needs.
+
+    A decoder hands it to its layers in the place of the padding mask, which fairseq's layers pass on untouched.
+    It lives for one forward pass, so that layout and plan are computed once and not per layer.
+
+    Args:
+        padding_mask: (B, N) bool, True at padding; None: no padding.
+        target_lengths: (B,) int64, true target lengths where they are known (teacher forcing).
+        first_position: t of the first query; None: the position that the incremental state has reached.
+    """
+
+    def __init__(
+        self,
+        padding_mask: Tensor | None,
+        target_lengths: Tensor | None = None,
+        first_position: int | None = None,
+    ):
+        self.padding_mask = padding_mask
+        self.target_lengths = target_lengths
+        self.first_position = first_position
+        self._layouts: dict[tuple, SourceLayout] = {}
+        self._plans: dict[tuple, SegmentPlan] = {}
+
+    def layout(self, batch_size: int, source_length: int, segment_size: int, device) -> SourceLayout:
+        """The source's segments, computed once."""
+        key = (batch_size, source_length, segment_size)
+        if key not in self._layouts:
+            mask = self.padding_mask
+            if mask is not None and mask.size(0) != batch_size:
+                mask = mask.repeat_interleave(batch_size // mask.size(0), dim=0)
+            self._layouts[key] = SourceLayout(mask, batch_size, source_length, segment_size, device)
+        return self._layouts[key]
+
+    def plan(self, schedule, layout: SourceLayout, **queries) -> SegmentPlan:
+        """The schedule's plan; shared by the layers unless the schedule looks at their content."""
+        if schedule.uses_content:
+            return schedule.plan(layout, **queries)
+        key = (type(schedule), schedule.expected_target_length, layout.segment_size)
+        if key not in self._plans:
+            queries = {name: value for name, value in queries.items() if name not in ("query", "keys")}
+            self._plans[key] = schedule.plan(layout, **queries)
+        return self._plans[key]
+
+
+def as_context(key_padding_mask) -> SourceContext:
+    """A bare padding mask (or None) as the context that a decoder would make of it."""
+    return key_padding_mask if isinstance(key_padding_mask, SourceContext) else SourceContext(key_padding_mask)
