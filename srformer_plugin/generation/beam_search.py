@@ -65,15 +65,16 @@ class BeamSearch:
         self.finished_scores = table(beam + 1, length, dtype=torch.float32)
         self.finished_length = table(beam + 1)
         self.penalty = torch.zeros(settings.vocab_size, device=device)  # of words, whatever the step
-        self.not_eos = torch.ones(settings.vocab_size, dtype=torch.bool, device=device)
+        self.penalty[settings.unk] = -settings.unk_penalty
+        self.penalty[[settings.pad, *settings.suppressed]] = -math.inf
+        self.not_eos = torch.arange(settings.vocab_size, device=device) != settings.eos
         self.hypothesis = torch.arange(beam, device=device)
 
     def start(self, bos: int, max_len: int) -> None:
         """Begin a search for hypotheses of at most `max_len` tokens, the end of sentence not counted."""
-        settings = self.settings
         self.position.zero_()
         self.last_position.fill_(max_len)
-        self.tokens.fill_(settings.pad)
+        self.tokens.fill_(self.settings.pad)
         self.tokens[:, :, 0] = bos
         # the hypotheses are equal at first: only one of them may be continued
         self.cumulative.fill_(-math.inf)
@@ -82,11 +83,6 @@ class BeamSearch:
         self.ancestors.fill_(-1)
         self.ancestors[:, :, 0] = self.hypothesis
         self.finished_count.zero_()
-        self.penalty.zero_()
-        self.penalty[settings.unk] = -settings.unk_penalty
-        self.penalty[[settings.pad, *settings.suppressed]] = -math.inf
-        self.not_eos.fill_(True)
-        self.not_eos[settings.eos] = False
 
     def snapshot(self) -> dict[str, Tensor]:
         """A copy of the state, for `restore`."""

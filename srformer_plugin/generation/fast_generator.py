@@ -31,7 +31,6 @@ class FastSequenceGenerator(SequenceGenerator):
 
     def __init__(self, models, tgt_dict, **options):
         super().__init__(models, tgt_dict, **options)
-        self.tgt_dict = tgt_dict
         self._searches: OrderedDict[tuple, _Search] = OrderedDict()
         self._reasons: set[str] = set()
 
@@ -98,7 +97,7 @@ class FastSequenceGenerator(SequenceGenerator):
     def _search(self, encoder_out, shape, max_len) -> "_Search":
         """Buffers for this shape that hold these sources: those that are there, or new ones."""
         decoder = self.model.single_model.decoder
-        length = min(-(-(max_len + 1) // LENGTH_BUCKET) * LENGTH_BUCKET, max(self.max_len, max_len + 1))
+        length = min(-(-(max_len + 1) // LENGTH_BUCKET) * LENGTH_BUCKET, self.max_len)
         weight = decoder.output_projection.weight
         key = (shape, length, weight.data_ptr(), weight.dtype)
         if key in self._searches:

@@ -29,7 +29,7 @@ class StaticDecoder:
     def __init__(self, decoder: SegmentedDecoder, encoder_out: dict, beam: int, length: int):
         check_supported(decoder)
         self.decoder, self.beam, self.length = decoder, beam, length
-        self.sources = self._open_sources(encoder_out)
+        self.sources = list(self._open_sources(encoder_out))
         batch_size, self.device = encoder_out["encoder_out"][0].size(1), encoder_out["encoder_out"][0].device
         device, options = self.device, {"device": self.device, "dtype": decoder.output_projection.weight.dtype}
         # slot p * x + i holds what hypothesis i wrote at position p; zeros, since a masked NaN is still NaN
@@ -42,17 +42,16 @@ class StaticDecoder:
             self.bias = self.bias.to(options["dtype"]).repeat_interleave(beam, dim=2)
 
     def _open_sources(self, encoder_out):
-        masks = encoder_out["encoder_padding_mask"]
+        """What each layer's cross-attention keeps of the sources, layer by layer."""
+        masks, states = encoder_out["encoder_padding_mask"], encoder_out["encoder_out"][0]
         mask = masks[0] if len(masks) > 0 else None
-        states = encoder_out["encoder_out"][0]
-        return [layer.encoder_attn.open_source(states, mask, self.length) for layer in self.decoder.layers]
+        for layer in self.decoder.layers:
+            yield layer.encoder_attn.open_source(states, mask, self.length)
 
     def load(self, encoder_out: dict) -> None:
         """Put other sources of the same shape in the place of those there are."""
-        masks, states = encoder_out["encoder_padding_mask"], encoder_out["encoder_out"][0]
-        mask = masks[0] if len(masks) > 0 else None
-        for layer, source in zip(self.decoder.layers, self.sources):
-            for name, tensor in layer.encoder_attn.open_source(states, mask, self.length).items():
+        for source, other in zip(self.sources, self._open_sources(encoder_out)):
+            for name, tensor in other.items():
                 source[name].copy_(tensor)
 
     def step(self, tokens: Tensor, position: Tensor, ancestors: Tensor, window: int) -> Tensor:
