@@ -15,7 +15,7 @@ Sums over programs are taken in a fixed order, without atomic operations: gradie
 import triton
 import triton.language as tl
 
-from .common import clip, head_gate, kept, neuron, pass_clip, segment_tile, write_segment_tile
+from .common import clip, head_gate, kept, neuron, pass_clip, readers, segment_tiles, write_segment_tile
 from .forward import UNSPECIALISED
 
 UNSPECIALISED = [*UNSPECIALISED, "PARTS", "B"]
@@ -146,24 +146,23 @@ def segment_backward(
     stop = tl.minimum((chunk + 1) * PER, M)
     ahead = chunk * PER * SEG
     valid = rows < tl.minimum(SEG, length - ahead)
-    k_ahead = segment_tile(k_base, index, row, ahead, rows, cols, valid, k_n, k_b, slots, HAS_INDEX, DOT)
-    v_ahead = segment_tile(v_base, index, row, ahead, rows, cols, valid, v_n, v_b, slots, HAS_INDEX, DOT)
+    k_ahead, v_ahead = segment_tiles(
+        k_base, v_base, index, row, ahead, rows, cols, valid, k_n, k_b, v_n, v_b, slots, HAS_INDEX, DOT
+    )
     for j in range(chunk * PER, stop):
         # the next segment and this one's state are asked for before anything is computed
         first = j * SEG
         left = tl.minimum(SEG, length - first)
         kt, vt = k_ahead, v_ahead
-        state = tl.load(state_of + row * M + j)
-        begin = tl.load(starts + row * (R + 1) + tl.maximum(state, 0))
-        end = tl.load(starts + row * (R + 1) + tl.maximum(state, 0) + 1)
-        end = tl.where(state >= 0, end, begin)
+        state, begin, end = readers(state_of, starts, row, j, M, R)
         if MEMORY:
             drive_tile = excess + (head.to(tl.int64) * R + tl.maximum(state, 0)) * D * D + square
             driven = tl.load(drive_tile, mask=(square >= 0) & (state >= 0), other=0.0).to(LOW)
         ahead = first + SEG
         valid = rows < tl.where(j + 1 < stop, tl.minimum(SEG, length - ahead), 0)
-        k_ahead = segment_tile(k_base, index, row, ahead, rows, cols, valid, k_n, k_b, slots, HAS_INDEX, DOT)
-        v_ahead = segment_tile(v_base, index, row, ahead, rows, cols, valid, v_n, v_b, slots, HAS_INDEX, DOT)
+        k_ahead, v_ahead = segment_tiles(
+            k_base, v_base, index, row, ahead, rows, cols, valid, k_n, k_b, v_n, v_b, slots, HAS_INDEX, DOT
+        )
         if left <= 0:
             for sub in range(SUBS):
                 at = sub * BLOCK_N + rows
@@ -183,8 +182,10 @@ def segment_backward(
                     for sub in range(1, SUBS):
                         at = sub * BLOCK_N + rows
                         valid = at < left
-                        ks = segment_tile(k_base, index, row, first, at, cols, valid, k_n, k_b, slots, HAS_INDEX, DOT)
-                        vs = segment_tile(v_base, index, row, first, at, cols, valid, v_n, v_b, slots, HAS_INDEX, DOT)
+                        ks, vs = segment_tiles(
+                            k_base, v_base, index, row, first, at, cols, valid, k_n, k_b, v_n, v_b, slots,
+                            HAS_INDEX, DOT,
+                        )  # fmt: skip
                         product = tl.dot(tl.trans(ks), vs, product, input_precision=EXACT)
                     into_others = tl.dot(driven, w, input_precision=PREC)
                     others = (clipped - clip(product, bound, CLAMP)).to(LOW)
@@ -195,8 +196,9 @@ def segment_backward(
                 at = sub * BLOCK_N + rows
                 if SUBS > 1:
                     valid = at < left
-                    kt = segment_tile(k_base, index, row, first, at, cols, valid, k_n, k_b, slots, HAS_INDEX, DOT)
-                    vt = segment_tile(v_base, index, row, first, at, cols, valid, v_n, v_b, slots, HAS_INDEX, DOT)
+                    kt, vt = segment_tiles(
+                        k_base, v_base, index, row, first, at, cols, valid, k_n, k_b, v_n, v_b, slots, HAS_INDEX, DOT
+                    )
                 if MEMORY:
                     grad_k = tl.dot(vt.to(LOW), tl.trans(into_product), input_precision=PREC)
                     grad_k += kt.to(tl.float32) * by_norm[None, :]

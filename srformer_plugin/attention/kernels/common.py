@@ -33,6 +33,25 @@ def segment_tile(
 
 
 @triton.jit
+def segment_tiles(
+    k_base, v_base, index, row, first, rows, cols, valid, k_n, k_b, v_n, v_b, slots,
+    HAS_INDEX: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Keys and values at the same slots: two tiles of `segment_tile`."""
+    keys = segment_tile(k_base, index, row, first, rows, cols, valid, k_n, k_b, slots, HAS_INDEX, DOT)
+    return keys, segment_tile(v_base, index, row, first, rows, cols, valid, v_n, v_b, slots, HAS_INDEX, DOT)
+
+
+@triton.jit
+def readers(state_of, starts, row, segment, M, R):
+    """The memory state of a segment, -1 for none, and the range of queries that read it (`runs.QueryRuns`)."""
+    state = tl.load(state_of + row * M + segment)
+    begin = tl.load(starts + row * (R + 1) + tl.maximum(state, 0))
+    end = tl.load(starts + row * (R + 1) + tl.maximum(state, 0) + 1)
+    return state, begin, tl.where(state >= 0, end, begin)
+
+
+@triton.jit
 def write_segment_tile(
     base, index, row, first, rows, cols, tile, seg, stride_n, stride_b, slots, source_length, HAS_INDEX: tl.constexpr
 ):

@@ -13,7 +13,7 @@ and the tables of `runs.QueryRuns`.
 import triton
 import triton.language as tl
 
-from .common import clip, dot_exact, head_gate, kept, neuron, segment_tile
+from .common import clip, dot_exact, head_gate, kept, neuron, readers, segment_tiles
 
 UNSPECIALISED = ["Q", "N", "R", "M", "PER", "SEG", "CHUNKS", "ITEMS"]
 
@@ -69,30 +69,30 @@ def segment_forward(
     stop = tl.minimum((chunk + 1) * PER, tl.maximum(1, tl.cdiv(length, SEG)))
     ahead = chunk * PER * SEG
     valid = rows < tl.minimum(SEG, length - ahead)
-    k_ahead = segment_tile(k_base, index, row, ahead, rows, cols, valid, k_n, k_b, slots, HAS_INDEX, DOT)
-    v_ahead = segment_tile(v_base, index, row, ahead, rows, cols, valid, v_n, v_b, slots, HAS_INDEX, DOT)
+    k_ahead, v_ahead = segment_tiles(
+        k_base, v_base, index, row, ahead, rows, cols, valid, k_n, k_b, v_n, v_b, slots, HAS_INDEX, DOT
+    )
     for j in range(chunk * PER, stop):
         # everything that is read is asked for before anything is computed: the next segment, the first queries
         first = j * SEG
         left = tl.minimum(SEG, length - first)
         kt, vt = k_ahead, v_ahead
-        state = tl.load(state_of + row * M + j)
-        begin = tl.load(starts + row * (R + 1) + tl.maximum(state, 0))
-        end = tl.load(starts + row * (R + 1) + tl.maximum(state, 0) + 1)
-        end = tl.where(state >= 0, end, begin)
+        state, begin, end = readers(state_of, starts, row, j, M, R)
         t = begin + tl.arange(0, BLOCK_Q)
         qt = tl.load(q_base + t[:, None] * q_t + cols[None, :], mask=(t < end)[:, None], other=0.0).to(DOT)
         ahead = first + SEG
         valid = rows < tl.where(j + 1 < stop, tl.minimum(SEG, length - ahead), 0)
-        k_ahead = segment_tile(k_base, index, row, ahead, rows, cols, valid, k_n, k_b, slots, HAS_INDEX, DOT)
-        v_ahead = segment_tile(v_base, index, row, ahead, rows, cols, valid, v_n, v_b, slots, HAS_INDEX, DOT)
+        k_ahead, v_ahead = segment_tiles(
+            k_base, v_base, index, row, ahead, rows, cols, valid, k_n, k_b, v_n, v_b, slots, HAS_INDEX, DOT
+        )
         if MEMORY:
             product = tl.dot(tl.trans(kt), vt, input_precision=EXACT)
             norms += tl.sum(kt.to(tl.float32) * kt.to(tl.float32), 0)
             for sub in range(1, SUBS):
                 at = sub * BLOCK_N + rows
-                ks = segment_tile(k_base, index, row, first, at, cols, at < left, k_n, k_b, slots, HAS_INDEX, DOT)
-                vs = segment_tile(v_base, index, row, first, at, cols, at < left, v_n, v_b, slots, HAS_INDEX, DOT)
+                ks, vs = segment_tiles(
+                    k_base, v_base, index, row, first, at, cols, at < left, k_n, k_b, v_n, v_b, slots, HAS_INDEX, DOT
+                )
                 product = tl.dot(tl.trans(ks), vs, product, input_precision=EXACT)
                 norms += tl.sum(ks.to(tl.float32) * ks.to(tl.float32), 0)
             total += product
@@ -112,8 +112,9 @@ def segment_forward(
             )
             for sub in range(1, SUBS):
                 at = sub * BLOCK_N + rows
-                ks = segment_tile(k_base, index, row, first, at, cols, at < left, k_n, k_b, slots, HAS_INDEX, DOT)
-                vs = segment_tile(v_base, index, row, first, at, cols, at < left, v_n, v_b, slots, HAS_INDEX, DOT)
+                ks, vs = segment_tiles(
+                    k_base, v_base, index, row, first, at, cols, at < left, k_n, k_b, v_n, v_b, slots, HAS_INDEX, DOT
+                )
                 highest, summed, output = _attend_tile(
                     qt, ks, vs, highest, summed, output, head, t, at, left, seed_value, Q, width, dropout, DROPOUT, PREC
                 )
