@@ -21,7 +21,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.sequence_generator import SequenceGenerator
 
 import srformer_plugin  # noqa: F401 (registers the architectures)
-from benchmarks.rows import provenance, write_rows
+from benchmarks.rows import provenance, this_cpu, write_rows
 from srformer_plugin.generation import FastSequenceGenerator
 
 WORDS = 50_260  # BART's vocabulary without the four special symbols
@@ -127,7 +127,7 @@ def main():
     names = list(SYSTEMS)
     systems = names if options.systems is None else [names[number] for number in options.systems]
 
-    measured_on = provenance(torch.cuda.get_device_name() if options.device == "cuda" else "cpu", options.commit)
+    measured_on = provenance(torch.cuda.get_device_name() if options.device == "cuda" else this_cpu(), options.commit)
     task = StubTask()
     check(task, options.device)
     rows = []

@@ -14,75 +14,72 @@ ROOT = Path(__file__).resolve().parent.parent
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 
 
+def _table(header, lines, remark, first, *details):
+    """A table, and under it what it says and what `first`, a row, was measured on."""
+    columns = header.count("|") - 1
+    measured_on = ", ".join([first["device"], *details, first["date"], f"commit {first['commit'][:7]}"])
+    return "\n".join([header, "|" + "---|" * columns, *lines, "", f"{remark}; {measured_on}."]) + "\n"
+
+
 def training_updates(rows):
     """Milliseconds per update and the losses, a line per model and precision."""
-    lines = [
-        "| precision | model | ms per update | stock time / ours | loss at 10 and at the last update |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        run = row["run"]
-        lines.append(
-            f"| {row['case']['precision']} | {row['case']['model']} | {row['ours']:.0f} | {row['ratio']:.2f} "
-            f"| {run['first_loss']:.2f} -> {run['last_loss']:.2f} |"
-        )
     case, first = rows[0]["case"], rows[0]
-    lines.append("")
-    lines.append(
-        f"{case['updates']} updates of {case['batch']} x {case['source']} source tokens; median after the first 50; "
-        f"{first['device']}, torch {first['torch']}, {first['date']}, commit {first['commit'][:7]}."
+    return _table(
+        "| precision | model | ms per update | stock time / ours | loss at 10 and at the last update |",
+        (
+            f"| {row['case']['precision']} | {row['case']['model']} | {row['ours']:.0f} | {row['ratio']:.2f} "
+            f"| {row['run']['first_loss']:.2f} -> {row['run']['last_loss']:.2f} |"
+            for row in rows
+        ),
+        f"{case['updates']} updates of {case['batch']} x {case['source']} source tokens; median after the first 50",
+        first,
+        f"torch {first['torch']}",
     )
-    return "\n".join(lines) + "\n"
 
 
 def decoding(rows):
     """Tokens a second and memory, a line per batch shape and system."""
-    lines = ["| sentences x source | system | tokens/s | ours / stock | peak MiB |", "|---|---|---|---|---|"]
-    for row in rows:
-        case = row["case"]
-        lines.append(
-            f"| {case['batch']} x {case['source']} | {case['system']} | {row['ours']:,.0f} | {row['ratio']:.1f} "
-            f"| {row['peak_mib']:,} |"
-        )
     case, first = rows[0]["case"], rows[0]
-    lines.append("")
-    lines.append(
-        f"Beam {case['beam']}, {case['tokens']} tokens, {case['dtype']}, random weights; {first['device']}, "
-        f"torch {first['torch']}, {first['date']}, commit {first['commit'][:7]}."
+    return _table(
+        "| sentences x source | system | tokens/s | ours / stock | peak MiB |",
+        (
+            f"| {row['case']['batch']} x {row['case']['source']} | {row['case']['system']} | {row['ours']:,.0f} "
+            f"| {row['ratio']:.1f} | {row['peak_mib']:,} |"
+            for row in rows
+        ),
+        f"Beam {case['beam']}, {case['tokens']} tokens, {case['dtype']}, random weights",
+        first,
+        f"torch {first['torch']}",
     )
-    return "\n".join(lines) + "\n"
 
 
 def bpe_encoding(rows):
     """Pairs a second of two encoders that give the same numbers."""
-    lines = ["| pairs | MB | data_prep.encode, pairs/s | fairseq's encoder, pairs/s | ratio |", "|---|---|---|---|---|"]
-    for row in rows:
-        case = row["case"]
-        lines.append(
-            f"| {case['pairs']:,} | {case['megabytes']:.0f} | {row['ours']:,.0f} | {row['theirs']:,.0f} "
-            f"| {row['ratio']:.1f} |"
-        )
     first = rows[0]
-    lines.append("")
-    lines.append(
-        f"Articles with their summaries, whole programs, {first['case']['workers']} processes; the outputs are equal; "
-        f"{first['device']}, tiktoken {first['tiktoken']}, {first['date']}, commit {first['commit'][:7]}."
+    return _table(
+        "| pairs | MB | data_prep.encode, pairs/s | fairseq's encoder, pairs/s | ratio |",
+        (
+            f"| {row['case']['pairs']:,} | {row['case']['megabytes']:.0f} | {row['ours']:,.0f} "
+            f"| {row['theirs']:,.0f} | {row['ratio']:.1f} |"
+            for row in rows
+        ),
+        f"Articles with their summaries, whole programs, {first['case']['workers']} processes; the outputs are equal",
+        first,
+        f"tiktoken {first['tiktoken']}",
     )
-    return "\n".join(lines) + "\n"
 
 
 def rouge_scoring(rows):
     """Seconds for a test set, a line for each number of processes."""
-    lines = ["| processes | srformer_plugin.scoring, s | rouge-score loop, s | ratio |", "|---|---|---|---|"]
-    for row in rows:
-        lines.append(f"| {row['case']['workers']} | {row['ours']:.1f} | {row['theirs']:.1f} | {row['ratio']:.1f} |")
-    first = rows[0]
-    lines.append("")
-    lines.append(
-        f"ROUGE-1/2/L/Lsum of {first['case']['pairs']:,} pairs, whole programs; the scores are equal; "
-        f"{first['device']}, {first['date']}, commit {first['commit'][:7]}."
+    return _table(
+        "| processes | srformer_plugin.scoring, s | rouge-score loop, s | ratio |",
+        (
+            f"| {row['case']['workers']} | {row['ours']:.1f} | {row['theirs']:.1f} | {row['ratio']:.1f} |"
+            for row in rows
+        ),
+        f"ROUGE-1/2/L/Lsum of {rows[0]['case']['pairs']:,} pairs, whole programs; the scores are equal",
+        rows[0],
     )
-    return "\n".join(lines) + "\n"
 
 
 TABLES = {

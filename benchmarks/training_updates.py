@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.rows import provenance, write_rows
+from benchmarks.rows import provenance, this_cpu, write_rows
 from srformer_plugin import __file__ as plugin_file
 
 # name in the table -> flags; the first of a family is the peer of the others, which have its sizes
@@ -95,7 +95,7 @@ def main():
     if not set(models) <= family.keys():
         parser.error(f"--models: choose from {', '.join(family)}")
     peer = next(iter(family))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else this_cpu()
     measured_on = provenance(device, options.commit)
     rows = []
     for precision in options.precision:
