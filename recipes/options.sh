@@ -38,17 +38,17 @@ gpu-batch-size|N|16|documents one GPU takes at once; an update has as many passe
 epochs|N|10|how long
 max-update|N||updates, instead of --epochs
 lr|X|5e-5|highest learning rate of Adam, reached after the warm-up, then falling in a line to 0
-warmup-updates|N|500|
-dropout|X|0.1|
-label-smoothing|X|0.1|
-clip-norm|X|0.1|
+warmup-updates|N|500|updates until --lr is reached
+dropout|X|0.1|of layers and of attention weights
+label-smoothing|X|0.1|weight of a uniform distribution over words in the loss
+clip-norm|X|0.1|largest norm of the gradients
 precision|bf16,fp16,fp32|bf16|of training on a GPU (fp16: generation as well); fp32 with --cpu
 validate-every|N|2000|updates between validations with ROUGE, each followed by a checkpoint
-seed|N|1|
+seed|N|1|of weights, order of batches and dropout
 Decoding
 checkpoint|best,last|best|best: by ROUGE-1 of 1,000 validation documents, decoded greedily
 beam|N|4|
-lenpen|X|1|
+lenpen|X|1|a score is divided by the length to this power; above 1 favours long ones
 min-len|N|1|tokens
 max-len|N|128|tokens
 no-repeat|N|3|no n-gram of this length twice; 0: any
@@ -68,7 +68,7 @@ train-args|TEXT||of fairseq-train, such as \"--memory-gate --adam-betas '(0.9, 0
 generate-args|TEXT||of fairseq-generate
 score-args|TEXT||of srformer-score"
 
-# Defaults that depend on other options, as --help puts it; `derive` in summarization.sh computes them.
+# Defaults that depend on other options, as --help puts it; `derive` in derived.sh computes them.
 declare -A DERIVED=(
   [out]="experiments/NAME-MODEL" [raw]="raw/NAME" [init]="the published weights of --arch, in --pretrained"
   [dict]="dict.txt or dict.source.txt beside --init" [gpt2-files]="PRETRAINED/gpt2_bpe"
