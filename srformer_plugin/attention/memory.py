@@ -56,6 +56,7 @@ class RAFMemory(nn.Module):
         self.leak = nn.Parameter(torch.tensor([float(settings.raf_leak)]))
         self.threshold = nn.Parameter(torch.tensor([float(settings.raf_threshold)]))
         self.gate = nn.Parameter(torch.zeros(num_heads)) if settings.memory_gate else None
+        self.scan = raf_scan
 
     def encode(self, keys: Tensor, values: Tensor, plan: SegmentPlan) -> Tensor:
         """The memory states of a source.
@@ -71,7 +72,7 @@ class RAFMemory(nn.Module):
             drive = self._drive(keys.to(dtype), values.to(dtype), self.proj.weight.to(dtype), plan)
             leak, threshold = constrain_leak(self.leak.to(dtype)), constrain_threshold(self.threshold.to(dtype))
             # the norm of key channel e divides value channel e: the paper's code, kept for its checkpoints
-            return raf_scan(drive, leak, threshold) * inverse_norm[:, :, None, None, :]
+            return self.scan(drive, leak, threshold) * inverse_norm[:, :, None, None, :]
 
     def _drive(self, keys: Tensor, values: Tensor, weight: Tensor, plan: SegmentPlan) -> Tensor:
         """X of every visited segment, (B, H, R, D, D)."""

@@ -89,6 +89,19 @@ class _RAFScan(torch.autograd.Function):
         return grad_drive, grad_leak, grad_threshold.reshape(threshold.shape)
 
 
+def raf_scan_by_steps(drive: Tensor, leak: Tensor, threshold: Tensor) -> Tensor:
+    """`raf_scan` as a loop over `raf_step` with autograd's own gradients: what it is compared with.
+
+    `leak` and `threshold` may also have one value per entry of the state, (D, D).
+    """
+    potential = torch.zeros_like(drive[:, :, 0])
+    spikes = []
+    for step in drive.unbind(2):
+        potential, emitted = raf_step(potential, step, leak, threshold)
+        spikes.append(emitted)
+    return torch.stack(spikes, 2)
+
+
 def raf_scan(drive: Tensor, leak: Tensor, threshold: Tensor) -> Tensor:
     """Run the neuron over all segments, starting from potential 0.
 

@@ -133,11 +133,12 @@ class Launch:
 
 
 SEGMENT_FORWARD = Launch(4, 2)
-SEGMENT_BACKWARD = Launch(8, 2)
+SEGMENT_BACKWARD = Launch(4, 1)
 SEGMENT_LARGE = Launch(8, 1)  # at D 128
-SCAN_FORWARD = Launch(4, 3)  # stages: steps whose loads are under way
+SCAN_FORWARD = Launch(4, 7)  # stages: steps whose loads are under way
 SCAN_BACKWARD = Launch(4, 3)
-SCAN_ROWS = 16  # rows (columns forward) of a state per program of the scans
+SCAN_ROWS = 16  # of a state, per program of the backward scan
+SCAN_COLUMNS = 32  # and of the forward scan
 # Programs that a launch should have at least, and segments of one program at most: a program of many segments has few
 # partial sums to write.
 MIN_PROGRAMS = {"forward": 1024, "backward": 1024}
@@ -255,8 +256,9 @@ class _Call:
         )  # fmt: skip
         output = self.like_output()
         excess = torch.empty_like(products, dtype=_state_dtype(self.query.dtype)) if keep else None
-        forward.scan_forward[(head_dim // SCAN_ROWS, size)](
-            self.query, products, drive, inverse_norm, local, output, excess, COLS=SCAN_ROWS, KEEP=keep,
+        columns = min(SCAN_COLUMNS, head_dim)
+        forward.scan_forward[(head_dim // columns, size)](
+            self.query, products, drive, inverse_norm, local, output, excess, COLS=columns, KEEP=keep,
             STAGES=SCAN_FORWARD.stages, **_strides("q", self.query), **_strides("o", output), **self._scan(),
             **SCAN_FORWARD.options(),
         )  # fmt: skip
@@ -297,12 +299,12 @@ class _Call:
             return dq, dk, dv, None, None, None, None
         parameters = (self.weight, self.leak, self.threshold, self.gate)
         gradients = [None if p is None else torch.empty_like(p) for p in parameters]
-        columns = 64
+        columns = min(32, head_dim)
         programs = head_dim**2 // columns + 1 + (0 if self.gate is None else self.num_heads)
         backward.parameter_gradients[(programs,)](
             weight_parts, scalar_parts, norm_parts, inverse_norm, self.gate, *gradients,
             self.batch_size, self.num_heads, size * chunks, chunks,
-            D=head_dim, BLOCKS=blocks, ROWS=64, COLS=columns, HAS_GATE=self.gate is not None,
+            D=head_dim, BLOCKS=blocks, ROWS=128, COLS=columns, HAS_GATE=self.gate is not None, num_warps=8,
         )  # fmt: skip
         return dq, dk, dv, *gradients
 

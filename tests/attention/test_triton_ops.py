@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.exactness import by_entry, relative_error
 from srformer_plugin.attention import torch_ops, triton_ops
 from srformer_plugin.attention.backends import resolve
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
@@ -23,7 +24,10 @@ if not torch.cuda.is_available() and triton.__version__ < "3.7":
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ON_GPU = pytest.mark.gpu
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 5e-3}
+# Half inputs: states are kept in bfloat16 for the backward pass, fp16's as well, whose range they exceed.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+# Relative rounding error of products and potentials, which are kept to 16 bits or more.
+ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 1e-4, torch.float16: 1e-4}
 NAMES = ("query", "keys", "values", "W", "leak", "threshold", "gate")
 
 
@@ -89,7 +93,7 @@ class Case:
     def _gated(self):
         return getattr(self.memory, "gate", None) is not None
 
-    def _results(self, output, inputs, memory):
+    def _results(self, output, inputs, memory, local=None):
         parameters = list(memory.parameters())
         names = list(NAMES[:3]) + [
             {"proj.weight": "W", "leak": "leak", "threshold": "threshold", "gate": "gate"}[name]
@@ -97,7 +101,11 @@ class Case:
         ]
         upstream = self.upstream.to(output.device, output.dtype)
         gradients = torch.autograd.grad(output, [*inputs, *parameters], upstream)
-        return {"output": output.detach(), **dict(zip(names, gradients))}
+        results = {"output": output.detach(), **dict(zip(names, gradients))}
+        if local is not None and self._gated():  # d tanh(gate) * recalled = (1 - tanh^2) / tanh * (output - local)
+            tanh = memory.gate.detach().tanh().view(-1, 1, 1, 1)
+            results["gate"] = (upstream * (output - local).detach()).transpose(0, 1) * (1 - tanh**2) / tanh
+        return results
 
     def fused(self, dropout=0.0, poison=float("nan")):
         """Output and gradients by the kernels; padding holds NaN."""
@@ -112,12 +120,22 @@ class Case:
         layout = SourceLayout(mask, len(self.lengths), self.keys.size(0), self.segment_size, device)
         return layout, build_schedule("fixed", self.expected).plan(layout, 0, self.query.size(2))
 
-    def exact(self, by_torch=False):
-        """The same in float64 by the plain reference, or by its vectorised equal where the loops are too slow."""
+    def exact(self, by_torch=False, clamp=1.0, threshold=1.0):
+        """The same in float64 by the plain reference, or by its vectorised equal where the loops are too slow.
+
+        The gradients of leak, threshold and gate come as terms of the sums that they are. `clamp`, `threshold`:
+        factors of the memory's.
+        """
         inputs, memory = self._leaves(DEVICE if by_torch else "cpu", torch.float64)
+        by_entry(memory)
+        if hasattr(memory, "proj"):
+            memory.threshold.data.mul_(threshold)
+            memory.clamp = memory.clamp and memory.clamp * clamp
         if by_torch:
             layout, plan = self.layout_and_plan(DEVICE)
-            return self._results(torch_ops.attend_source(*inputs, layout, plan, memory)[0], inputs, memory)
+            output = torch_ops.attend_source(*inputs, layout, plan, memory)[0]
+            local = torch_ops.attend_source(*inputs, layout, plan, NoMemory(self.heads, 0, None))[0]
+            return self._results(output, inputs, memory, local)
         query, *sources = inputs
         real = torch.ones(len(self.lengths), self.keys.size(0), dtype=bool) if self.mask is None else ~self.mask
         packed = []
@@ -129,16 +147,35 @@ class Case:
         if hasattr(memory, "proj"):
             parameters = (memory.proj.weight, memory.leak, memory.threshold, memory.clamp)
         arguments = (query, *packed, self.lengths, self.segment_size, self.expected)
-        output = segmented_recurrent_attention(*arguments, *parameters)
+        output, local = (segmented_recurrent_attention(*arguments, *x) for x in (parameters, ()))
         if self._gated():
-            local = segmented_recurrent_attention(*arguments)
             output = local + (output - local) * memory.gate.tanh().view(1, -1, 1, 1)
-        return self._results(output, inputs, memory)
+        return self._results(output, inputs, memory, local)
 
 
-def check(ours, exact, tolerance):
+def check(ours, exact, tolerance, upstream=None):
     for name, expected in exact.items():
-        error = (ours[name].double().cpu() - expected.cpu()).norm() / expected.norm().cpu().clamp(min=1e-12)
+        error = relative_error(ours[name], expected, expected if upstream is None else upstream)
+        assert error < tolerance, f"{name}: {error:.2e}"
+
+
+def check_case(case, tolerance, by_torch=False):
+    """Every error is below `tolerance`, or as small as rounding allows.
+
+    A neuron within rounding of its threshold fires or not, a product within rounding of the clip passes its gradient
+    or not: whole entries of gradients hang on it. So an error is accepted as far as moving threshold and clip by as
+    much as rounding moves the exact result.
+    """
+    ours, exact = case.fused(), case.exact(by_torch)
+    found = {name: relative_error(ours[name], exact[name], case.upstream) for name in exact}
+    if not max(found.values()) < tolerance and hasattr(case.memory, "proj"):
+        allowed = dict.fromkeys(found, 0.0)
+        for quantity in ("clamp", "threshold"):
+            for factor in (1 - ROUNDING[case.dtype], 1 + ROUNDING[case.dtype]):
+                for name, moved in case.exact(by_torch, **{quantity: factor}).items():
+                    allowed[name] = max(allowed[name], relative_error(moved, exact[name], case.upstream))
+        found = {name: error - allowed[name] for name, error in found.items()}
+    for name, error in found.items():
         assert error < tolerance, f"{name}: {error:.2e}"
 
 
@@ -163,13 +200,13 @@ SMALL = {
 
 @pytest.mark.parametrize("name", SMALL)
 def test_output_and_gradients_equal_the_reference(name):
-    check(SMALL[name].fused(), SMALL[name].exact(), 1e-4)
+    check_case(SMALL[name], 1e-4)
 
 
 def test_half_precision_in_the_interpreter():
     """Its bfloat16 truncates, so the tolerance is wider than on a GPU."""
     case = Case([40, 25], 6, 8, dtype=torch.bfloat16)
-    check(case.fused(), case.exact(), 2e-2 if DEVICE == "cpu" else 1e-2)
+    check_case(case, 2e-2 if DEVICE == "cpu" else 1e-2)
 
 
 def test_a_source_without_a_token_gives_zeros_and_harms_no_other():
@@ -299,7 +336,7 @@ def test_odd_sizes_on_the_gpu(dtype, head_dim, clamp, segment_size):
         for t in (1, 7, 129):
             lengths, shifts = [n, max(1, n // 3), 1], [0, n - max(1, n // 3), n // 2]
             case = Case(lengths, t, segment_size, head_dim, 3, shifts, n, max(1, t - 2), dtype, clamp)
-            check(case.fused(), case.exact(by_torch=True), TOLERANCE[dtype])
+            check_case(case, TOLERANCE[dtype], by_torch=True)
 
 
 @ON_GPU
@@ -316,4 +353,4 @@ def test_random_shapes_on_the_gpu(seed):
         width, rng.randint(1, 250), dtype, rng.choice([0.0, 2.0]), rng.random() < 0.3,
         rng.choice(["srformer", "srformer", "segmented"]), seed=seed,
     )  # fmt: skip
-    check(case.fused(), case.exact(by_torch=True), TOLERANCE[dtype])
+    check_case(case, TOLERANCE[dtype], by_torch=True)

@@ -68,7 +68,7 @@ def scan_backward(
         through = tl.where(fired, into_state * scale[None, :] / theta, 0.0)
         carried = lam * later
         reset = theta * (current + tl.where(fired, 0.0, 1.0))
-        if step:
+        if step:  # faster than masks, measured
             into_threshold -= through * (current + 1) + tl.where(fired, carried, 0.0)
             into_leak += later * reset
             later = through + carried
@@ -134,8 +134,8 @@ def segment_backward(
         seed_value = tl.load(seed)
     if MEMORY:
         into_weight = tl.zeros([D, D], tl.float32)
-        into_total = tl.load(total_gradient + head.to(tl.int64) * D * D + square)
-        clipped = clip(tl.load(total + head.to(tl.int64) * D * D + square), bound, CLAMP)
+        into_total = tl.load(total_gradient + head.to(tl.int64) * D * D + square).to(LOW)
+        clipped = clip(tl.load(total + head.to(tl.int64) * D * D + square), bound, CLAMP).to(LOW)
         w = tl.load(weight + square).to(LOW)
         into_norm = tl.zeros([D], tl.float32)
         for part in range(BLOCKS):
@@ -144,24 +144,19 @@ def segment_backward(
         # d(1 / nu) / dk = -k / nu^3
         by_norm = -into_norm * head_gate(gate, h, HAS_GATE) * inverse * inverse * inverse
     stop = tl.minimum((chunk + 1) * PER, M)
-    ahead = chunk * PER * SEG
-    valid = rows < tl.minimum(SEG, length - ahead)
-    k_ahead, v_ahead = segment_tiles(
-        k_base, v_base, index, row, ahead, rows, cols, valid, k_n, k_b, v_n, v_b, slots, HAS_INDEX, DOT
-    )
+    state_ahead, begin_ahead, end_ahead = readers(state_of, starts, row, chunk * PER, M, R)
     for j in range(chunk * PER, stop):
         # the next segment and this one's state are asked for before anything is computed
         first = j * SEG
         left = tl.minimum(SEG, length - first)
-        kt, vt = k_ahead, v_ahead
-        state, begin, end = readers(state_of, starts, row, j, M, R)
+        state, begin, end = state_ahead, begin_ahead, end_ahead
+        state_ahead, begin_ahead, end_ahead = readers(state_of, starts, row, tl.minimum(j + 1, M - 1), M, R)
         if MEMORY:
             drive_tile = excess + (head.to(tl.int64) * R + tl.maximum(state, 0)) * D * D + square
             driven = tl.load(drive_tile, mask=(square >= 0) & (state >= 0), other=0.0).to(LOW)
-        ahead = first + SEG
-        valid = rows < tl.where(j + 1 < stop, tl.minimum(SEG, length - ahead), 0)
-        k_ahead, v_ahead = segment_tiles(
-            k_base, v_base, index, row, ahead, rows, cols, valid, k_n, k_b, v_n, v_b, slots, HAS_INDEX, DOT
+        valid = rows < left
+        kt, vt = segment_tiles(
+            k_base, v_base, index, row, first, rows, cols, valid, k_n, k_b, v_n, v_b, slots, HAS_INDEX, DOT
         )
         if left <= 0:
             for sub in range(SUBS):
@@ -176,7 +171,7 @@ def segment_backward(
                     tl.store(dq + o_base + t[:, None] * o_t + cols[None, :], nothing, mask=(t < end)[:, None])
         else:
             if MEMORY:
-                into_product = into_total
+                into_product = into_total.to(tl.float32)
                 if state >= 0:
                     product = tl.dot(tl.trans(kt), vt, input_precision=EXACT)
                     for sub in range(1, SUBS):
@@ -187,9 +182,9 @@ def segment_backward(
                             HAS_INDEX, DOT,
                         )  # fmt: skip
                         product = tl.dot(tl.trans(ks), vs, product, input_precision=EXACT)
-                    into_others = tl.dot(driven, w, input_precision=PREC)
                     others = (clipped - clip(product, bound, CLAMP)).to(LOW)
                     into_weight = tl.dot(tl.trans(driven), others, into_weight, input_precision=PREC)
+                    into_others = tl.dot(driven, w, input_precision=PREC)
                     into_product = into_total - pass_clip(into_others, product, bound, CLAMP)
                 into_product = into_product.to(LOW)
             for sub in range(SUBS):
@@ -244,7 +239,7 @@ def parameter_gradients(
     if pid < D * D // COLS:
         at = pid * COLS + cols
         added = tl.zeros([ROWS, COLS], tl.float32)
-        for part in range(0, PARTS, ROWS):
+        for part in tl.range(0, PARTS, ROWS, num_stages=3):
             mask = (part + rows < PARTS)[:, None]
             pointers = weight_parts + (part + rows).to(tl.int64)[:, None] * D * D + at[None, :]
             added += tl.load(pointers, mask=mask, other=0.0)

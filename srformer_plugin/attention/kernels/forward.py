@@ -72,12 +72,14 @@ def segment_forward(
     k_ahead, v_ahead = segment_tiles(
         k_base, v_base, index, row, ahead, rows, cols, valid, k_n, k_b, v_n, v_b, slots, HAS_INDEX, DOT
     )
+    state_ahead, begin_ahead, end_ahead = readers(state_of, starts, row, chunk * PER, M, R)
     for j in range(chunk * PER, stop):
         # everything that is read is asked for before anything is computed: the next segment, the first queries
         first = j * SEG
         left = tl.minimum(SEG, length - first)
         kt, vt = k_ahead, v_ahead
-        state, begin, end = readers(state_of, starts, row, j, M, R)
+        state, begin, end = state_ahead, begin_ahead, end_ahead
+        state_ahead, begin_ahead, end_ahead = readers(state_of, starts, row, tl.minimum(j + 1, M - 1), M, R)
         t = begin + tl.arange(0, BLOCK_Q)
         qt = tl.load(q_base + t[:, None] * q_t + cols[None, :], mask=(t < end)[:, None], other=0.0).to(DOT)
         ahead = first + SEG
