@@ -24,8 +24,8 @@ def relative_error(ours: Tensor, exact: Tensor, upstream: Tensor) -> float:
     """|ours - exact| / |exact|, Euclidean norms in float64.
 
     Where `exact` has further dimensions, `ours` is the sum over them and is judged against the norm of what it sums:
-    a sum of terms that cancel says nothing about their accuracy. Where `exact` is nothing but rounding (the queries' gradient at a source
-    of one token), against the norm of the output's gradient `upstream`.
+    a sum of terms that cancel says nothing about their accuracy. Where `exact` is nothing but rounding (the queries'
+    gradient at a source of one token), against the norm of the output's gradient `upstream`.
     """
     ours, exact = ours.detach().double(), exact.detach().double().to(ours.device)
     scale, reference = exact.norm(), upstream.double().norm().to(ours.device)
