@@ -1,24 +1,40 @@
 """The one place that chooses how the attention is computed (`--attention-backend`).
 
-Every backend has the signature and the results of `torch_ops.attend_source`: all positions of a training or scoring
-batch at once. Decoding reads a source that was encoded before, by `torch_ops.attend` whatever the backend. To add a
-backend: put it into `BACKENDS` and say in `resolve` where `auto` prefers it.
+To add a backend: put it into `BACKENDS` and say in `resolve` where `auto` prefers it. fairseq's own step-by-step
+decoding (its incremental state) uses `torch_ops.attend` whatever the backend.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ..errors import ConfigurationError
-from . import torch_ops, triton_ops
+from . import torch_ops, triton_ops, triton_step
 from .registry import choose
 
-BACKENDS: dict[str, Callable] = {
-    "torch": torch_ops.attend_source,
-    "triton": triton_ops.attend_source,
+
+@dataclass(frozen=True)
+class Backend:
+    """Functions with the signatures and results of those of `torch_ops`.
+
+    Attributes:
+        attend_source: all positions of a training or scoring batch at once.
+        open_source: what steps read of a source.
+        attend_step: one step of `--fast-generate`.
+    """
+
+    attend_source: Callable
+    open_source: Callable
+    attend_step: Callable
+
+
+BACKENDS = {
+    "torch": Backend(torch_ops.attend_source, torch_ops.open_source, torch_ops.attend_step),
+    "triton": Backend(triton_ops.attend_source, triton_step.open_source, triton_step.attend_step),
 }
 
 
-def resolve(name: str) -> Callable:
-    """The implementation registered as `name`; `auto` is the one that is tested on every device."""
+def resolve(name: str) -> Backend:
+    """The backend registered as `name`; `auto` is the one that is tested on every device."""
     if name == "auto":
         name = "torch"  # the kernels have not passed all their tests on a GPU, and full attention is faster yet
     if name == "triton" and triton_ops.triton is None:

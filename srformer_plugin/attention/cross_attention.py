@@ -8,7 +8,7 @@ from .backends import resolve
 from .memory import MEMORIES
 from .registry import choose
 from .schedule import build_schedule
-from .segments import SegmentPlan
+from .segments import SourceLayout
 from .settings import SegmentSettings
 from .shared_by_beams import SharedByBeams, add_projections
 from .source_context import SourceContext, as_context
@@ -69,7 +69,7 @@ class SegmentedCrossAttention(SharedByBeams):
         self.memory = choose(MEMORIES, settings.cross_attention, "--cross-attention")(
             num_heads, self.head_dim, settings
         )
-        self.attend = resolve(settings.attention_backend)
+        self.backend = resolve(settings.attention_backend)
 
     def forward(
         self,
@@ -131,7 +131,10 @@ class SegmentedCrossAttention(SharedByBeams):
             keys=layout.split_heads(keys, self.num_heads) if self.schedule.uses_content else None,
         )
         dropout = self.dropout if self.training else 0.0
-        return *self.attend(queries, keys, values, layout, plan, self.memory, dropout, need_weights), layout, plan
+        output, weights = self.backend.attend_source(
+            queries, keys, values, layout, plan, self.memory, dropout, need_weights
+        )
+        return output, weights, layout, plan
 
     def _attend_next(
         self, query: Tensor, key: Tensor | None, context: SourceContext, incremental_state: dict, need_weights: bool
@@ -140,7 +143,8 @@ class SegmentedCrossAttention(SharedByBeams):
         length, rows, _ = query.shape
         saved = self._load(incremental_state)
         if not saved:
-            layout, keys, values = self._project_source(key, context)
+            layout = context.layout(key.size(1), key.size(0), self.segment_size, key.device)
+            keys, values = (layout.split_heads(x, self.num_heads) for x in (self.k_proj(key), self.v_proj(key)))
             saved = {
                 "prev_key": keys,
                 "prev_value": values,
@@ -178,27 +182,23 @@ class SegmentedCrossAttention(SharedByBeams):
         )
         return output, weights, layout, plan, beam
 
-    def _project_source(self, encoder_states: Tensor, context: SourceContext):
-        """The layout of the segments, and keys and values (B, H, m, s, D)."""
-        length, batch_size, _ = encoder_states.shape
-        layout = context.layout(batch_size, length, self.segment_size, encoder_states.device)
-        keys = layout.split_heads(self.k_proj(encoder_states), self.num_heads)
-        return layout, keys, layout.split_heads(self.v_proj(encoder_states), self.num_heads)
-
     def open_source(self, encoder_states, padding_mask, length):
         """As in `SharedByBeams.open_source`; what every position will read is planned at once."""
         if self.schedule.uses_content:
             raise ConfigurationError("a --segment-schedule that looks at the content of queries")
-        context = SourceContext(padding_mask)
-        layout, keys, values = self._project_source(encoder_states, context)
-        plan = context.plan(self.schedule, layout, first_position=0, length=length, decoding=True)
+        source_length, batch_size, _ = encoder_states.shape
+        layout = SourceLayout(padding_mask, batch_size, source_length, self.segment_size, encoder_states.device)
+        plan = self.schedule.plan(layout, first_position=0, length=length, decoding=True)
         if plan.segments.size(1) > 1 or plan.segments.size(3) > 1 or not plan.state_follows_segment:
             raise ConfigurationError("a --segment-schedule of several segments or of segments that differ by head")
+        keys, values, states = self.backend.open_source(
+            self.k_proj(encoder_states), self.v_proj(encoder_states), self.num_heads, layout, plan, self.memory
+        )
         source = {
             "keys": keys,
             "values": values,
             "is_real": layout.is_real,
-            "memory": self.memory.encode(keys, values, plan),
+            "memory": states,
             "segments": plan.segments.squeeze(3),
             "states": plan.states.squeeze(3),
             "visited": plan.visited,
@@ -206,19 +206,4 @@ class SegmentedCrossAttention(SharedByBeams):
         return {name: tensor for name, tensor in source.items() if tensor is not None}
 
     def _attend_step(self, queries, source, position):
-        count = queries.size(2)
-        segments, states = (
-            source[name].index_select(2, position).expand(-1, -1, count).unsqueeze(3) for name in ("segments", "states")
-        )
-        memory = source.get("memory")
-        plan = SegmentPlan(
-            segments=segments,
-            states=states,
-            visited=source.get("visited"),
-            num_states=0 if memory is None else memory.size(2),
-            max_segments=source["keys"].size(2),
-            state_follows_segment=True,
-            same_segment=True,
-        )
-        is_real = source.get("is_real")
-        return torch_ops.attend(queries, source["keys"], source["values"], is_real, plan, self.memory, memory)[0]
+        return self.backend.attend_step(queries, source, position, self.memory)

@@ -36,6 +36,41 @@ def attend_source(
     return attend(query, keys, values, layout.is_real, plan, memory, states, dropout, need_weights)
 
 
+def open_source(keys: Tensor, values: Tensor, num_heads: int, layout: SourceLayout, plan: SegmentPlan, memory):
+    """What a decoding step reads of a source: keys and values (B, H, m, s, D), and the memory's states or None.
+
+    Args:
+        keys, values: (N, B, H * D), projections of the padded source.
+        layout, plan, memory: as in `attend_source`; the plan is of all positions that will be decoded.
+    """
+    keys, values = (layout.split_heads(x, num_heads) for x in (keys, values))
+    return keys, values, memory.encode(keys, values, plan)
+
+
+def attend_step(query: Tensor, source: "dict[str, Tensor]", position: Tensor, memory: torch.nn.Module) -> Tensor:
+    """One position of every hypothesis: (B, H, x, D), scaled already, to (B, H, x, D).
+
+    Args:
+        source: `keys`, `values` and, where there are any, the states `memory` of `open_source`; `is_real` of the
+            layout, unless it is None; `segments` and `states` (B, 1, T) and `visited` of the plan.
+        position: (1,) int64, in [0, T), on the device.
+    """
+    count, states = query.size(2), source.get("memory")
+    segments, ranks = (
+        source[name].index_select(2, position).expand(-1, -1, count).unsqueeze(3) for name in ("segments", "states")
+    )
+    plan = SegmentPlan(
+        segments=segments,
+        states=ranks,
+        visited=source.get("visited"),
+        num_states=0 if states is None else states.size(2),
+        max_segments=source["keys"].size(2),
+        state_follows_segment=True,
+        same_segment=True,
+    )
+    return attend(query, source["keys"], source["values"], source.get("is_real"), plan, memory, states)[0]
+
+
 def attend(
     query: Tensor,
     keys: Tensor,

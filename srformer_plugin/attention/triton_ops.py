@@ -88,16 +88,31 @@ def attend_source(
 
 @torch.compiler.disable
 def _attend_fused(query, keys, values, layout, plan, memory, dropout) -> Tensor:
+    leaves, tables = _arguments(query, keys, values, layout, plan, memory)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in leaves)
+    return FusedAttention.apply(*leaves, *tables, dropout, keep)
+
+
+def _arguments(query, keys, values, layout, plan, memory):
+    """The tensors that may have gradients, and what else `_Call` wants to know."""
     query, keys, values = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, keys, values))
     weight = leak = threshold = gate = clamp = None
     if isinstance(memory, RAFMemory):
         weight, leak, threshold, gate = memory.proj.weight, memory.leak, memory.threshold, memory.gate
         clamp = memory.clamp
-    runs = query_runs(plan, layout)
     sizes = (layout.segment_size, plan.max_segments, plan.num_states)
-    leaves = (query, keys, values, weight, leak, threshold, gate)
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in leaves)
-    return FusedAttention.apply(*leaves, runs, sizes, clamp, dropout, keep)
+    return (query, keys, values, weight, leak, threshold, gate), (query_runs(plan, layout), sizes, clamp)
+
+
+def memory_states(query: Tensor, keys: Tensor, values: Tensor, layout: SourceLayout, plan: SegmentPlan, memory):
+    """The states of a `RAFMemory` that `query` reads, (B, H, R, D, D) float32; zeros in others. No gradients."""
+    leaves, tables = _arguments(query, keys, values, layout, plan, memory)
+    call = _Call(*leaves, *tables, dropout=0.0)
+    shape = (call.batch_heads, call.num_states, call.head_dim, call.head_dim)
+    excess = torch.zeros(shape, dtype=torch.float32, device=keys.device)
+    *_, inverse_norm = call.forward(None, excess)[1]
+    states = excess.relu_().mul_(inverse_norm[:, None, None, :])
+    return states.view(call.batch_size, call.num_heads, *shape[1:])
 
 
 def _arithmetic(dtype: torch.dtype) -> dict:
@@ -160,7 +175,7 @@ class FusedAttention(torch.autograd.Function):
         seed = None
         if dropout > 0:
             seed = torch.randint(2**31, (1,), device=query.device, dtype=torch.int64)
-        output, saved = call.forward(seed, keep)
+        output, saved = call.forward(seed, call.new_excess() if keep else None)
         if keep:
             ctx.call_arguments = (runs, sizes, clamp, dropout)
             ctx.has_run = False
@@ -172,7 +187,7 @@ class FusedAttention(torch.autograd.Function):
         query, keys, values, weight, leak, threshold, gate, seed, *saved = ctx.saved_tensors
         call = _Call(query, keys, values, weight, leak, threshold, gate, *ctx.call_arguments)
         if ctx.has_run and weight is not None:  # the first backward pass overwrote the states
-            saved = call.forward(seed, keep=True)[1]
+            saved = call.forward(seed, call.new_excess())[1]
         ctx.has_run = True
         upstream = upstream if upstream.stride(-1) == 1 else upstream.contiguous()
         return (*call.backward(upstream, seed, saved), None, None, None, None, None)
@@ -227,8 +242,15 @@ class _Call:
             **{name: self.arithmetic[name] for name in ("DOT", "LOW", "PREC")},
         }  # fmt: skip
 
-    def forward(self, seed: Tensor | None, keep: bool) -> tuple[Tensor, tuple]:
-        """The output, and what the backward pass needs; without `keep` no states are stored for it."""
+    def new_excess(self) -> Tensor | None:
+        """Where `forward` keeps the states for the backward pass; None without memory."""
+        if self.weight is None:
+            return None
+        shape = (self.batch_heads, self.num_states, self.head_dim, self.head_dim)
+        return self.query.new_empty(shape, dtype=_state_dtype(self.query.dtype))
+
+    def forward(self, seed: Tensor | None, excess: Tensor | None) -> tuple[Tensor, tuple]:
+        """The output, and what the backward pass needs. The states go to `excess`, if there is one."""
         size, states, head_dim = self.batch_heads, self.num_states, self.head_dim
         per, chunks = _chunking("forward", size, self.max_segments)
         local, lse = self.like_output(), self.float32(size, self.num_queries)
@@ -255,10 +277,9 @@ class _Call:
             LOW=self.arithmetic["LOW"], EXACT=self.arithmetic["EXACT"], MIN_SQUARE=MIN_KEY_NORM**2,
         )  # fmt: skip
         output = self.like_output()
-        excess = torch.empty_like(products, dtype=_state_dtype(self.query.dtype)) if keep else None
         columns = min(SCAN_COLUMNS, head_dim)
         forward.scan_forward[(head_dim // columns, size)](
-            self.query, products, drive, inverse_norm, local, output, excess, COLS=columns, KEEP=keep,
+            self.query, products, drive, inverse_norm, local, output, excess, COLS=columns, KEEP=excess is not None,
             STAGES=SCAN_FORWARD.stages, **_strides("q", self.query), **_strides("o", output), **self._scan(),
             **SCAN_FORWARD.options(),
         )  # fmt: skip

@@ -188,7 +188,7 @@ def test_precision_against_float64(dtype, tolerance, clamp):
     # equal inputs for both: what is measured is the arithmetic, not the rounding of the weights
     module, encoder, query = module.to(dtype), encoder.to(dtype), query.to(dtype)
     exact = copy.deepcopy(module).double()
-    exact.attend = module.attend
+    exact.backend = module.backend
     output, _ = module(query, encoder, encoder, mask)
     reference, _ = exact(query.double(), encoder.double(), encoder.double(), mask)
     assert output.dtype == dtype

@@ -323,7 +323,7 @@ def test_triton_asked_for_and_missing_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(triton_ops, "triton", None)
     with pytest.raises(ConfigurationError, match="--attention-backend triton needs Triton"):
         resolve("triton")
-    assert resolve("auto") is torch_ops.attend_source
+    assert resolve("auto") is resolve("torch")
 
 
 @ON_GPU
