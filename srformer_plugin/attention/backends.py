@@ -7,6 +7,8 @@ decoding (its incremental state) uses `torch_ops.attend` whatever the backend.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from ..errors import ConfigurationError
 from . import torch_ops, triton_ops, triton_step
 from .registry import choose
@@ -34,9 +36,9 @@ BACKENDS = {
 
 
 def resolve(name: str) -> Backend:
-    """The backend registered as `name`; `auto` is the one that is tested on every device."""
+    """The backend registered as `name`; `auto` takes the kernels where there is a GPU to run them."""
     if name == "auto":
-        name = "torch"  # the kernels have not passed all their tests on a GPU, and full attention is faster yet
+        name = "triton" if triton_ops.triton is not None and torch.cuda.is_available() else "torch"
     if name == "triton" and triton_ops.triton is None:
         raise ConfigurationError(
             "--attention-backend triton needs Triton, which is not installed; pip install triton, or use auto or torch"

@@ -13,6 +13,7 @@ if triton_ops.triton is not None:
     from .kernels import step
 
 ROWS = 16  # hypotheses per program: the fewest rows that a matrix product takes
+MAX_TILE = 2**16  # bytes of a segment's keys: what fits in shared memory beside its values and a state
 
 
 def open_source(keys: Tensor, values: Tensor, num_heads: int, layout, plan, memory):
@@ -42,7 +43,7 @@ def attend_step(query: Tensor, source: "dict[str, Tensor]", position: Tensor, me
         or type(memory) not in (RAFMemory, NoMemory)
         or head_dim not in triton_ops.HEAD_DIMS
         or query.dtype not in triton_ops.DTYPES
-        or keys.size(3) > triton_ops.MAX_SEGMENT_SIZE
+        or keys.size(3) * head_dim * keys.element_size() > MAX_TILE
         or query.stride(3) != 1
     ):
         return torch_ops.attend_step(query, source, position, memory)
