@@ -364,4 +364,5 @@ def test_heads_must_divide_the_width():
 
 
 def test_auto_is_a_backend_that_runs_here():
-    assert resolve("auto") is resolve("torch")
+    kernels = triton_ops.triton is not None and torch.cuda.is_available()
+    assert resolve("auto") is resolve("triton" if kernels else "torch")
