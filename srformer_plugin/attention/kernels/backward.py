@@ -15,7 +15,7 @@ Sums over programs are taken in a fixed order, without atomic operations: gradie
 import triton
 import triton.language as tl
 
-from .common import clip, head_gate, kept, neuron, pass_clip, readers, segment_tiles, write_segment_tile
+from .common import clip, dot_exact, head_gate, kept, neuron, pass_clip, readers, segment_tiles, write_segment_tile
 from .forward import UNSPECIALISED
 
 UNSPECIALISED = [*UNSPECIALISED, "PARTS", "B"]
@@ -72,12 +72,13 @@ def scan_backward(
             into_threshold -= through * (current + 1) + tl.where(fired, carried, 0.0)
             into_leak += later * reset
             later = through + carried
-            drives += later
+            stored = later.to(excess.dtype.element_ty)
+            drives += stored.to(tl.float32)  # what was stored, since segment_backward takes the difference
             into_state = tl.zeros([ROWS, D], tl.float32)
-            tl.store(excess_base + state.to(tl.int64) * D * D, later.to(excess.dtype.element_ty))
+            tl.store(excess_base + state.to(tl.int64) * D * D, stored)
     w = tl.load(weight + cols[:, None] * D + cols[None, :]).to(LOW)
     own = tl.load(total + head.to(tl.int64) * D * D + tile)
-    into_total = pass_clip(tl.dot(drives.to(LOW), w, input_precision=PREC), own, bound, CLAMP)
+    into_total = pass_clip(dot_exact(drives, w, w, LOW, PREC, False), own, bound, CLAMP)
     tl.store(total_gradient + head.to(tl.int64) * D * D + tile, into_total)
     part = head * (D // ROWS) + block
     tl.store(norm_parts + part * D + cols, tl.sum(into_norm, 0))
@@ -134,7 +135,8 @@ def segment_backward(
         seed_value = tl.load(seed)
     if MEMORY:
         into_weight = tl.zeros([D, D], tl.float32)
-        into_total = tl.load(total_gradient + head.to(tl.int64) * D * D + square).to(LOW)
+        # float32: where one segment has most of the sum, the others' share is what is left of a difference
+        into_total = tl.load(total_gradient + head.to(tl.int64) * D * D + square)
         clipped = clip(tl.load(total + head.to(tl.int64) * D * D + square), bound, CLAMP).to(LOW)
         w = tl.load(weight + square).to(LOW)
         into_norm = tl.zeros([D], tl.float32)
@@ -171,7 +173,7 @@ def segment_backward(
                     tl.store(dq + o_base + t[:, None] * o_t + cols[None, :], nothing, mask=(t < end)[:, None])
         else:
             if MEMORY:
-                into_product = into_total.to(tl.float32)
+                into_product = into_total
                 if state >= 0:
                     product = tl.dot(tl.trans(kt), vt, input_precision=EXACT)
                     for sub in range(1, SUBS):
