@@ -8,7 +8,6 @@ from .backends import resolve
 from .memory import MEMORIES
 from .registry import choose
 from .schedule import build_schedule
-from .segments import SourceLayout
 from .settings import SegmentSettings
 from .shared_by_beams import SharedByBeams, add_projections
 from .source_context import SourceContext, as_context
@@ -182,28 +181,20 @@ class SegmentedCrossAttention(SharedByBeams):
         )
         return output, weights, layout, plan, beam
 
-    def open_source(self, encoder_states, padding_mask, length):
+    def open_source(self, encoder_states, context, length):
         """As in `SharedByBeams.open_source`; what every position will read is planned at once."""
         if self.schedule.uses_content:
             raise ConfigurationError("a --segment-schedule that looks at the content of queries")
         source_length, batch_size, _ = encoder_states.shape
-        layout = SourceLayout(padding_mask, batch_size, source_length, self.segment_size, encoder_states.device)
-        plan = self.schedule.plan(layout, first_position=0, length=length, decoding=True)
+        layout = context.layout(batch_size, source_length, self.segment_size, encoder_states.device)
+        plan = context.plan(self.schedule, layout, first_position=0, length=length, decoding=True)
         if plan.segments.size(1) > 1 or plan.segments.size(3) > 1 or not plan.state_follows_segment:
             raise ConfigurationError("a --segment-schedule of several segments or of segments that differ by head")
-        keys, values, states = self.backend.open_source(
+        source = self.backend.open_source(
             self.k_proj(encoder_states), self.v_proj(encoder_states), self.num_heads, layout, plan, self.memory
         )
-        source = {
-            "keys": keys,
-            "values": values,
-            "is_real": layout.is_real,
-            "memory": states,
-            "segments": plan.segments.squeeze(3),
-            "states": plan.states.squeeze(3),
-            "visited": plan.visited,
-        }
+        source |= {"segments": plan.segments.squeeze(3), "states": plan.states.squeeze(3)}
         return {name: tensor for name, tensor in source.items() if tensor is not None}
 
     def _attend_step(self, queries, source, position):
-        return self.backend.attend_step(queries, source, position, self.memory)
+        return self.backend.attend_step(queries, source, position, self.memory, self.segment_size)

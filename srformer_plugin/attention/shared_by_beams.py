@@ -7,7 +7,7 @@ from fairseq.modules.quant_noise import quant_noise
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError
-from .source_context import as_context
+from .source_context import SourceContext, as_context
 
 
 def add_projections(
@@ -51,14 +51,14 @@ class SharedByBeams(nn.Module):
         heads = projected.view(length, rows // beam, beam, self.num_heads, self.head_dim)
         return heads.permute(1, 3, 2, 0, 4).flatten(2, 3)
 
-    def open_source(self, encoder_states: Tensor, padding_mask: Tensor | None, length: int) -> "dict[str, Tensor]":
+    def open_source(self, encoder_states: Tensor, context: SourceContext, length: int) -> "dict[str, Tensor]":
         """What `step` needs of the sources, computed once: tensors whose first dimension is the sentence.
 
         Here for attention to the whole source.
 
         Args:
             encoder_states: (N, B, C_enc).
-            padding_mask: (B, N) bool, True at padding, or None.
+            context: of these sources, the same for all layers.
             length: of the longest hypothesis that `step` will be asked for.
         Raises:
             ConfigurationError: this attention cannot be computed with tensors of fixed shapes.
@@ -67,6 +67,7 @@ class SharedByBeams(nn.Module):
             "keys": split_heads(self.k_proj(encoder_states), self.num_heads),
             "values": split_heads(self.v_proj(encoder_states), self.num_heads),
         }
+        padding_mask = context.padding_mask
         if padding_mask is not None:
             bias = source["keys"].new_zeros(padding_mask.shape).masked_fill(padding_mask, self.masked_score)
             source["bias"] = bias[:, None, None, :]
@@ -133,8 +134,8 @@ class FullCrossAttention(SharedByBeams, MultiheadAttention):
             saved["beam_size"] = before.get("beam_size", query.size(1) // saved["prev_key"].size(0))
         return output
 
-    def open_source(self, encoder_states, padding_mask, length):
+    def open_source(self, encoder_states, context, length):
         """As in `SharedByBeams.open_source`."""
         if self.bias_k is not None or self.add_zero_attn:
             raise ConfigurationError("cross-attention with --add-bias-kv or --add-zero-attn")
-        return super().open_source(encoder_states, padding_mask, length)
+        return super().open_source(encoder_states, context, length)

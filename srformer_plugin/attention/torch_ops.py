@@ -36,23 +36,27 @@ def attend_source(
     return attend(query, keys, values, layout.is_real, plan, memory, states, dropout, need_weights)
 
 
-def open_source(keys: Tensor, values: Tensor, num_heads: int, layout: SourceLayout, plan: SegmentPlan, memory):
-    """What a decoding step reads of a source: keys and values (B, H, m, s, D), and the memory's states or None.
+def open_source(
+    keys: Tensor, values: Tensor, num_heads: int, layout: SourceLayout, plan: SegmentPlan, memory: torch.nn.Module
+) -> "dict[str, Tensor | None]":
+    """What `attend_step` reads of a source; the first dimension is the sentence.
 
     Args:
         keys, values: (N, B, H * D), projections of the padded source.
         layout, plan, memory: as in `attend_source`; the plan is of all positions that will be decoded.
     """
     keys, values = (layout.split_heads(x, num_heads) for x in (keys, values))
-    return keys, values, memory.encode(keys, values, plan)
+    states = memory.encode(keys, values, plan)
+    return {"keys": keys, "values": values, "is_real": layout.is_real, "memory": states, "visited": plan.visited}
 
 
-def attend_step(query: Tensor, source: "dict[str, Tensor]", position: Tensor, memory: torch.nn.Module) -> Tensor:
+def attend_step(
+    query: Tensor, source: "dict[str, Tensor]", position: Tensor, memory: torch.nn.Module, segment_size: int
+) -> Tensor:
     """One position of every hypothesis: (B, H, x, D), scaled already, to (B, H, x, D).
 
     Args:
-        source: `keys`, `values` and, where there are any, the states `memory` of `open_source`; `is_real` of the
-            layout, unless it is None; `segments` and `states` (B, 1, T) and `visited` of the plan.
+        source: what `open_source` returned and is not None; `segments` and `states` (B, 1, T) of the plan.
         position: (1,) int64, in [0, T), on the device.
     """
     count, states = query.size(2), source.get("memory")

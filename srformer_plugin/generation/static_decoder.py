@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..attention.source_context import SourceContext
 from ..errors import ConfigurationError
 from ..models.segmented_decoder import SegmentedDecoder, SegmentedDecoderLayer
 
@@ -44,9 +45,9 @@ class StaticDecoder:
     def _open_sources(self, encoder_out):
         """What each layer's cross-attention keeps of the sources, layer by layer."""
         masks, states = encoder_out["encoder_padding_mask"], encoder_out["encoder_out"][0]
-        mask = masks[0] if len(masks) > 0 else None
+        context = SourceContext(masks[0] if len(masks) > 0 else None)
         for layer in self.decoder.layers:
-            yield layer.encoder_attn.open_source(states, mask, self.length)
+            yield layer.encoder_attn.open_source(states, context, self.length)
 
     def load(self, encoder_out: dict) -> None:
         """Put other sources of the same shape in the place of those there are."""

@@ -215,7 +215,7 @@ class T5CrossAttention(SharedByBeams, _Projections):
         rows = query.size(1)
         saved = self._load(incremental_state) if incremental_state is not None else {}
         if not saved:
-            source = self.open_source(key, as_context(key_padding_mask).padding_mask, length=query.size(0))
+            source = self.open_source(key, as_context(key_padding_mask), length=query.size(0))
             saved = {
                 "prev_key": source["keys"],
                 "prev_value": source["values"],
