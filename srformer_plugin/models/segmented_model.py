@@ -3,7 +3,10 @@
 import logging
 from dataclasses import asdict
 
+import torch.nn.functional as F
+from fairseq import utils
 from fairseq.dataclass.utils import gen_parser_from_dataclass
+from torch import nn
 
 from ..attention.settings import SegmentSettings
 from ..errors import ConfigurationError
@@ -38,7 +41,20 @@ class SegmentedModel:
         # fairseq stores `args` in the checkpoint: decoding needs no flag, and a later default changes nothing
         for name, value in asdict(settings).items():
             setattr(args, name, value)
-        return super().build_model(args, task)
+        model = super().build_model(args, task)
+        keep_gelu_in_the_inputs_dtype(model)
+        return model
+
+
+def keep_gelu_in_the_inputs_dtype(model: nn.Module) -> None:
+    """Replace fairseq's GELU, which copies its input to float32 and back, by PyTorch's.
+
+    PyTorch's computes in float32 too, inside its kernel: the same numbers, without float32 activations in memory.
+    """
+    stock = utils.get_activation_fn("gelu")
+    for module in model.modules():
+        if getattr(module, "activation_fn", None) is stock:
+            module.activation_fn = F.gelu
 
 
 def mean_target_length(args, task) -> int:

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from fairseq import utils
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from srformer_plugin.errors import ConfigurationError
@@ -48,6 +49,22 @@ def test_architectures_have_barts_sizes(arch, layers, width, heads):
         assert getattr(args, f"{side}_embed_dim") == width
         assert getattr(args, f"{side}_attention_heads") == heads
     assert args.share_all_embeddings
+
+
+def test_gelu_makes_no_float32_copies_and_gives_fairseqs_numbers(build_model):
+    model, stock = build_model("srformer_bart_base", **TINY), utils.get_activation_fn("gelu")
+    ours = {layer.activation_fn for layer in (*model.encoder.layers, *model.decoder.layers)}
+    assert len(ours) == 1 and stock not in ours
+    (gelu,) = ours
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.dtype), lambda x: x):
+        gelu(torch.ones(3, dtype=torch.bfloat16, requires_grad=True))
+    assert kept == [torch.bfloat16]
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = [torch.randn(999, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_() for _ in "ab"]
+        outputs = [f(x) for f, x in zip((gelu, stock), inputs)]
+        gradients = [torch.autograd.grad(y, x, torch.ones_like(y))[0] for y, x in zip(outputs, inputs)]
+        assert torch.equal(*outputs) and torch.equal(*gradients)
 
 
 @torch.no_grad()
