@@ -5,15 +5,16 @@
 Needs a CUDA device. Each case is one layer's attention from projected queries, keys and values to their gradients
 (and those of the memory's parameters), H = 12, D = 64, s = 64, bfloat16, sources between 7/8 N and N tokens, padded on
 the right. Peers, in the same run: `scaled_dot_product_attention` with the same key mask, by its default backend and
-by every other that takes a mask, and the vectorised PyTorch path. Medians of at least 30 calls, the L2 cache flushed
-before each, as `triton.testing.do_bench` does; "graph" are replays of a CUDA graph, which leave out what Python and the
-launches cost. The peak counts the inputs, the output, its gradient and all gradients.
+by every other that takes a mask, the vectorised PyTorch path, and FlexAttention for the local part alone. Medians of at
+least 30 calls, the L2 cache flushed before each, as `triton.testing.do_bench` does; "graph" are replays of a CUDA
+graph, which leave out what Python and the launches cost. The peak counts the inputs, the output, its gradient and all gradients.
 
 The plan of a batch (which segment a position reads) is made once per forward pass of a model and shared by its layers:
 it is timed by itself. An implementation whose output or gradients miss the float64 result is not timed.
 """
 
 import argparse
+import copy
 from collections import defaultdict
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks import flex_local
 from benchmarks.exactness import by_entry, relative_error
 from benchmarks.rows import provenance, write_rows
 from srformer_plugin.attention import torch_ops, triton_ops
@@ -40,24 +42,24 @@ KERNELS += ("parameter_gradients",)
 class Inputs:
     """Projected queries, keys and values of one size, and the gradient that comes from above."""
 
-    def __init__(self, batch, targets, source, dtype=torch.bfloat16):
+    def __init__(self, batch, targets, source, dtype=torch.bfloat16, device="cuda"):
         torch.manual_seed(0)
-        self.size = (batch, targets, source)
+        self.size, self.device = (batch, targets, source), device
         width = HEADS * HEAD_DIM
-        query = torch.randn(targets, batch, width, device="cuda") * HEAD_DIM**-0.5
+        query = torch.randn(targets, batch, width, device=device) * HEAD_DIM**-0.5
         self.query = query.to(dtype).view(targets, batch, HEADS, HEAD_DIM).permute(1, 2, 0, 3)
-        self.keys, self.values = (torch.randn(source, batch, width, device="cuda").to(dtype) for _ in range(2))
-        self.upstream = torch.randn(targets, batch, HEADS, HEAD_DIM, device="cuda").to(dtype).permute(1, 2, 0, 3)
-        lengths = torch.linspace(source * 7 // 8, source, batch, device="cuda").long()
-        self.mask = torch.arange(source, device="cuda") >= lengths.unsqueeze(1)
+        self.keys, self.values = (torch.randn(source, batch, width, device=device).to(dtype) for _ in range(2))
+        self.upstream = torch.randn(targets, batch, HEADS, HEAD_DIM, device=device).to(dtype).permute(1, 2, 0, 3)
+        lengths = torch.linspace(source * 7 // 8, source, batch, device=device).long()
+        self.mask = torch.arange(source, device=device) >= lengths.unsqueeze(1)
         self.schedule = build_schedule("fixed", targets)
-        self.memory = RAFMemory(HEADS, HEAD_DIM, SegmentSettings()).cuda().to(dtype)
+        self.memory = RAFMemory(HEADS, HEAD_DIM, SegmentSettings()).to(device, dtype)
         self.plan()
 
     def plan(self):
         """Make layout and plan anew, as a model does once per forward pass."""
         batch, targets, source = self.size
-        self.layout = SourceLayout(self.mask, batch, source, SEGMENT, "cuda")
+        self.layout = SourceLayout(self.mask, batch, source, SEGMENT, self.device)
         self.segment_plan = self.schedule.plan(self.layout, 0, targets)
         query_runs(self.segment_plan, self.layout)
 
@@ -69,11 +71,9 @@ class Inputs:
         split = (x.unflatten(2, (HEADS, HEAD_DIM)).permute(1, 2, 0, 3).contiguous() for x in (self.keys, self.values))
         return (self.query.contiguous(), *split)
 
-    def segmented(self, attend, dtype=None, prepare=lambda memory: memory):
-        """(function without arguments, leaves) of a segmented implementation; `prepare` may change its memory."""
-        memory = RAFMemory(HEADS, HEAD_DIM, SegmentSettings()).cuda().to(dtype or self.query.dtype)
-        memory.load_state_dict(self.memory.state_dict())
-        memory = prepare(memory)
+    def segmented(self, attend, dtype=None, memory=None):
+        """(function without arguments, leaves) of a segmented implementation; `memory` None: the paper's."""
+        memory = copy.deepcopy(memory or self.memory).to(dtype or self.query.dtype)
         leaves = [x.to(dtype or x.dtype).detach().requires_grad_() for x in (self.query, self.keys, self.values)]
         parameters = [*leaves, *memory.parameters()]
         return lambda: attend(*leaves, self.layout, self.segment_plan, memory)[0], parameters
@@ -215,18 +215,21 @@ def main():
         inputs = Inputs(*size)
         case = dict(zip(("batch", "targets", "source"), size))
         print(case, flush=True)
-        exact = results(*inputs.segmented(torch_ops.attend_source, torch.float64, by_entry), inputs.upstream)
+        exact = results(*inputs.segmented(torch_ops.attend_source, torch.float64, by_entry(copy.deepcopy(inputs.memory))), inputs.upstream)
         candidates = {"triton": inputs.segmented(triton_ops.attend_source)}
         if not options.quick:
             candidates["torch"] = inputs.segmented(torch_ops.attend_source)
         candidates["sdpa default"] = inputs.full()
         for backend in (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION):
             candidates[f"sdpa {backend.name.split('_')[0].lower()}"] = inputs.full(backend)
+        candidates[flex_local.NAME] = flex_local.local_part(inputs)
         runs = {}
         for name, (attend, leaves) in candidates.items():
             error = None
             try:
-                if not name.startswith("sdpa"):
+                if name == flex_local.NAME:
+                    error = flex_local.check(inputs, attend, leaves, TOLERANCE)
+                elif not name.startswith("sdpa"):
                     each = errors(results(attend, leaves, inputs.upstream), exact, inputs.upstream)
                     worst = max(each, key=each.get)
                     error = each[worst]
@@ -245,7 +248,8 @@ def main():
             print(f"      plan {runs['triton']['plan_ms']:.3f} ms once per forward pass", flush=True)
         sdpa = {name: run for name, run in runs.items() if name.startswith("sdpa")}
         fastest = min(sdpa, key=lambda name: sdpa[name]["both_ms"])
-        for peer in dict.fromkeys(("sdpa default", fastest)):
+        flex = [flex_local.NAME] if flex_local.NAME in runs else []
+        for peer in dict.fromkeys(("sdpa default", fastest, *flex)):
             for mode in ("both_ms", "graph_both_ms"):
                 ours, theirs = runs.get("triton", {}).get(mode), runs[peer][mode]
                 ratio = ours and theirs and round(theirs / ours, 3)
@@ -264,7 +268,7 @@ def main():
                     }
                 )
         torch.cuda.empty_cache()
-    write_rows(rows, options.json)
+        write_rows(rows, options.json)
 
 
 if __name__ == "__main__":

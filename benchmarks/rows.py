@@ -1,5 +1,6 @@
 """What every benchmark does with its rows: say where they come from, and write them beside the script."""
 
+import argparse
 import datetime
 import json
 import os
@@ -18,7 +19,10 @@ def this_cpu() -> str:
 def provenance(device: str, commit: str | None = None) -> dict:
     """The fields of a row that say what it was measured on; `commit` where there is no git to ask."""
     if commit is None:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        try:
+            done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            raise SystemExit("git does not know the commit here: say it with --commit") from None
         commit = done.stdout.strip()
     return {
         "device": device,
@@ -36,3 +40,37 @@ def write_rows(rows: list[dict], path: Path | None) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(rows, indent=1) + "\n")
     partial.replace(path)
+
+
+def this_device(cpu: bool = False) -> str:
+    """The device's name for `provenance`: the GPU's where there is one (and `cpu` is not asked for)."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() and not cpu else this_cpu()
+
+
+def add_options(parser: argparse.ArgumentParser, quick: str) -> None:
+    """The options that every benchmark has; `quick` says what --quick leaves out."""
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--commit", help="commit to write down where there is no git (40 hexadecimal digits)")
+    parser.add_argument("--json", type=Path, help="file to write the results to, anew after every case")
+
+
+class Results:
+    """The rows of one run. The file is written anew with every row, so that a killed run keeps what it has.
+
+    Args:
+        path: of the JSON file; None: nowhere.
+        benchmark: its name, in every row.
+        measured_on: what `provenance` returned, in every row.
+    """
+
+    def __init__(self, path: Path | None, benchmark: str, measured_on: dict):
+        self.path, self.benchmark, self.measured_on = path, benchmark, measured_on
+        self.rows: list[dict] = []
+
+    def add(self, case: dict, peer: str, ours: float | None, theirs: float | None, unit: str, **more) -> dict:
+        """Add and write a row; `ratio` is theirs / ours (times: above 1 we are faster) unless `more` holds it."""
+        row = {"benchmark": self.benchmark, "case": case, "peer": peer, "ours": ours, "theirs": theirs, "unit": unit}
+        row["ratio"] = round(theirs / ours, 3) if ours and theirs else None
+        self.rows.append({**row, **more, **self.measured_on})
+        write_rows(self.rows, self.path)
+        return self.rows[-1]
