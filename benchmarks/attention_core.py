@@ -7,7 +7,8 @@ Needs a CUDA device. Each case is one layer's attention from projected queries, 
 the right. Peers, in the same run: `scaled_dot_product_attention` with the same key mask, by its default backend and
 by every other that takes a mask, the vectorised PyTorch path, and FlexAttention for the local part alone. Medians of at
 least 30 calls, the L2 cache flushed before each, as `triton.testing.do_bench` does; "graph" are replays of a CUDA
-graph, which leave out what Python and the launches cost. The peak counts the inputs, the output, its gradient and all gradients.
+graph, which leave out what Python and the launches cost. The peak counts the inputs, the output, its gradient and all
+gradients.
 
 The plan of a batch (which segment a position reads) is made once per forward pass of a model and shared by its layers:
 it is timed by itself. An implementation whose output or gradients miss the float64 result is not timed.

@@ -20,7 +20,8 @@ def local_part(inputs, compiled=True, backward=True):
     The block mask is made here, once, as a plan is for an SRformer: what it takes is not part of the function's time.
     `compiled` False: PyTorch's slow implementation, which a CPU has too, but without `backward`.
     """
-    segments, lengths, size = inputs.segment_plan.segments[:, 0, :, 0], inputs.layout.lengths, inputs.layout.segment_size
+    segments = inputs.segment_plan.segments[:, 0, :, 0]
+    lengths, size = inputs.layout.lengths, inputs.layout.segment_size
 
     def reads(batch, head, target, source):
         return (segments[batch, target] == source // size) & (source < lengths[batch])

@@ -1,0 +1,266 @@
+"""One training step of srformer_bart_base beside stock bart_base, fairseq's and transformers', and LED.
+
+    python -m benchmarks.training_step [--profile] [--quick] --json benchmarks/results/training_step.json
+
+bart_base's sizes, random weights of one seed, dropout 0.1; random batches of B sources between 7/8 N and N tokens,
+padded on the right, and B targets of T tokens. A step is forward, label-smoothed loss (0.1), backward, clipping and
+Adam. fairseq's models are trained as its --bf16 does it: weights in bfloat16, a copy of them in float32 for its Adam.
+transformers' are trained as its Trainer's bf16 does it: weights in float32, autocast to bfloat16, PyTorch's fused
+AdamW. Milliseconds are the median of the steps, the peak is that of a step and holds weights and optimizer states.
+
+Before a case is timed: losses are finite; with equal weights full cross-attention has stock BART's loss, and the
+implementations of the segmented attention have one another's. A model that fails is not timed. Without a GPU the
+numbers are those of the CPU, in float32. About 2 minutes on an H100.
+"""
+
+import argparse
+import math
+import statistics
+import time
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.optim import build_optimizer
+from fairseq.optim.adam import FairseqAdamConfig
+from fairseq.optim.fp16_optimizer import FP16Optimizer
+from omegaconf import OmegaConf
+
+from benchmarks.random_models import HUGGING_FACE, WORDS, StubTask, build, hugging_face, import_transformers
+from benchmarks.ranges import mark, record_function, shares
+from benchmarks.rows import Results, add_options, provenance, this_device
+
+CASES = [(16, 128, 1024), (4, 256, 4096), (1, 512, 16384)]  # B, T, N
+PEER = "bart_base"
+SMOOTHING, CLIP = 0.1, 0.1
+TOLERANCE = 2e-3  # relative, of losses in bfloat16
+
+
+@dataclass
+class System:
+    """A line of the table: an architecture of fairseq's or transformers', and the system it must agree with."""
+
+    arch: str
+    settings: dict = field(default_factory=dict)
+    same_as: str | None = None
+
+
+def systems(backends, with_transformers, source):
+    """name -> `System`, the peer of all others first."""
+    chosen = {
+        PEER: System("bart_base"),
+        "full attention": System("srformer_bart_base", {"cross_attention": "full"}, PEER),
+    }
+    for cross_attention, name in (("segmented", "segmented"), ("srformer", "srformer_bart_base")):
+        for backend in backends:
+            settings = {"cross_attention": cross_attention, "attention_backend": backend}
+            other = f"{name}, {backends[0]}" if backend != backends[0] else None
+            chosen[f"{name}, {backend}"] = System("srformer_bart_base", settings, other)
+    if with_transformers:
+        kinds = ["bart"] if source <= 1024 else ["bart", "led"]
+        chosen.update({HUGGING_FACE[kind]: System(kind) for kind in kinds})
+    return chosen
+
+
+def make_batch(task, case, device):
+    """A batch of fairseq's: random sources padded on the right, targets of T tokens and the decoder's input."""
+    batch_size, targets, source = case
+    dictionary, generator = task.source_dictionary, torch.Generator().manual_seed(0)
+    tokens = torch.randint(dictionary.nspecial, len(dictionary), (batch_size, source), generator=generator)
+    lengths = torch.linspace(source * 7 // 8, source, batch_size).long()
+    index = torch.arange(source)
+    tokens[index == lengths.unsqueeze(1) - 1] = dictionary.eos()
+    tokens[index >= lengths.unsqueeze(1)] = dictionary.pad()
+    target = torch.randint(dictionary.nspecial, len(dictionary), (batch_size, targets), generator=generator)
+    target[:, -1] = dictionary.eos()
+    inputs = {"src_tokens": tokens, "src_lengths": lengths, "prev_output_tokens": target.roll(1, dims=1)}
+    batch = {"net_input": {name: x.to(device) for name, x in inputs.items()}, "target": target.to(device)}
+    return {**batch, "ntokens": target.numel()}
+
+
+class FairseqStep:
+    """Loss and training step of a fairseq model in bfloat16 (float32 on a CPU), as fairseq's trainer takes it."""
+
+    def __init__(self, task, system, case, device):
+        _, targets, source = case
+        model = build(task, system.arch, max(source, 1024), system.settings, targets)
+        self.model = model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
+        self.criterion = LabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=SMOOTHING)
+
+    def prepare(self):
+        """Make the optimizer, after the checks."""
+        config = FairseqConfig()
+        config.optimizer = FairseqAdamConfig(adam_betas="(0.9, 0.999)", weight_decay=0.01, lr=[1e-5])
+        config.optimizer._name = "adam"
+        config = OmegaConf.structured(config)
+        config.common.bf16 = True
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        half = parameters[0].dtype == torch.bfloat16
+        make = FP16Optimizer.build_optimizer if half else lambda c, p: build_optimizer(c.optimizer, p)
+        self.optimizer = make(config, parameters)
+        self.model.train()
+
+    def mark(self):
+        mark(self.model, self.criterion)
+
+    def loss(self, batch):
+        """(sum over target tokens, their number)."""
+        loss, _, logged = self.criterion(self.model, batch)
+        return loss, logged["ntokens"]
+
+    def backward(self, batch):
+        self.optimizer.zero_grad()
+        loss, count = self.loss(batch)
+        self.optimizer.backward(loss)
+        self.optimizer.multiply_grads(1 / count)
+
+    def update(self):
+        self.optimizer.clip_grad_norm(CLIP)
+        self.optimizer.step()
+
+
+class TransformersStep:
+    """The same of a model of transformers."""
+
+    def __init__(self, task, system, case, device):
+        self.device, self.padding = device, task.source_dictionary.pad()
+        words = len(task.source_dictionary) - task.source_dictionary.nspecial
+        self.model = hugging_face(system.arch, case[2], words).to(device)
+
+    def prepare(self):
+        fused = self.device == "cuda"
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, weight_decay=0.01, fused=fused)
+        self.model.train()
+
+    def loss(self, batch):
+        inputs = batch["net_input"]
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+            logits = self.model(
+                input_ids=inputs["src_tokens"],
+                attention_mask=inputs["src_tokens"].ne(self.padding).long(),
+                decoder_input_ids=inputs["prev_output_tokens"],
+                use_cache=False,
+            ).logits
+        target = batch["target"].flatten()
+        loss = F.cross_entropy(logits.float().flatten(0, 1), target, reduction="sum", label_smoothing=SMOOTHING)
+        return loss, batch["ntokens"]
+
+    def backward(self, batch):
+        self.optimizer.zero_grad()
+        loss, count = self.loss(batch)
+        (loss / count).backward()
+
+    def update(self):
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.optimizer.step()
+
+
+def check(name, system, step, batch, losses):
+    """Put the loss of a token, without dropout, into `losses`; raise a RuntimeError where it is not what it must be."""
+    step.model.eval()
+    with torch.no_grad():
+        loss, count = step.loss(batch)
+    losses[name] = loss.item() / count
+    if not math.isfinite(losses[name]):
+        raise RuntimeError(f"the loss is {losses[name]}")
+    expected = losses.get(system.same_as)
+    if expected is not None and abs(losses[name] - expected) > TOLERANCE * expected:
+        raise RuntimeError(f"the loss is {losses[name]:.4f} and not {expected:.4f} as that of {system.same_as}")
+
+
+def measure(step, batch, device, repeats, warm_up):
+    """Median milliseconds of a step and of its forward and backward pass, and the peak in MiB."""
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    whole, passes = [], []
+    for number in range(warm_up + repeats):
+        if device == "cuda" and number == warm_up:
+            torch.cuda.reset_peak_memory_stats()
+        synchronize()
+        began = time.perf_counter()
+        step.backward(batch)
+        synchronize()
+        between = time.perf_counter()
+        step.update()
+        synchronize()
+        whole.append(1000 * (time.perf_counter() - began))
+        passes.append(1000 * (between - began))
+    peak = round(torch.cuda.max_memory_allocated() / 2**20) if device == "cuda" else None
+    return round(statistics.median(whole[warm_up:]), 2), round(statistics.median(passes[warm_up:]), 2), peak
+
+
+def profiled(step, batch, device):
+    """Milliseconds by range; fairseq's models only."""
+    step.mark()
+
+    def whole():
+        step.backward(batch)
+        with record_function("range: optimizer"):
+            step.update()
+
+    return shares(whole, device)
+
+
+def run_case(case, task, options, device, results):
+    batch = make_batch(task, case, device)
+    losses, theirs = {}, None
+    for name, system in systems(options.attention_backend, not options.no_transformers, case[2]).items():
+        where = f"{case[0]:3} x {case[1]:4} x {case[2]:6} {name:34}"
+        kind = TransformersStep if name in HUGGING_FACE.values() else FairseqStep
+        ms = passes = peak = parts = failure = step = None
+        try:
+            step = kind(task, system, case, device)
+            check(name, system, step, batch, losses)
+            step.prepare()
+            ms, passes, peak = measure(step, batch, device, options.repeats, options.warm_up)
+            if options.profile and kind is FairseqStep:
+                parts = profiled(step, batch, device)
+        except torch.OutOfMemoryError:
+            failure = "out of memory"
+        except RuntimeError as error:
+            failure = str(error).splitlines()[0][:200]
+        del step
+        if device == "cuda":
+            torch.cuda.empty_cache()
+        if failure:
+            print(f"{where} not timed: {failure}", flush=True)
+        theirs = ms if name == PEER else theirs
+        row = results.add(
+            {"batch": case[0], "targets": case[1], "source": case[2], "system": name,
+             "precision": "bf16" if device == "cuda" else "fp32"},
+            PEER, ms, theirs, "ms/step",
+            forward_backward_ms=passes, peak_mib=peak, loss=losses.get(name), not_timed=failure, ranges_ms=parts,
+        )  # fmt: skip
+        if ms:
+            shown = f"{ms:8.1f} ms/step {passes:8.1f} ms passes {peak or 0:7} MiB  ratio {row['ratio']}"
+            print(f"{where} {shown}", flush=True)
+        for part, milliseconds in (parts or {}).items():
+            print(f"    {part:24} {milliseconds:9.2f} ms {milliseconds / sum(parts.values()):6.1%}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", metavar="BxTxN", help="sentences x targets x sources (default: three)")
+    parser.add_argument("--attention-backend", nargs="+", default=["torch", "triton"], help="ours, a line for each")
+    parser.add_argument("--no-transformers", action="store_true", help="without the peers of transformers")
+    parser.add_argument("--profile", action="store_true", help="say too which part takes how long (fairseq's models)")
+    parser.add_argument("--repeats", type=int, default=15, help="timed steps, of which the median counts")
+    parser.add_argument("--warm-up", type=int, default=4, help="steps before them")
+    parser.add_argument("--words", type=int, default=WORDS, help="of the vocabulary; fewer for a trial")
+    add_options(parser, "3 timed steps")
+    options = parser.parse_args()
+    if options.quick:
+        options.repeats, options.warm_up = 3, 1
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    cases = [tuple(map(int, case.split("x"))) for case in options.cases or []] or CASES
+    if not options.no_transformers:
+        import_transformers()
+    results = Results(options.json, "training_step", provenance(this_device(), options.commit))
+    task = StubTask(options.words)
+    for case in cases:
+        run_case(case, task, options, device, results)
+
+
+if __name__ == "__main__":
+    main()
