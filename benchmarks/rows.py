@@ -72,5 +72,9 @@ class Results:
         row = {"benchmark": self.benchmark, "case": case, "peer": peer, "ours": ours, "theirs": theirs, "unit": unit}
         row["ratio"] = round(theirs / ours, 3) if ours and theirs else None
         self.rows.append({**row, **more, **self.measured_on})
-        write_rows(self.rows, self.path)
+        self.write()
         return self.rows[-1]
+
+    def write(self) -> None:
+        """Write the file anew, after a change of its rows."""
+        write_rows(self.rows, self.path)

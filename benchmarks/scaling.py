@@ -1,0 +1,208 @@
+"""How time and memory of cross-attention grow with the source's length N, and a decoding step's time.
+
+    python -m benchmarks.scaling --json benchmarks/results/scaling.json            # a GPU, bfloat16
+    python -m benchmarks.scaling --cpu --json benchmarks/results/scaling_cpu.json  # float32, shorter sources
+
+One sentence, 128 target positions, H = 12, D = 64, s = 64, 7/8 N real tokens padded on the right; N doubles. "forward"
+and "both" are the attention core of `benchmarks.attention_core`, timed as there (eager calls, medians). "step" is one
+position of 4 hypotheses, from queries to the output projection, over what was kept of the source (`--fast-generate`);
+on a GPU the replay of a CUDA graph, as that runs it. Peers: PyTorch's full attention with a key mask (for a step over
+cached keys and values), full attention in plain operations, and FlexAttention for the local part alone, without the
+memory, at every second N since each is compiled for. What gives other results than float64 is not timed. About 90
+seconds on an H100.
+
+Every row holds the exponent of its system's growth: the slope of log time over log N in the longer half of the sources.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from benchmarks import flex_local
+from benchmarks.attention_core import (
+    HEAD_DIM,
+    HEADS,
+    SEGMENT,
+    TOLERANCE,
+    Inputs,
+    gradients,
+    graphed,
+    largest_error,
+    milliseconds,
+    peak_bytes,
+    results,
+)
+from benchmarks.fits import add_exponents, series
+from benchmarks.rows import Results, add_options, provenance, this_device
+from srformer_plugin.attention import torch_ops, triton_ops
+from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
+from srformer_plugin.attention.settings import SegmentSettings
+from srformer_plugin.attention.shared_by_beams import FullCrossAttention
+
+TARGETS, BEAMS = 128, 4
+SHORTEST, LONGEST = 512, {"cuda": 65536, "cpu": 8192}
+PEER = "full attention, SDPA"
+PEER_TOLERANCE = 5e-2  # wide enough for what rounds its probabilities to bfloat16
+
+
+def eager_full(inputs, dtype=None):
+    """(function, leaves) of full attention in plain operations."""
+    leaves = [x.detach().to(dtype or x.dtype).requires_grad_() for x in inputs.heads_first()]
+    mask = inputs.mask[:, None, None, :]
+
+    def attend():
+        query, keys, values = leaves
+        scores = (query @ keys.transpose(-1, -2)).masked_fill(mask, float("-inf"))
+        return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype) @ values
+
+    return attend, leaves
+
+
+def core_systems(inputs, with_flex):
+    """name -> function that makes (function, leaves) of a system."""
+    systems = {PEER: inputs.full}
+    if inputs.device == "cuda":
+        systems["SRformer, triton"] = lambda: inputs.segmented(triton_ops.attend_source)
+    systems["SRformer, torch"] = lambda: inputs.segmented(torch_ops.attend_source)
+    systems["full attention, eager"] = lambda: eager_full(inputs)
+    if with_flex:
+        systems[flex_local.NAME] = lambda: flex_local.local_part(inputs)
+    return systems
+
+
+def check_core(name, inputs, attend, leaves, exact):
+    """Raise a RuntimeError where a system does not compute what it must.
+
+    `exact` is filled as it is needed: float64 results of the full and of the segmented attention.
+    """
+    if name == flex_local.NAME:
+        flex_local.check(inputs, attend, leaves, TOLERANCE)
+        return
+    kind = "segmented" if name.startswith("SRformer") else "full"
+    if kind not in exact:
+        make = eager_full(inputs, torch.float64)
+        if kind == "segmented":
+            make = inputs.segmented(torch_ops.attend_source, torch.float64)
+        exact[kind] = results(*make, inputs.upstream)
+    error = largest_error(results(attend, leaves, inputs.upstream), exact[kind])
+    if not error < (TOLERANCE if kind == "segmented" else PEER_TOLERANCE):
+        raise RuntimeError(f"off by {error:.1e}")
+
+
+@torch.no_grad()
+def decoding_steps(source, dtype, device, check):
+    """name -> (function of one step, bytes kept of the source); checked against the whole target in float32."""
+    torch.manual_seed(0)
+    width = HEADS * HEAD_DIM
+    settings = SegmentSettings(segment_size=SEGMENT, expected_target_length=TARGETS)
+    encoded = torch.randn(source, 1, width, device=device)
+    mask = torch.arange(source, device=device).unsqueeze(0) >= source * 7 // 8
+    targets = torch.randn(TARGETS, BEAMS, width, device=device)
+    position = torch.tensor([TARGETS // 2], device=device)
+    steps = {}
+    for name, attention in (
+        (PEER, FullCrossAttention(width, HEADS, kdim=width, vdim=width, encoder_decoder_attention=True)),
+        ("SRformer", SegmentedCrossAttention(width, HEADS, settings)),
+    ):
+        attention = attention.to(device).eval()
+        query = targets[TARGETS // 2 : TARGETS // 2 + 1]
+        if check:
+            repeated = encoded.expand(-1, BEAMS, -1)
+            expected, _ = attention(targets, repeated, repeated, mask.expand(BEAMS, -1), need_weights=False)
+            found = attention.step(query, attention.open_source(encoded, mask, TARGETS), position)
+            error = ((found - expected[TARGETS // 2]).norm() / expected[TARGETS // 2].norm()).item()
+            if not error < TOLERANCE:
+                raise SystemExit(f"a decoding step of {name} is off by {error:.1e} at {source} tokens: no report")
+        attention = attention.to(dtype)
+        kept = attention.open_source(encoded.to(dtype), mask, TARGETS)
+        size = sum(x.numel() * x.element_size() for x in kept.values())
+        steps[name] = (step_of(attention, query.to(dtype), kept, position), size)
+    return steps
+
+
+def step_of(attention, query, kept, position):
+    return lambda: attention.step(query, kept, position)
+
+
+def clock(function, device, quick):
+    """Median milliseconds of a call."""
+    if device == "cuda":
+        return milliseconds(function, quick)
+    seconds = []
+    function()
+    while len(seconds) < 3 or (sum(seconds) < (0.1 if quick else 1.0) and len(seconds) < 200):
+        began = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - began)
+    return 1000 * statistics.median(seconds)
+
+
+def measure_core(source, dtype, device, with_flex, quick):
+    """Yield (system, pass, milliseconds, peak bytes or None) of the attention core."""
+    inputs = Inputs(1, TARGETS, source, dtype, device)
+    exact = {}
+    for name, prepare in core_systems(inputs, with_flex).items():
+        try:
+            attend, leaves = prepare()
+            check_core(name, inputs, attend, leaves, exact)
+            for kind, function in (
+                ("forward", attend),
+                ("both", lambda a=attend, x=leaves: gradients(a, x, inputs.upstream)),
+            ):
+                peak = peak_bytes(function, inputs) if device == "cuda" else None
+                yield name, kind, clock(function, device, quick), peak
+        except torch.OutOfMemoryError:
+            print(f"{source:6} {name:24} out of memory", flush=True)
+        except RuntimeError as error:
+            print(f"{source:6} {name:24} not timed: {str(error).splitlines()[0][:200]}", flush=True)
+
+
+def measure_steps(source, dtype, device, quick):
+    """As `measure_core`, of a decoding step; the bytes are those kept of the source."""
+    # the check computes the whole target by plain full attention: not for the longest sources
+    for name, (function, size) in decoding_steps(source, dtype, device, check=source <= 4096).items():
+        with torch.no_grad():
+            taken = clock(graphed(function) if device == "cuda" else function, device, quick)
+        yield name, "step", taken, size
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpu", action="store_true", help="on the CPU, in float32")
+    parser.add_argument("--shortest", type=int, default=SHORTEST, help=f"source tokens (default {SHORTEST})")
+    parser.add_argument("--longest", type=int, help=f"source tokens (default {LONGEST['cuda']}, CPU {LONGEST['cpu']})")
+    parser.add_argument("--no-flex", action="store_true", help="without FlexAttention, which takes long to compile")
+    add_options(parser, "less time for every median, no FlexAttention")
+    options = parser.parse_args()
+    if not options.cpu and not torch.cuda.is_available():
+        parser.error("needs a CUDA device, or --cpu")
+    device, dtype = ("cpu", torch.float32) if options.cpu else ("cuda", torch.bfloat16)
+    flex = device == "cuda" and not (options.quick or options.no_flex)
+    found = Results(options.json, "scaling", provenance(this_device(options.cpu), options.commit))
+    source, number = options.shortest, 0
+    while source <= (options.longest or LONGEST[device]):
+        theirs = {}
+        for measured in (
+            measure_core(source, dtype, device, flex and number % 2 == 0, options.quick),
+            measure_steps(source, dtype, device, options.quick),
+        ):
+            for name, kind, taken, size in measured:
+                theirs.setdefault(kind, round(taken, 4) if name == PEER else None)
+                case = {"source": source, "targets": TARGETS, "pass": kind, "system": name}
+                case["dtype"] = str(dtype).removeprefix("torch.")
+                row = found.add(case, PEER, round(taken, 4), theirs[kind], "ms", mib=size and round(size / 2**20, 2))
+                shown = f"{taken:9.3f} ms {(size or 0) / 2**20:9.1f} MiB  ratio {row['ratio']}"
+                print(f"{source:6} {name:24} {kind:8} {shown}", flush=True)
+        add_exponents(found.rows)
+        found.write()
+        if device == "cuda":
+            torch.cuda.empty_cache()
+        source, number = 2 * source, number + 1
+    for (name, kind), rows in sorted(series(found.rows).items()):
+        print(f"{name:24} {kind:8} grows as N^{rows[0]['exponent']} from {rows[0]['exponent_from']}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
