@@ -155,8 +155,9 @@ def measure_core(source, dtype, device, with_flex, quick):
                 yield name, kind, clock(function, device, quick), peak
         except torch.OutOfMemoryError:
             print(f"{source:6} {name:24} out of memory", flush=True)
-        except RuntimeError as error:
-            print(f"{source:6} {name:24} not timed: {str(error).splitlines()[0][:200]}", flush=True)
+        except Exception as error:  # one system's failure, a peer's too, must not cost the others' numbers
+            failure = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            print(f"{source:6} {name:24} not timed: {failure}", flush=True)
 
 
 def measure_steps(source, dtype, device, quick):
