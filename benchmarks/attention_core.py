@@ -103,6 +103,12 @@ def results(attend, leaves, upstream):
     return [output.detach(), *torch.autograd.grad(output, leaves, upstream.to(output.dtype))]
 
 
+def exact_results(inputs):
+    """Output and gradients of the segmented attention in float64, those of leak and threshold as terms (`by_entry`)."""
+    memory = by_entry(copy.deepcopy(inputs.memory))
+    return results(*inputs.segmented(torch_ops.attend_source, torch.float64, memory), inputs.upstream)
+
+
 def errors(ours, exact, upstream):
     """Relative error of the output and of every gradient, by name."""
     names = ("output", "query", "keys", "values", *dict(RAFMemory(1, 1, SegmentSettings()).named_parameters()))
@@ -216,7 +222,7 @@ def main():
         inputs = Inputs(*size)
         case = dict(zip(("batch", "targets", "source"), size))
         print(case, flush=True)
-        exact = results(*inputs.segmented(torch_ops.attend_source, torch.float64, by_entry(copy.deepcopy(inputs.memory))), inputs.upstream)
+        exact = exact_results(inputs)
         candidates = {"triton": inputs.segmented(triton_ops.attend_source)}
         if not options.quick:
             candidates["torch"] = inputs.segmented(torch_ops.attend_source)

@@ -147,8 +147,7 @@ def main():
                 torch.cuda.empty_cache()
             name = f"{HUGGING_FACE[system]}, generate" if system in HUGGING_FACE else system
             try:
-                with torch.inference_mode():
-                    seconds, memory = measure(prepare(task, system, case, dtype, options), options)
+                seconds, memory = measure(prepare(task, system, case, dtype, options), options)
             except torch.OutOfMemoryError:
                 print(f"{case[0]:3} x {case[1]:6} {name:38} out of memory", flush=True)
                 continue

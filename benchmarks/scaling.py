@@ -27,9 +27,10 @@ from benchmarks.attention_core import (
     SEGMENT,
     TOLERANCE,
     Inputs,
+    errors,
+    exact_results,
     gradients,
     graphed,
-    largest_error,
     milliseconds,
     peak_bytes,
     results,
@@ -40,6 +41,7 @@ from srformer_plugin.attention import torch_ops, triton_ops
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.attention.shared_by_beams import FullCrossAttention
+from srformer_plugin.attention.source_context import SourceContext
 
 TARGETS, BEAMS = 128, 4
 SHORTEST, LONGEST = 512, {"cuda": 65536, "cpu": 8192}
@@ -82,11 +84,11 @@ def check_core(name, inputs, attend, leaves, exact):
         return
     kind = "segmented" if name.startswith("SRformer") else "full"
     if kind not in exact:
-        make = eager_full(inputs, torch.float64)
         if kind == "segmented":
-            make = inputs.segmented(torch_ops.attend_source, torch.float64)
-        exact[kind] = results(*make, inputs.upstream)
-    error = largest_error(results(attend, leaves, inputs.upstream), exact[kind])
+            exact[kind] = exact_results(inputs)
+        else:
+            exact[kind] = results(*eager_full(inputs, torch.float64), inputs.upstream)
+    error = max(errors(results(attend, leaves, inputs.upstream), exact[kind], inputs.upstream).values())
     if not error < (TOLERANCE if kind == "segmented" else PEER_TOLERANCE):
         raise RuntimeError(f"off by {error:.1e}")
 
@@ -111,12 +113,12 @@ def decoding_steps(source, dtype, device, check):
         if check:
             repeated = encoded.expand(-1, BEAMS, -1)
             expected, _ = attention(targets, repeated, repeated, mask.expand(BEAMS, -1), need_weights=False)
-            found = attention.step(query, attention.open_source(encoded, mask, TARGETS), position)
+            found = attention.step(query, attention.open_source(encoded, SourceContext(mask), TARGETS), position)
             error = ((found - expected[TARGETS // 2]).norm() / expected[TARGETS // 2].norm()).item()
             if not error < TOLERANCE:
                 raise SystemExit(f"a decoding step of {name} is off by {error:.1e} at {source} tokens: no report")
         attention = attention.to(dtype)
-        kept = attention.open_source(encoded.to(dtype), mask, TARGETS)
+        kept = attention.open_source(encoded.to(dtype), SourceContext(mask), TARGETS)
         size = sum(x.numel() * x.element_size() for x in kept.values())
         steps[name] = (step_of(attention, query.to(dtype), kept, position), size)
     return steps

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.operations import count, formula, full
 from srformer_plugin.attention import triton_ops
 from srformer_plugin.attention.backends import resolve
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
@@ -217,22 +217,21 @@ def test_autocast_keeps_the_memory_in_float32():
     assert ((cast - plain).norm() / plain.norm()) < 3e-2
 
 
-def core_flops(module, targets, source):
-    """Multiply-adds of the attention core, twice: the module's count less that of its four projections."""
-    query, encoder = (torch.randn(n, 1, module.embed_dim) for n in (targets, source))
-    with FlopCounterMode(display=False) as counter:
-        module(query, encoder, encoder, None)
-    return counter.get_total_flops() - 2 * module.embed_dim**2 * 2 * (targets + source)
-
-
 @pytest.mark.parametrize(("segment_size", "clamp", "saved"), [(64, 2.0, 0.40), (64, 0.0, 0.40), (16, 0.0, 0.45)])
 def test_operations_saved_against_full_attention(segment_size, clamp, saved):
     """The paper's 40% (docs/attention.md, section 6: T = 128, N = 1024, H = 8, D = 64)."""
-    module = build(
-        8, 64, torch.float32, segment_size=segment_size, kv_clamp=clamp, expected_target_length=128
-    )
-    full = 4 * 128 * 1024 * 8 * 64
-    assert 1 - core_flops(module, 128, 1024) / full >= saved
+    assert 1 - count(segment_size, clamp, 128, 1024) / full(128, 1024) >= saved
+
+
+@pytest.mark.parametrize("segment_size", [8, 16, 64])
+@pytest.mark.parametrize("clamp", [2.0, 0.0])
+@pytest.mark.parametrize(("targets", "source"), [(12, 256), (64, 256), (3, 512)])
+def test_operations_are_those_of_the_formula(segment_size, clamp, targets, source):
+    least, most = formula(segment_size, clamp, targets, source)
+    counted = count(segment_size, clamp, targets, source)
+    assert least <= counted <= most
+    if targets % (source // segment_size) == 0:  # spread evenly
+        assert counted == least
 
 
 class LargestTensor(TorchDispatchMode):
