@@ -3,8 +3,8 @@
     python -m benchmarks.operations --json benchmarks/results/operations.json
 
 Counted (multiply-adds, twice) by PyTorch's flop counter while `--attention-backend torch` runs, for one sentence
-without padding, 8 heads of 64, a schedule as long as the target; a count outside the formula's bounds (docs/attention.md,
-section 6) is an error. "Core" leaves out the four projections, which both kinds of attention have.
+without padding, 8 heads of 64, a schedule as long as the target; a count outside the formula's bounds
+(docs/attention.md, section 6) is an error. "Core" leaves out the four projections, which both kinds of attention have.
 """
 
 import argparse
