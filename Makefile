@@ -16,10 +16,10 @@ SELECT := -m "not slow"
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test lint demo clean
+.PHONY: help venv test lint demo bench bench-gpu clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP)  ## make the environment .venv (to choose: PYTHON=python3.12 TORCH=torch==2.11.0)
 
@@ -40,6 +40,31 @@ lint: $(STAMP)  ## check the sources with ruff
 
 demo: $(STAMP)  ## train, decode and score a small SRformer on real text (MODEL=t5; CLEAN=1 starts over)
 	PYTHON=$(BIN)/python CLEAN="$(CLEAN)" MODEL="$(MODEL)" bash recipes/demo.sh
+
+# Another measurement is another line: its module, and the name of its JSON file where that differs.
+RESULTS := benchmarks/results
+MEASURE = $(BIN)/python -m benchmarks.$(1) --json $(RESULTS)/$(or $(2),$(1)).json
+
+bench: $(STAMP)  ## measure on the CPU, renew the tables (CORPUS, GPT2_FILES: BPE too; HYP, REF: ROUGE too)
+	$(call MEASURE,operations)
+	$(call MEASURE,scaling,scaling_cpu) --cpu
+ifneq ($(and $(CORPUS),$(GPT2_FILES)),)
+	$(call MEASURE,bpe_encoding) $(CORPUS) $(GPT2_FILES)
+endif
+ifneq ($(and $(HYP),$(REF)),)
+	$(call MEASURE,rouge_scoring) $(HYP) $(REF)
+endif
+	$(BIN)/python -m benchmarks.readme_tables
+
+bench-gpu: $(STAMP)  ## measure on a GPU, renew the tables (DATA=folder of fairseq-preprocess: whole updates too)
+	$(call MEASURE,attention_core)
+	$(call MEASURE,training_step) --profile
+	$(call MEASURE,decoding) --transformers
+	$(call MEASURE,scaling)
+ifneq ($(DATA),)
+	$(call MEASURE,training_updates) $(DATA)
+endif
+	$(BIN)/python -m benchmarks.readme_tables
 
 clean:  ## remove the environment, the demo's output and caches
 	rm -rf $(VENV) .ci-venv demo_out demo_out_t5 build dist *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -1,7 +1,8 @@
 """Put the tables of benchmarks/results/*.json into README.md and docs/*.md: `python -m benchmarks.readme_tables`.
 
-A table stands between `<!-- results: NAME -->` and `<!-- end -->`, NAME being the JSON file's; only what is between
-the marks is replaced. `--check` changes nothing and fails where a page and the JSON disagree.
+A table stands between `<!-- results: NAME -->` and `<!-- end -->`, NAME being the JSON file's (or "summary", a few
+lines of all of them); only what is between the marks is replaced. Pictures (benchmarks/plots.py) are drawn anew where
+their numbers changed. `--check` changes nothing and fails where a page or a picture and the JSON disagree.
 """
 
 import argparse
@@ -9,6 +10,9 @@ import json
 import re
 import sys
 from pathlib import Path
+
+from benchmarks import plots
+from benchmarks.fits import series
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
@@ -82,7 +86,147 @@ def rouge_scoring(rows):
     )
 
 
+def attention_core(rows):
+    """Milliseconds of one layer's attention, forward and backward, a line per size, peer and way of launching."""
+    first = rows[0]
+    return _table(
+        "| B x T x N | | SRformer (triton), ms | peer | peer, ms | peer / ours |",
+        (
+            f"| {_size(row)} | {'CUDA graph' if row['case']['mode'].startswith('graph') else 'eager'} "
+            f"| {_number(row['ours'], '.3f')} | {row['peer']} | {_number(row['theirs'], '.3f')} "
+            f"| {_number(row['ratio'], '.2f')} |"
+            for row in rows
+        ),
+        f"Forward and backward of one layer's attention core, {first['case']['dtype']}, segments of "
+        f"{first['case']['segment']}",
+        first,
+        f"torch {first['torch']}",
+    )
+
+
+def training_step(rows):
+    """Milliseconds and memory of a training step, a line per batch shape and system; where it goes, if known."""
+    first = rows[0]
+    parts = list(dict.fromkeys(part for row in rows for part in row["ranges_ms"] or {}))
+    lines = []
+    for row in rows:
+        shares = row["ranges_ms"] or {}
+        cells = [
+            _size(row), row["case"]["system"], _number(row["ours"], ".1f"), _number(row["forward_backward_ms"], ".1f"),
+            _number(row["ratio"], ".2f"), _number(row["peak_mib"], ",") if row["ours"] else row["not_timed"],
+            *(_number(shares.get(part) and 100 * shares[part] / sum(shares.values()), ".0f") for part in parts),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return _table(
+        "| B x T x N | system | ms per step | of it forward and backward | stock time / ours | peak MiB |"
+        + "".join(f" {part}, % |" for part in parts),
+        lines,
+        f"{first['case']['precision']}, random weights; % of the time that the device is busy",
+        first,
+        f"torch {first['torch']}",
+    )
+
+
+def scaling(rows):
+    """Milliseconds at every source length, and how many times as fast as the peer; a line per pass and system."""
+    first = rows[0]
+    lengths = sorted({row["case"]["source"] for row in rows})
+    lines = []
+    for kind, title in plots.PASSES.items():
+        for (system, measured), group in series(rows).items():
+            if measured == kind:
+                cells = {row["case"]["source"]: f"{row['ours']:.3g} ({_number(row['ratio'], '.2f')})" for row in group}
+                numbers = " | ".join(cells.get(length, "-") for length in lengths)
+                lines.append(f"| {title} | {system} | {_number(group[0]['exponent'], '.2f')} | {numbers} |")
+    return _table(
+        "| | system | a of N^a |" + "".join(f" N = {length:,} |" for length in lengths),
+        lines,
+        f"Milliseconds (in brackets: time of {first['peer']} / this one's); one sentence, {first['case']['targets']} "
+        f"target positions, {first['case']['dtype']}; a from N = {first['exponent_from']:,} on",
+        first,
+        f"torch {first['torch']}",
+    )
+
+
+def operations(rows):
+    """Operations of the attention core beside full attention's, a line per size and segment size."""
+    return _table(
+        "| T | N | segment | clip | SRformer, million | full attention, million | full / SRformer | fewer "
+        "| fewer with the projections |",
+        (
+            f"| {row['case']['targets']} | {row['case']['source']:,} | {row['case']['segment']} "
+            f"| {format(row['case']['clip'], 'g') if row['case']['clip'] else 'none'} | {row['ours'] / 1e6:,.0f} | {row['theirs'] / 1e6:,.0f} "
+            f"| {row['ratio']:.2f} | {row['saved_percent']:.1f}% | {row['saved_percent_with_projections']:.1f}% |"
+            for row in rows
+        ),
+        f"Forward, one sentence, {rows[0]['case']['heads']} heads of {rows[0]['case']['head_dim']}; counted, not timed",
+        rows[0],
+        f"torch {rows[0]['torch']}",
+    )
+
+
+def _size(row):
+    return " x ".join(str(row["case"][name]) for name in ("batch", "targets", "source"))
+
+
+def _number(value, style):
+    return "-" if value is None else format(value, style)
+
+
+def summary(results):
+    """The few lines of README: SRformer beside its peers, in every benchmark that has results."""
+    lines = []
+
+    def add(what, row, peer=None, theirs=None):
+        theirs = row["theirs"] if theirs is None else theirs
+        faster = row["unit"] in ("tokens/s", "pairs/s")  # more is better
+        ratio = row["ours"] / theirs if faster else theirs / row["ours"]
+        unit = "million operations" if row["unit"] == "operations" else row["unit"]
+        ours, theirs = (x / 1e6 if row["unit"] == "operations" else x for x in (row["ours"], theirs))
+        ours, theirs = (f"{x:,.0f}" if x >= 1000 else f"{x:.4g}" for x in (ours, theirs))
+        lines.append(f"| {what} | {ours} {unit} | {theirs}, {peer or row['peer']} | {ratio:.2f} |")
+
+    if "operations" in results:
+        row = results["operations"][0]
+        add(f"attention core, T {row['case']['targets']}, N {row['case']['source']:,}", row)
+    for case, rows in _by_size(results.get("training_step", [])).items():
+        ours = [row for row in rows if row["case"]["system"].startswith("srformer") and row["ours"]]
+        if ours:
+            best = min(ours, key=lambda row: row["ours"])
+            add(f"training step, {case} ({best['case']['system'].split(', ')[1]})", best)
+    for row in results.get("training_updates", []):
+        if row["case"]["model"] == "srformer_bart_base" and row["case"]["precision"] == "bf16":
+            add(f"fairseq-train, {row['case']['batch']} x {row['case']['source']}", row)
+    for case, rows in _by_size(results.get("decoding", [])).items():
+        found = {row["case"]["system"]: row for row in rows}
+        ours = found.get("srformer_bart_base, --fast-generate")
+        if ours:
+            add(f"beam search with --fast-generate, {case}", ours)
+            full = found.get("full attention, --fast-generate")
+            if full:
+                add(f"the same, {case}", ours, "full attention, --fast-generate", full["ours"])
+    for name, what in (("bpe_encoding", "GPT-2 BPE"), ("rouge_scoring", "ROUGE")):
+        if name in results:
+            row = results[name][-1]
+            add(f"{what} of {row['case']['pairs']:,} pairs, {row['case']['workers']} processes", row)
+    return "\n".join(["| what | SRformer, this package | beside | times as fast |", "|---|---|---|---|", *lines, ""])
+
+
+def _by_size(rows):
+    found = {}
+    for row in rows:
+        case = row["case"]
+        size = " x ".join(f"{case[name]:,}" for name in ("batch", "targets", "source") if name in case)
+        found.setdefault(size, []).append(row)
+    return found
+
+
 TABLES = {
+    "attention_core": attention_core,
+    "training_step": training_step,
+    "scaling": scaling,
+    "scaling_cpu": scaling,
+    "operations": operations,
     "rouge_scoring": rouge_scoring,
     "decoding": decoding,
     "bpe_encoding": bpe_encoding,
@@ -101,8 +245,11 @@ def render(text, results):
 
     def table(match):
         name = match.group(2)
+        if name == "summary":
+            files = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in results.glob("*.json")}
+            return match.group(1) + summary(files) + match.group(3)
         if name not in TABLES:
-            raise SystemExit(f"no table {name!r}; known: {', '.join(TABLES)}")
+            raise SystemExit(f"no table {name!r}; known: summary, {', '.join(TABLES)}")
         rows = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
         return match.group(1) + TABLES[name](rows) + match.group(3)
 
@@ -113,9 +260,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="fail where a page is not up to date")
     options = parser.parse_args()
+    results = ROOT / "benchmarks" / "results"
+    for name in plots.outdated(results):
+        if options.check:
+            sys.exit(f"{name} does not show benchmarks/results: run python -m benchmarks.readme_tables")
+        plots.draw(name, results)
     for page in pages():
         old = page.read_text(encoding="utf-8")
-        new = render(old, ROOT / "benchmarks" / "results")
+        new = render(old, results)
         if old != new and options.check:
             sys.exit(f"{page.name} does not show benchmarks/results: run python -m benchmarks.readme_tables")
         if old != new:

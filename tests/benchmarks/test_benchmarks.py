@@ -1,0 +1,236 @@
+"""The parts of the benchmarks that need no GPU: fits, rows, checks, ranges, tables and pictures, on tiny sizes."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+
+from benchmarks import flex_local, plots, random_models, scaling, training_step
+from benchmarks.attention_core import Inputs
+from benchmarks.fits import add_exponents, fit_exponent
+from benchmarks.ranges import mark, ranged, record_function, shares
+from benchmarks.readme_tables import ROOT, TABLES, render
+from benchmarks.rows import Results, provenance
+from benchmarks.training_step import FairseqStep, System, check, make_batch
+
+RESULTS = ROOT / "benchmarks" / "results"
+CASE = (2, 8, 40)
+HERE = {"device": "a test", "torch": torch.__version__, "commit": "0" * 40, "date": "2000-01-01"}
+FULL = {"cross_attention": "full"}
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 2.0])
+def test_fit_finds_the_exponent_of_a_power(exponent):
+    sizes = [512, 1024, 4096, 65536]
+    assert fit_exponent(sizes, [3e-3 * size**exponent for size in sizes]) == pytest.approx(exponent, abs=1e-9)
+
+
+def test_fit_of_one_size_is_none():
+    assert fit_exponent([512, 512], [1.0, 2.0]) is None
+
+
+def scaling_rows(costs):
+    """Rows of the sources 512, 1,024, ... of one system."""
+    results = Results(None, "scaling", HERE)
+    for number, cost in enumerate(costs):
+        case = {"source": 512 * 2**number, "targets": 128, "pass": "both", "system": "ours", "dtype": "float32"}
+        results.add(case, "peer", cost, 2 * cost, "ms", mib=1.0)
+    return results.rows
+
+
+def test_exponents_are_those_of_the_longer_half():
+    rows = scaling_rows([5.0, 5.0, 5.0, 10.0, 20.0, 40.0])  # flat, then proportional to the length
+    add_exponents(rows)
+    assert {row["exponent"] for row in rows} == {1.0}
+    assert {row["exponent_from"] for row in rows} == {4096}
+
+
+def test_every_row_is_written_at_once_and_says_where_it_comes_from(tmp_path):
+    path = tmp_path / "rows.json"
+    results = Results(path, "speed", HERE)
+    for number in (1, 2):
+        row = results.add({"n": number}, "peer", 2.0, 3.0, "ms")
+        assert len(json.loads(path.read_text())) == number
+    assert row["ratio"] == 1.5
+    assert {"benchmark", "case", "peer", "ours", "theirs", "unit", "ratio", *HERE} == row.keys()
+
+
+def test_without_git_the_commit_must_be_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "none"))
+    with pytest.raises(SystemExit, match="--commit"):
+        provenance("a test")
+    assert provenance("a test", "f" * 40)["commit"] == "f" * 40
+
+
+def test_without_transformers_there_is_one_clear_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(SystemExit, match="pip install transformers"):
+        random_models.import_transformers()
+
+
+@pytest.mark.parametrize("kind", ["bart", "led"])
+def test_models_of_transformers_have_the_sizes_of_bart_base(kind):
+    """As many parameters in layers as stock bart_base; LED has three projections more in the encoder's layers."""
+    pytest.importorskip("transformers")
+    with torch.device("meta"):
+        theirs = random_models.hugging_face(kind, 1024, words=10)
+        stock = random_models.build(random_models.StubTask(10), "bart_base", 1024, {})
+    sides = [(theirs.model.encoder, stock.encoder), (theirs.model.decoder, stock.decoder)]
+    for number, pair in enumerate(sides):
+        ours, other = (sum(p.numel() for p in side.layers.parameters()) for side in pair[::-1])
+        extra = 6 * 3 * (768 * 768 + 768) if kind == "led" and number == 0 else 0
+        if kind == "led" and number == 0:  # and an output projection, as the others
+            assert other - ours == extra
+        else:
+            assert other == ours
+
+
+def test_batches_are_padded_on_the_right():
+    task = random_models.StubTask(50)
+    batch = make_batch(task, (4, 8, 64), "cpu")
+    padding = batch["net_input"]["src_tokens"].eq(task.source_dictionary.pad())
+    assert padding.sum(1).tolist() == (64 - batch["net_input"]["src_lengths"]).tolist() == [8, 6, 3, 0]
+    assert not (padding[:, :-1] & ~padding[:, 1:]).any()
+    assert (batch["net_input"]["prev_output_tokens"][:, 0] == task.source_dictionary.eos()).all()
+
+
+def open_step(settings):
+    task = random_models.StubTask(50)
+    return FairseqStep(task, System("srformer_bart_tiny", settings), CASE, "cpu"), make_batch(task, CASE, "cpu")
+
+
+def test_a_model_with_other_logits_is_not_timed():
+    found = {}
+    step, batch = open_step(FULL)
+    check("full", System("", same_as=None), step, batch, found)
+    check("again", System("", same_as="full"), open_step(FULL)[0], batch, found)
+    other = open_step(FULL)[0]
+    with torch.no_grad():
+        other.model.decoder.layers[0].encoder_attn.out_proj.weight.mul_(-3)
+    with pytest.raises(RuntimeError, match="apart"):
+        check("other", System("", same_as="full"), other, batch, found)
+
+
+def test_a_loss_that_is_not_finite_is_refused():
+    step, batch = open_step(FULL)
+    with torch.no_grad():
+        step.model.decoder.layers[0].fc1.weight.fill_(float("nan"))
+    with pytest.raises(RuntimeError, match="finite"):
+        check("nan", System(""), step, batch, {})
+
+
+def test_a_step_changes_weights_and_takes_time():
+    step, batch = open_step({})
+    step.prepare()
+    before = [p.clone() for p in step.model.parameters()]
+    ms, passes, peak = training_step.measure(step, batch, "cpu", 2, 1)
+    assert 0 < passes < ms and peak is None
+    assert any(not torch.equal(a, b) for a, b in zip(before, step.model.parameters()))
+
+
+def test_ranges_leave_gradients_as_they_are_and_take_all_the_time():
+    gradients = []
+    for marked in (False, True):
+        step, batch = open_step({})
+        step.model.train()
+        step.prepare()
+        torch.manual_seed(0)
+        if marked:
+            step.mark()
+        step.backward(batch)
+        gradients.append([p.grad for p in step.model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    parts = training_step.profiled(step, batch, "cpu")
+    assert {"cross-attention", "encoder self-attention", "vocabulary and loss", "optimizer", "rest"} <= parts.keys()
+
+
+def test_a_range_holds_its_part_s_backward_pass():
+    """A part of two products of matrices beside a range-less cheap one: forward 1 share, backward 2."""
+    weight = torch.randn(256, 256, requires_grad=True)
+    product = ranged("product", lambda x: x @ weight)
+
+    def both():
+        x = torch.randn(256, 256, requires_grad=True)
+        product(x * 1.0).sum().backward()
+
+    def forward():
+        with torch.no_grad():
+            product(torch.randn(256, 256))
+
+    assert shares(both, "cpu", 20)["product"] > 1.8 * shares(forward, "cpu", 20)["product"]
+
+
+def test_marks_are_around_every_layer():
+    step, _ = open_step({})
+    before = step.model.decoder.layers[0].encoder_attn.forward
+    mark(step.model, step.criterion)
+    assert step.model.decoder.layers[0].encoder_attn.forward.__wrapped__ == before
+    assert record_function is torch.profiler.record_function
+
+
+def test_flex_attention_is_the_local_term_and_another_is_refused():
+    inputs = Inputs(2, 24, 200, torch.float32, "cpu")
+    attend, leaves = flex_local.local_part(inputs, compiled=False, backward=False)
+    assert flex_local.check(inputs, attend, leaves, 1e-4) < 1e-4
+    inputs.segment_plan.segments.zero_()  # the mask was made from another plan
+    with pytest.raises(RuntimeError, match="off by"):
+        flex_local.check(inputs, attend, leaves, 1e-4)
+
+
+def test_scaling_measures_checked_systems_on_a_cpu(tmp_path, monkeypatch):
+    path = tmp_path / "scaling.json"
+    command = ["scaling", "--cpu", "--quick", "--shortest", "64", "--longest", "128", "--commit", "0" * 40]
+    monkeypatch.setattr(sys, "argv", [*command, "--json", str(path)])
+    scaling.main()
+    rows = json.loads(path.read_text())
+    found = {(row["case"]["system"], row["case"]["pass"], row["case"]["source"]) for row in rows}
+    core = [scaling.PEER, "SRformer, torch", "full attention, eager"]
+    expected = {(name, kind, n) for name in core for kind in ("forward", "both") for n in (64, 128)}
+    assert found == expected | {(name, "step", n) for name in (scaling.PEER, "SRformer") for n in (64, 128)}
+    assert all(row["ours"] > 0 and row["ratio"] > 0 and row["exponent"] is not None for row in rows)
+    assert "N = 128" in TABLES["scaling"](rows)
+
+
+def test_scaling_refuses_what_is_off():
+    inputs = Inputs(1, 24, 200, torch.float32, "cpu")
+    attend, leaves = scaling.eager_full(inputs)
+    scaling.check_core("full attention, eager", inputs, attend, leaves, {})
+    with pytest.raises(RuntimeError, match="off by"):
+        scaling.check_core("full attention, eager", inputs, lambda: 1.2 * attend(), leaves, {})
+
+
+def test_the_table_of_training_steps_shows_what_was_not_timed():
+    results = Results(None, "training_step", HERE)
+    case = {"batch": 1, "targets": 2, "source": 3, "precision": "bf16"}
+    more = {"forward_backward_ms": 1.0, "peak_mib": 7000, "not_timed": None}
+    results.add({**case, "system": "a"}, "a", 2.0, 2.0, "ms", **more, ranges_ms={"optimizer": 1.0, "rest": 3.0})
+    missing = {"forward_backward_ms": None, "peak_mib": None, "not_timed": "out of memory", "ranges_ms": None}
+    results.add({**case, "system": "b"}, "a", None, 2.0, "ms", **missing)
+    table = TABLES["training_step"](results.rows)
+    assert "| 1 x 2 x 3 | a | 2.0 | 1.0 | 1.00 | 7,000 | 25 | 75 |" in table
+    assert "| 1 x 2 x 3 | b | - | - | - | out of memory | - | - |" in table
+
+
+def test_the_summary_shows_losses_too(tmp_path):
+    shutil.copy(RESULTS / "decoding.json", tmp_path)
+    text = render("<!-- results: summary -->\n<!-- end -->", tmp_path)
+    assert "| 7.25 |" in text and "| 0.66 |" in text
+
+
+def test_a_picture_whose_numbers_changed_is_noticed_and_drawn_alike(tmp_path):
+    path = tmp_path / "scaling.json"
+    rows = scaling_rows([1.0, 2.0, 4.0])
+    add_exponents(rows)
+    path.write_text(json.dumps(rows))
+    assert plots.outdated(tmp_path) == ["scaling.png"]
+    plots.draw("scaling.png", tmp_path)
+    assert plots.outdated(tmp_path) == []
+    first = (tmp_path / "scaling.png").read_bytes()
+    plots.draw("scaling.png", tmp_path)
+    assert (tmp_path / "scaling.png").read_bytes() == first
+    rows[0]["ours"] = 3.0
+    path.write_text(json.dumps(rows))
+    assert plots.outdated(tmp_path) == ["scaling.png"]
