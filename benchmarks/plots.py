@@ -33,7 +33,8 @@ def scaling(figure, results):
             if rows[0]["mib"] is not None:
                 panels[1, column].loglog(lengths, [row["mib"] for row in rows], "o-", label=system, markersize=3)
         panels[0, column].set(title=title, ylabel="ms")
-        panels[0, column].legend(fontsize=7)
+        if panels[0, column].lines:
+            panels[0, column].legend(fontsize=7)
         memory = "kept of the source, MiB" if kind == "step" else "peak, MiB"
         panels[1, column].set(xlabel="source tokens N", ylabel=memory)
     figure.set_size_inches(14, 7)

@@ -150,15 +150,19 @@ def scaling(rows):
 
 def operations(rows):
     """Operations of the attention core beside full attention's, a line per size and segment size."""
+    lines = []
+    for row in rows:
+        case = row["case"]
+        clip = f"{case['clip']:g}" if case["clip"] else "none"
+        lines.append(
+            f"| {case['targets']} | {case['source']:,} | {case['segment']} | {clip} | {row['ours'] / 1e6:,.0f} "
+            f"| {row['theirs'] / 1e6:,.0f} | {row['ratio']:.2f} | {row['saved_percent']:.1f}% "
+            f"| {row['saved_percent_with_projections']:.1f}% |"
+        )
     return _table(
         "| T | N | segment | clip | SRformer, million | full attention, million | full / SRformer | fewer "
         "| fewer with the projections |",
-        (
-            f"| {row['case']['targets']} | {row['case']['source']:,} | {row['case']['segment']} "
-            f"| {format(row['case']['clip'], 'g') if row['case']['clip'] else 'none'} | {row['ours'] / 1e6:,.0f} | {row['theirs'] / 1e6:,.0f} "
-            f"| {row['ratio']:.2f} | {row['saved_percent']:.1f}% | {row['saved_percent_with_projections']:.1f}% |"
-            for row in rows
-        ),
+        lines,
         f"Forward, one sentence, {rows[0]['case']['heads']} heads of {rows[0]['case']['head_dim']}; counted, not timed",
         rows[0],
         f"torch {rows[0]['torch']}",

@@ -76,16 +76,12 @@ def test_models_of_transformers_have_the_sizes_of_bart_base(kind):
     """As many parameters in layers as stock bart_base; LED has three projections more in the encoder's layers."""
     pytest.importorskip("transformers")
     with torch.device("meta"):
-        theirs = random_models.hugging_face(kind, 1024, words=10)
-        stock = random_models.build(random_models.StubTask(10), "bart_base", 1024, {})
-    sides = [(theirs.model.encoder, stock.encoder), (theirs.model.decoder, stock.decoder)]
-    for number, pair in enumerate(sides):
-        ours, other = (sum(p.numel() for p in side.layers.parameters()) for side in pair[::-1])
-        extra = 6 * 3 * (768 * 768 + 768) if kind == "led" and number == 0 else 0
-        if kind == "led" and number == 0:  # and an output projection, as the others
-            assert other - ours == extra
-        else:
-            assert other == ours
+        theirs = random_models.hugging_face(kind, 1024, words=10).model
+    stock = random_models.build(random_models.StubTask(10), "bart_base", 1024, {})
+    extra = {"encoder": 6 * 3 * (768 * 768 + 768) if kind == "led" else 0, "decoder": 0}
+    for side, more in extra.items():
+        sizes = [sum(p.numel() for p in getattr(model, side).layers.parameters()) for model in (theirs, stock)]
+        assert sizes[0] == sizes[1] + more
 
 
 def test_batches_are_padded_on_the_right():
@@ -109,7 +105,7 @@ def test_a_model_with_other_logits_is_not_timed():
     check("again", System("", same_as="full"), open_step(FULL)[0], batch, found)
     other = open_step(FULL)[0]
     with torch.no_grad():
-        other.model.decoder.layers[0].encoder_attn.out_proj.weight.mul_(-3)
+        other.model.decoder.layers[0].final_layer_norm.weight.mul_(1.2)
     with pytest.raises(RuntimeError, match="apart"):
         check("other", System("", same_as="full"), other, batch, found)
 
@@ -142,13 +138,13 @@ def test_ranges_leave_gradients_as_they_are_and_take_all_the_time():
             step.mark()
         step.backward(batch)
         gradients.append([p.grad for p in step.model.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    torch.testing.assert_close(*gradients)  # but for the order of sums
     parts = training_step.profiled(step, batch, "cpu")
     assert {"cross-attention", "encoder self-attention", "vocabulary and loss", "optimizer", "rest"} <= parts.keys()
 
 
 def test_a_range_holds_its_part_s_backward_pass():
-    """A part of two products of matrices beside a range-less cheap one: forward 1 share, backward 2."""
+    """Of a product of matrices, the gradients are two more."""
     weight = torch.randn(256, 256, requires_grad=True)
     product = ranged("product", lambda x: x @ weight)
 
