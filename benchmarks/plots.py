@@ -32,6 +32,7 @@ def scaling(figure, results):
             panels[0, column].loglog(lengths, [row["ours"] for row in rows], "o-", label=label, markersize=3)
             if rows[0]["mib"] is not None:
                 panels[1, column].loglog(lengths, [row["mib"] for row in rows], "o-", label=system, markersize=3)
+        panels[0, column].set_xscale("log", base=2)
         panels[0, column].set(title=title, ylabel="ms")
         if panels[0, column].lines:
             panels[0, column].legend(fontsize=7)
