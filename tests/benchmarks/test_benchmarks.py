@@ -99,16 +99,27 @@ def open_step(settings):
     return FairseqStep(task, System("srformer_bart_tiny", settings), CASE, "cpu"), make_batch(task, CASE, "cpu")
 
 
-def test_a_model_with_other_logits_is_not_timed():
+def with_another_weight(step):
+    with torch.no_grad():
+        step.model.decoder.layers[0].final_layer_norm.weight.mul_(1.2)
+    return step
+
+
+def with_the_same_loss(step):
+    """Logits that are shifted by one number are other logits of the same probabilities."""
+    logits = step.logits
+    step.logits = lambda inputs: logits(inputs) + 1
+    return step
+
+
+@pytest.mark.parametrize("changed", [with_another_weight, with_the_same_loss])
+def test_a_model_with_another_loss_or_other_logits_is_not_timed(changed):
     found = {}
     step, batch = open_step(FULL)
     check("full", System("", same_as=None), step, batch, found)
     check("again", System("", same_as="full"), open_step(FULL)[0], batch, found)
-    other = open_step(FULL)[0]
-    with torch.no_grad():
-        other.model.decoder.layers[0].final_layer_norm.weight.mul_(1.2)
     with pytest.raises(RuntimeError, match="apart"):
-        check("other", System("", same_as="full"), other, batch, found)
+        check("other", System("", same_as="full"), changed(open_step(FULL)[0]), batch, found)
 
 
 def test_a_loss_that_is_not_finite_is_refused():
