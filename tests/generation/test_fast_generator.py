@@ -154,8 +154,10 @@ def test_a_schedule_it_does_not_know_is_left_to_the_stock_generator(build_model,
 def test_nothing_is_left_on_the_model(model, make_sample):
     sample = make_sample(LENGTHS)
     inputs = {**sample["net_input"], "prev_output_tokens": sample["net_input"]["src_tokens"][:, -5:]}
-    logits, before = model(**inputs)[0], {name: set(vars(module)) for name, module in model.named_modules()}
-    FastSequenceGenerator([model], model.decoder.dictionary, beam_size=4, max_len_b=6).generate([model], sample)
+    logits = model(**inputs)[0]
+    generator = FastSequenceGenerator([model], model.decoder.dictionary, beam_size=4, max_len_b=6)
+    before = {name: set(vars(module)) for name, module in model.named_modules()}  # after fairseq's own marks
+    generator.generate([model], sample)
     assert {name: set(vars(module)) for name, module in model.named_modules()} == before
     assert torch.equal(model(**inputs)[0], logits)
 
