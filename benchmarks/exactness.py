@@ -20,6 +20,24 @@ def by_entry(memory: nn.Module) -> nn.Module:
     return memory
 
 
+def scan_of_firing(fired: Tensor):
+    """A `RAFMemory.scan` in which neurons fire where `fired` (B, H, R, D, D) says, whatever their potentials are.
+
+    Where a potential is within rounding of the threshold an implementation may fire or not, and every later
+    potential and whole gradient entries hang on it. This is the exact result for the choice that it made.
+    """
+
+    def scan(drive, leak, threshold):
+        potential, spikes = torch.zeros_like(drive[:, :, 0]), []
+        for step, fires in zip(drive.unbind(2), fired.to(drive).unbind(2)):
+            potential = leak * potential + step
+            spikes.append((potential / threshold - 1) * fires)
+            potential = potential - threshold * fires
+        return torch.stack(spikes, 2)
+
+    return scan
+
+
 def relative_error(ours: Tensor, exact: Tensor, upstream: Tensor) -> float:
     """|ours - exact| / |exact|, Euclidean norms in float64.
 
