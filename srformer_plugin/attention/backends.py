@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import ConfigurationError
-from . import torch_ops, triton_ops, triton_step
+from . import cpu_ops, torch_ops, triton_ops, triton_step
 from .registry import choose
 
 
@@ -30,7 +30,7 @@ class Backend:
 
 
 BACKENDS = {
-    "torch": Backend(torch_ops.attend_source, torch_ops.open_source, torch_ops.attend_step),
+    "torch": Backend(cpu_ops.attend_source, torch_ops.open_source, torch_ops.attend_step),
     "triton": Backend(triton_ops.attend_source, triton_step.open_source, triton_step.attend_step),
 }
 

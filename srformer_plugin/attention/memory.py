@@ -29,7 +29,11 @@ def inverse_key_norm(keys: Tensor) -> Tensor:
     `keys` (B, H, m, s, D) with zeros in empty slots -> (B, H, D), of `state_dtype`. Never NaN, and neither is
     its gradient.
     """
-    squares = keys.to(state_dtype(keys)).square().sum(dim=(2, 3))
+    return inverse_root(keys.to(state_dtype(keys)).square().sum(dim=(2, 3)))
+
+
+def inverse_root(squares: Tensor) -> Tensor:
+    """1 / nu from nu^2; 0 for a dead channel."""
     alive = squares > MIN_KEY_NORM**2
     return torch.where(alive, squares, torch.ones_like(squares)).rsqrt() * alive
 

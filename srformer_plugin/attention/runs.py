@@ -9,7 +9,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .memory import NoMemory, RAFMemory
 from .segments import SegmentPlan, SourceLayout
+
+
+def unordered(
+    query: Tensor, keys: Tensor, values: Tensor, plan: SegmentPlan, memory: torch.nn.Module, need_weights: bool
+) -> str | None:
+    """Why a call cannot be computed state by state, from these tables; None: it can."""
+    if need_weights:
+        return "attention weights are asked for"
+    if type(memory) not in (RAFMemory, NoMemory):
+        return f"the memory is a {type(memory).__name__}"
+    if not plan.in_order:
+        return "queries do not come in the order of the segments they read"
+    if not query.dtype == keys.dtype == values.dtype:
+        return f"dtypes are {query.dtype}, {keys.dtype} and {values.dtype}"
+    return None
 
 
 @dataclass

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from .cpu_tables import VisitTables
     from .runs import QueryRuns
 
 
@@ -239,6 +240,7 @@ class SegmentPlan:
     same_segment: bool = False
     in_order: bool = False
     runs: "QueryRuns | None" = field(default=None, repr=False, compare=False)  # kept here by `runs.query_runs`
+    visits: "dict[int, VisitTables]" = field(default_factory=dict, repr=False, compare=False)  # by `cpu_tables`, per H
 
     @cached_property
     def local(self) -> Grouping:

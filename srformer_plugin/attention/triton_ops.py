@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from . import torch_ops
-from .memory import MIN_KEY_NORM, NoMemory, RAFMemory
+from .memory import MIN_KEY_NORM, RAFMemory
 from .raf import MIN_THRESHOLD
-from .runs import QueryRuns, query_runs
+from .runs import QueryRuns, query_runs, unordered
 from .segments import SegmentPlan, SourceLayout
 
 try:
@@ -48,14 +48,11 @@ def obstacle(
         return "Triton is not installed"
     if not (query.is_cuda or is_interpreted()):
         return f"tensors are on the device {query.device.type}"
-    if need_weights:
-        return "attention weights are asked for"
-    if type(memory) not in (RAFMemory, NoMemory):
-        return f"the memory is a {type(memory).__name__}"
-    if not plan.in_order:
-        return "queries do not come in the order of the segments they read"
-    if query.dtype not in DTYPES or not query.dtype == keys.dtype == values.dtype:
-        return f"dtypes are {query.dtype}, {keys.dtype} and {values.dtype}"
+    reason = unordered(query, keys, values, plan, memory, need_weights)
+    if reason is not None:
+        return reason
+    if query.dtype not in DTYPES:
+        return f"the dtype is {query.dtype}"
     if head_dim not in HEAD_DIMS:
         return f"the head size {head_dim} is none of {', '.join(map(str, HEAD_DIMS))}"
     if layout.segment_size > MAX_SEGMENT_SIZE:
