@@ -23,7 +23,7 @@ DTYPES = (torch.float32, torch.float64)
 
 
 def obstacle(
-    query: Tensor, keys: Tensor, values: Tensor, plan: SegmentPlan, memory: torch.nn.Module, need_weights: bool
+    query: Tensor, keys: Tensor, values: Tensor, layout: SourceLayout, plan: SegmentPlan, memory, need_weights: bool
 ) -> str | None:
     """Why the loop cannot compute this call; None: it can."""
     if any(x.device.type != "cpu" for x in (query, keys, values)):
@@ -34,6 +34,8 @@ def obstacle(
         return "precision is mixed"
     if query.dtype not in DTYPES or memory.proj.weight.dtype != query.dtype:
         return f"dtypes are {query.dtype} and {memory.proj.weight.dtype}"
+    if memory.acts_on_values(layout.max_segments * layout.segment_size, plan):
+        return "W costs less on the values"
     return unordered(query, keys, values, plan, memory, need_weights)
 
 
@@ -48,7 +50,7 @@ def attend_source(
     need_weights: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """`torch_ops.attend_source` by the loop; by `torch_ops` itself where the loop does not apply."""
-    if obstacle(query, keys, values, plan, memory, need_weights) is not None:
+    if obstacle(query, keys, values, layout, plan, memory, need_weights) is not None:
         return torch_ops.attend_source(query, keys, values, layout, plan, memory, dropout, need_weights)
     return _attend_by_visits(query, keys, values, layout, plan, memory, dropout), None
 
@@ -90,94 +92,87 @@ class _Visits(torch.autograd.Function):
 
 
 class _Loop:
-    """The loops for one set of inputs; X is B * H, a "block" of visit r is (X, readers[r], ...)."""
+    """The loops for one set of inputs; X is B * H, and a "block" (X, readers[r], ...) what belongs to visit r."""
 
     def __init__(self, query, keys, values, weight, leak, threshold, gate, noise, tables: VisitTables, clamp):
-        self.batch_size, self.num_heads, self.num_queries, self.head_dim = query.shape
-        self.batch_heads = self.batch_size * self.num_heads
-        self.shape = keys.shape
-        self.sources = [x.reshape(-1, self.head_dim) for x in (keys, values)]
-        self.query = self._spread(query, tables)
-        self.weight, self.noise, self.clamp, self.tables = weight, noise, clamp, tables
+        self.tables, self.weight, self.clamp = tables, weight, clamp
         self.leak, self.threshold = leak.item(), threshold.item()
-        self.gate = gate.view(-1, 1)  # (H, 1)
-        self.num_segments = len(tables.source_rows)
-        self.size = tables.source_rows.size(1) // self.batch_heads
-        self.buffers = [query.new_empty(self.batch_heads, self.size, self.head_dim) for _ in range(2)]
+        self.gate = gate.view(-1, 1, 1)
+        self.shape = query.shape
+        self.batch_heads, self.head_dim = query.size(0) * query.size(1), query.size(3)
+        self.query = self._blocks(self._spread(query))
+        self.noise = None if noise is None else self._blocks(noise)
+        self.source_shape = keys.shape
+        self.sources = [x.reshape(-1, self.head_dim) for x in (keys, values)]
+        self.segment_size = tables.source_rows.size(1) // self.batch_heads
+        self.buffers = self._work(2, self.segment_size)
         self.kept = None  # states U', local weights, reading before its scale, S, nu^2
 
-    def _spread(self, x: Tensor, tables: VisitTables) -> Tensor:
-        """(B, H, Q, D) -> (P * X, D), visit after visit."""
-        return x.reshape(-1, self.head_dim).index_select(0, tables.query_rows)
+    def _spread(self, x: Tensor) -> Tensor:
+        """(B, H, Q, D) -> (P * X, D), block after block."""
+        return x.reshape(-1, self.head_dim).index_select(0, self.tables.query_rows)
 
     def _collect(self, slots: Tensor) -> Tensor:
-        """The inverse of `_spread`: a result per query."""
-        return slots.index_select(0, self.tables.slot_rows).view(
-            self.batch_size, self.num_heads, self.num_queries, self.head_dim
-        )
+        """The inverse of `_spread`."""
+        return slots.index_select(0, self.tables.slot_rows).view(self.shape)
 
-    def _block(self, slots: Tensor, visit: int) -> Tensor:
-        """(P * X, E) -> (X, readers of the visit, E), a view."""
-        readers, first = self.tables.readers[visit], self.tables.first_reader[visit] * self.batch_heads
-        return slots[first : first + readers * self.batch_heads].view(self.batch_heads, readers, -1)
+    def _blocks(self, slots: Tensor) -> list[Tensor]:
+        """(P * X, E) -> the block (X, readers[r], E) of every visit that has readers, views."""
+        counts = self.tables.readers
+        parts = slots.split([count * self.batch_heads for count in counts])
+        return [part.view(self.batch_heads, count, -1) for part, count in zip(parts, counts)]
+
+    def _slots(self, width: int) -> Tensor:
+        return self.weight.new_empty(len(self.tables.query_rows), width)
+
+    def _work(self, count: int, rows: int) -> list[Tensor]:
+        """Work tensors (X, rows, D)."""
+        return [self.weight.new_empty(self.batch_heads, rows, self.head_dim) for _ in range(count)]
+
+    def _flat(self, x: Tensor) -> Tensor:
+        """(X, D, D) -> (X * D, D), a view: the rows of key channels that W acts on."""
+        return x.view(-1, self.head_dim)
 
     def _load(self, visit: int) -> list[Tensor]:
         """Keys and values of a visit, (X, s, D), zeros in empty slots; overwritten by the next call."""
         rows, empty = self.tables.source_rows[visit], self.tables.empty[visit]
         for source, buffer in zip(self.sources, self.buffers):
-            torch.index_select(source, 0, rows, out=buffer.view(-1, self.head_dim))
+            torch.index_select(source, 0, rows, out=self._flat(buffer))
             if empty is not None:
                 buffer.masked_fill_(empty, 0)
         return self.buffers
 
-    def _square(self, count: int) -> list[Tensor]:
-        """Work tensors (X, D, D)."""
-        side = self.head_dim
-        return [self.weight.new_empty(self.batch_heads, side, side) for _ in range(count)]
-
-    def _rows(self, x: Tensor) -> Tensor:
-        """(X, D, D) -> (X * D, D), a view: rows of key channels, for products with W."""
-        return x.view(-1, self.head_dim)
-
-    def _scale(self, squares: Tensor) -> Tensor:
-        """What multiplies q^T relu(U' - threshold) to give the recurrent term: (B, H, D)."""
-        return inverse_root(squares).view(self.batch_size, self.num_heads, -1) * self.gate / self.threshold
-
-    def _scaled(self, slots: Tensor, scale: Tensor) -> Tensor:
-        """Every slot (P * X, D) times the `scale` (B, H, D) of its sentence and head."""
-        scale = scale.view(self.batch_heads, 1, -1)
-        scaled = torch.empty_like(slots)
-        for visit in range(len(self.tables.readers)):
-            torch.mul(self._block(slots, visit), scale, out=self._block(scaled, visit))
-        return scaled
+    def _inverse_norm(self, squares: Tensor) -> Tensor:
+        """1 / nu, (B, H, 1, D)."""
+        return inverse_root(squares).view(*self.shape[:2], 1, -1)
 
     def forward(self) -> Tensor:
         """The output (B, H, Q, D)."""
-        weights = self.query.new_empty(len(self.query), self.size)
-        local, reading = (torch.empty_like(self.query) for _ in range(2))
-        states, total, squares = self._attend_locally(local, weights)
-        self._accumulate_and_fire(states, total, reading)
+        weights, local, reading = (self._slots(width) for width in (self.segment_size, self.head_dim, self.head_dim))
+        states, total, squares = self._attend_locally(self._blocks(local), self._blocks(weights))
+        self._accumulate_and_fire(states, total, self._blocks(reading))
+        reading = self._collect(reading)
         self.kept = states, weights, reading, total, squares
-        return self._collect(self._scaled(reading, self._scale(squares)).add_(local))
+        scale = self._inverse_norm(squares) * self.gate / self.threshold
+        return self._collect(local).addcmul_(reading, scale)
 
-    def _attend_locally(self, local: Tensor, weights: Tensor):
+    def _attend_locally(self, local: list[Tensor], weights: list[Tensor]):
         """First loop: fill `local` and `weights`; return products S_r of the visits read, S, and nu^2 (X, D)."""
         products = []  # one tensor each: memory of this size is used again, a large tensor's is mapped anew each time
-        (total,) = self._square(1)
+        (total,) = self._work(1, self.head_dim)
         total.zero_()
         squares = total.new_zeros(self.batch_heads, self.head_dim)
         square = torch.empty_like(self.buffers[0])
-        for visit in range(self.num_segments):
+        for visit, empty in enumerate(self.tables.empty):
             keys, values = self._load(visit)
             squares.add_(torch.mul(keys, keys, out=square).sum(dim=1))
-            if visit >= len(self.tables.readers):
+            if visit >= len(local):
                 total.baddbmm_(keys.transpose(1, 2), values)
                 continue
             products.append(torch.bmm(keys.transpose(1, 2), values))
             total.add_(products[-1])
-            probabilities = self._block(weights, visit)
-            torch.bmm(self._block(self.query, visit), keys.transpose(1, 2), out=probabilities)
-            empty = self.tables.empty[visit]
+            probabilities = weights[visit]
+            torch.bmm(self.query[visit], keys.transpose(1, 2), out=probabilities)
             if empty is None:
                 torch.softmax(probabilities, dim=-1, out=probabilities)
             else:
@@ -185,29 +180,27 @@ class _Loop:
                 probabilities.masked_fill_(empty, torch.finfo(probabilities.dtype).min)
                 # without a single token the softmax is uniform over empty slots
                 probabilities.copy_(probabilities.softmax(dim=-1).masked_fill_(empty, 0))
-            torch.bmm(self._dropped(probabilities, visit), values, out=self._block(local, visit))
+            torch.bmm(self._dropped(probabilities, visit), values, out=local[visit])
         return products, total, squares
 
     def _dropped(self, probabilities: Tensor, visit: int) -> Tensor:
-        return probabilities if self.noise is None else probabilities * self._block(self.noise, visit)
+        return probabilities if self.noise is None else probabilities * self.noise[visit]
 
-    def _accumulate_and_fire(self, states: list[Tensor], total: Tensor, reading: Tensor) -> None:
+    def _accumulate_and_fire(self, states: list[Tensor], total: Tensor, reading: list[Tensor]) -> None:
         """Second loop: from S_r to U'_r in place; `reading` becomes q^T relu(U' - threshold)."""
         bound = self.clamp
         everything = total if bound is None else total.clamp(-bound, bound)
-        others, fired, potential = self._square(3)
-        transposed = self.weight.t()
+        others, fired, potential = self._work(3, self.head_dim)
+        flat_others, flat_potential, transposed = self._flat(others), self._flat(potential), self.weight.t()
         for visit, charged in enumerate(states):
             own = charged if bound is None else charged.clamp_(-bound, bound)
             torch.sub(everything, own, out=others)
             if visit == 0:
-                torch.mm(self._rows(others), transposed, out=self._rows(charged))
+                torch.mm(flat_others, transposed, out=self._flat(charged))
             else:
-                torch.addmm(
-                    self._rows(potential), self._rows(others), transposed, beta=self.leak, out=self._rows(charged)
-                )
+                torch.addmm(flat_potential, flat_others, transposed, beta=self.leak, out=self._flat(charged))
             excess = torch.sub(charged, self.threshold, out=others).relu_()
-            torch.bmm(self._block(self.query, visit), excess, out=self._block(reading, visit))
+            torch.bmm(self.query[visit], excess, out=reading[visit])
             torch.sign(excess, out=fired)
             torch.add(charged, fired, alpha=-self.threshold, out=potential)
 
@@ -215,63 +208,69 @@ class _Loop:
         """Gradients of query, keys, values, weight, leak, threshold and gate. Uses up what was kept."""
         states, weights, reading, total, squares = self.kept
         self.kept = None
-        upstream = self._spread(upstream, self.tables)
-        if self.tables.unused is not None:
-            upstream.masked_fill_(self.tables.unused, 0)
-        scale = self._scale(squares)
-        read = sum(  # gradient of the scale
-            (self._block(upstream, visit) * self._block(reading, visit)).sum(dim=1) for visit in range(len(states))
-        ).view_as(scale)
-        inverse = inverse_root(squares)
-        gate_gradient = (read * inverse.view_as(scale)).sum(dim=(0, 2)) / self.threshold
-        threshold_gradient = -(read * scale).sum() / self.threshold
+        inverse_norm = self._inverse_norm(squares)
+        scale = inverse_norm * self.gate / self.threshold
+        scale_gradient = (upstream * reading).sum(dim=2, keepdim=True)
+        gate_gradient = (scale_gradient * inverse_norm).sum(dim=(0, 2, 3)) / self.threshold
+        threshold_gradient = -(scale_gradient * scale).sum() / self.threshold
         # d(1 / nu) / d(nu^2) = -nu^-3 / 2, d(nu^2) / dk = 2 k
-        key_scale = -(read * self.gate / self.threshold).view_as(inverse) * inverse.pow(3)
+        key_scale = -(scale_gradient * self.gate / self.threshold) * inverse_norm.pow(3)
 
-        query_gradient = torch.empty_like(self.query)
-        driven, leak_gradient, fired_gradient = self._unwind(states, self._scaled(upstream, scale), query_gradient)
-        sources = self._to_the_source(
-            states, driven, total, key_scale.unsqueeze(1), weights, upstream, query_gradient
+        query_gradient = self._slots(self.head_dim)
+        query_blocks = self._blocks(query_gradient)
+        driven, leak_gradient, fired_gradient = self._unwind(
+            states, self._spread_gradient(upstream * scale), query_blocks
         )
+        keys_gradient, values_gradient, weight_gradient = self._to_the_source(
+            states, driven, total, key_scale.view(self.batch_heads, 1, -1), self._blocks(weights),
+            self._spread_gradient(upstream), query_blocks,
+        )  # fmt: skip
         return (
             self._collect(query_gradient),
-            *sources,
+            keys_gradient,
+            values_gradient,
+            weight_gradient,
             self.weight.new_full((1,), leak_gradient),
             (threshold_gradient + fired_gradient).view(1),
             gate_gradient,
         )
 
-    def _unwind(self, states: list[Tensor], upstream: Tensor, query_gradient: Tensor):
+    def _spread_gradient(self, upstream: Tensor) -> list[Tensor]:
+        slots = self._spread(upstream)
+        if self.tables.unused is not None:
+            slots.masked_fill_(self.tables.unused, 0)
+        return self._blocks(slots)
+
+    def _unwind(self, states: list[Tensor], upstream: list[Tensor], query_gradient: list[Tensor]):
         """Third loop, backwards: from U'_r to dX_r in place, and the recurrent term's share of `query_gradient`.
 
         Returns the sum of dX_r over r, and the gradients of leak and (but for its division) threshold.
         """
-        driven, excess, fired, scratch = self._square(4)
+        driven, excess, fired, gradient = self._work(4, self.head_dim)
         driven.zero_()
         leak_gradient = threshold_gradient = 0.0
         later = None  # dX_{r+1}
         for visit in reversed(range(len(states))):
             charged = states[visit]
-            query, arriving = self._block(self.query, visit), self._block(upstream, visit)
             torch.sub(charged, self.threshold, out=excess).relu_()
             torch.sign(excess, out=fired)
-            torch.bmm(arriving, excess.transpose(1, 2), out=self._block(query_gradient, visit))
-            gradient = torch.bmm(query.transpose(1, 2), arriving, out=scratch).mul_(fired)
+            torch.bmm(upstream[visit], excess.transpose(1, 2), out=query_gradient[visit])
+            torch.bmm(self.query[visit].transpose(1, 2), upstream[visit], out=gradient).mul_(fired)
             if later is not None:
                 # the potential after the reset is U' - threshold * fired
-                leak_gradient += (_dot(later, charged) - self.threshold * _dot(later, fired)).item()
+                leak_gradient += _dot(later, charged) - self.threshold * _dot(later, fired)
                 gradient.add_(later, alpha=self.leak)
-            threshold_gradient -= _dot(gradient, fired).item()
+            threshold_gradient -= _dot(gradient, fired)
             driven.add_(gradient)
-            states[visit], scratch = gradient, charged
-            later = gradient
+            states[visit] = later = gradient
+            gradient = charged
         return driven, leak_gradient, threshold_gradient
 
     def _to_the_source(self, states, driven, total, key_scale, weights, upstream, query_gradient):
         """Fourth loop: gradients of keys, values and weight, and the local term's share of `query_gradient`."""
-        products, clipped, gradient, weight_gradient = self._square(4)
+        products, clipped, gradient, weight_gradient = self._work(4, self.head_dim)
         bound = None
-        total_gradient = torch.mm(self._rows(driven), self.weight).view_as(driven)
+        total_gradient = torch.mm(self._flat(driven), self.weight).view_as(driven)
         everything = total
         if self.clamp is not None:
             everything = total.clamp(-self.clamp, self.clamp)
@@ -279,19 +278,18 @@ class _Loop:
             bound = torch.nextafter(total.new_tensor(self.clamp), total.new_tensor(torch.inf)).item()
             _clip_backward(total_gradient, total, bound)
         torch.bmm(driven.transpose(1, 2), everything, out=weight_gradient)
-        keys_gradient, values_gradient = (torch.empty_like(x) for x in self.buffers)
+        keys_gradient, values_gradient = self._work(2, self.segment_size)
         count = self.sources[0].size(0)
         gradients = [self.weight.new_empty(count + 1, self.head_dim) for _ in range(2)]
-        for visit in range(self.num_segments):
+        for visit, rows in enumerate(self.tables.gradient_rows):
             keys, values = self._load(visit)
             product_gradient = total_gradient
             if visit < len(states):
-                torch.bmm(keys.transpose(1, 2), values, out=products)
-                own = products
+                own = torch.bmm(keys.transpose(1, 2), values, out=products)
                 if bound is not None:
                     own = torch.clamp(products, -self.clamp, self.clamp, out=clipped)
                 weight_gradient.baddbmm_(states[visit].transpose(1, 2), own, alpha=-1)
-                torch.mm(self._rows(states[visit]), self.weight, out=self._rows(gradient))
+                torch.mm(self._flat(states[visit]), self.weight, out=self._flat(gradient))
                 if bound is not None:
                     _clip_backward(gradient, products, bound)
                 product_gradient = torch.sub(total_gradient, gradient, out=gradient)
@@ -299,17 +297,15 @@ class _Loop:
             torch.bmm(values, product_gradient.transpose(1, 2), out=keys_gradient)
             keys_gradient.addcmul_(keys, key_scale)
             if visit < len(states):
-                query, arriving = self._block(self.query, visit), self._block(upstream, visit)
-                probabilities = self._block(weights, visit)
+                probabilities, arriving = weights[visit], upstream[visit]
                 values_gradient.baddbmm_(self._dropped(probabilities, visit).transpose(1, 2), arriving)
                 local = self._dropped(torch.bmm(arriving, values.transpose(1, 2)), visit).mul_(probabilities)
                 local.addcmul_(probabilities, local.sum(dim=-1, keepdim=True), value=-1)
-                self._block(query_gradient, visit).baddbmm_(local, keys)
-                keys_gradient.baddbmm_(local.transpose(1, 2), query)
-            rows = self.tables.gradient_rows[visit]
+                query_gradient[visit].baddbmm_(local, keys)
+                keys_gradient.baddbmm_(local.transpose(1, 2), self.query[visit])
             for whole, part in zip(gradients, (keys_gradient, values_gradient)):
-                whole.index_copy_(0, rows, part.view(-1, self.head_dim))
-        return *(x[:count].view(self.shape) for x in gradients), weight_gradient.sum(dim=0)
+                whole.index_copy_(0, rows, self._flat(part))
+        return *(x[:count].view(self.source_shape) for x in gradients), weight_gradient.sum(dim=0)
 
 
 def _clip_backward(gradient: Tensor, clipped: Tensor, bound: float) -> None:
@@ -317,5 +313,5 @@ def _clip_backward(gradient: Tensor, clipped: Tensor, bound: float) -> None:
     torch.ops.aten.hardtanh_backward.grad_input(gradient, clipped, -bound, bound, grad_input=gradient)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.dot(a.view(-1), b.view(-1))
+def _dot(a: Tensor, b: Tensor) -> float:
+    return torch.dot(a.view(-1), b.view(-1)).item()

@@ -23,7 +23,6 @@ class VisitTables:
             cut off. Every other row is written exactly once.
         empty: one per visit, (B * H, s, 1) bool, True where a slot holds no token; None where each holds one.
         readers: of visit r, the most queries of a sentence that read its state; as long as there are readers.
-        first_reader: slots before those of visit r, per sentence and head.
         query_rows: (P * B * H,) int64 into the B * H * Q rows of queries, P the sum of `readers`. Visit after visit, a
             block (B * H, readers[r]) each.
         unused: (P * B * H, 1) bool, True at slots that repeat some query, for sentences with fewer readers; None: no
@@ -35,7 +34,6 @@ class VisitTables:
     gradient_rows: Tensor
     empty: list[Tensor | None]
     readers: list[int]
-    first_reader: list[int]
     query_rows: Tensor
     unused: Tensor | None
     slot_rows: Tensor
@@ -74,7 +72,7 @@ def _source_tables(plan: SegmentPlan, layout: SourceLayout, num_heads: int):
 
 
 def _query_tables(plan: SegmentPlan, layout: SourceLayout, num_heads: int):
-    """readers, first_reader, query_rows, unused and slot_rows."""
+    """readers, query_rows, unused and slot_rows."""
     starts = query_runs(plan, layout).starts.long()  # (B, R + 1)
     states = plan.states[:, 0, :, 0]
     batch_size, num_queries = states.shape
@@ -100,4 +98,4 @@ def _query_tables(plan: SegmentPlan, layout: SourceLayout, num_heads: int):
     place = torch.arange(num_queries, device=device) - starts.gather(1, states)  # (B, Q)
     states, place = (x.repeat_interleave(num_heads, dim=0) for x in (states, place))
     slot_rows = first[states] * rows + head_row * most[states] + place
-    return readers, first.tolist()[: len(readers)], query_rows, unused, slot_rows.flatten()
+    return readers, query_rows, unused, slot_rows.flatten()

@@ -80,10 +80,8 @@ class RAFMemory(nn.Module):
 
     def _drive(self, keys: Tensor, values: Tensor, weight: Tensor, plan: SegmentPlan) -> Tensor:
         """X of every visited segment, (B, H, R, D, D)."""
-        head_dim = keys.size(-1)
-        slots = keys.size(2) * keys.size(3)
-        if self.clamp is None and slots < plan.num_states * head_dim:
-            # S_j W^T = K_j^T (V_j W^T): W on the slots' values costs less than on the states' products
+        if self.acts_on_values(keys.size(2) * keys.size(3), plan):
+            # S_j W^T = K_j^T (V_j W^T)
             products = keys.transpose(-1, -2) @ (values @ weight.T)
             return products.sum(dim=2, keepdim=True) - self._of_visited(products, plan)
         products = keys.transpose(-1, -2) @ values
@@ -91,6 +89,10 @@ class RAFMemory(nn.Module):
         if self.clamp is not None:
             total, own = total.clamp(-self.clamp, self.clamp), own.clamp(-self.clamp, self.clamp)
         return (total - own) @ weight.T
+
+    def acts_on_values(self, slots: int, plan: SegmentPlan) -> bool:
+        """W on the values of the source's `slots` costs less than on the states' products, and is the same."""
+        return self.clamp is None and slots < plan.num_states * self.proj.in_features
 
     @staticmethod
     def _of_visited(products: Tensor, plan: SegmentPlan) -> Tensor:
