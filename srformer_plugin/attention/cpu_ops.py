@@ -110,11 +110,14 @@ class _Loop:
 
     def _spread(self, x: Tensor) -> Tensor:
         """(B, H, Q, D) -> (P * X, D), block after block."""
-        return x.reshape(-1, self.head_dim).index_select(0, self.tables.query_rows)
+        by_position = x.permute(2, 0, 1, 3)  # as models hold them, so that this copies nothing
+        return by_position.reshape(-1, self.head_dim).index_select(0, self.tables.query_rows)
 
     def _collect(self, slots: Tensor) -> Tensor:
-        """The inverse of `_spread`."""
-        return slots.index_select(0, self.tables.slot_rows).view(self.shape)
+        """The inverse of `_spread`, positions outermost in memory: joining the heads then copies nothing."""
+        batch_size, num_heads, num_queries, head_dim = self.shape
+        by_position = slots.index_select(0, self.tables.slot_rows).view(num_queries, batch_size, num_heads, head_dim)
+        return by_position.permute(1, 2, 0, 3)
 
     def _blocks(self, slots: Tensor) -> list[Tensor]:
         """(P * X, E) -> the block (X, readers[r], E) of every visit that has readers, views."""
@@ -190,19 +193,21 @@ class _Loop:
         """Second loop: from S_r to U'_r in place; `reading` becomes q^T relu(U' - threshold)."""
         bound = self.clamp
         everything = total if bound is None else total.clamp(-bound, bound)
-        others, fired, potential = self._work(3, self.head_dim)
-        flat_others, flat_potential, transposed = self._flat(others), self._flat(potential), self.weight.t()
+        others, fired = self._work(2, self.head_dim)
+        flat_others, transposed = self._flat(others), self.weight.t()
+        before = None  # U'_{r-1}
         for visit, charged in enumerate(states):
             own = charged if bound is None else charged.clamp_(-bound, bound)
             torch.sub(everything, own, out=others)
-            if visit == 0:
+            if before is None:
                 torch.mm(flat_others, transposed, out=self._flat(charged))
             else:
-                torch.addmm(flat_potential, flat_others, transposed, beta=self.leak, out=self._flat(charged))
+                torch.add(before, fired, alpha=-self.threshold, out=charged)
+                self._flat(charged).addmm_(flat_others, transposed, beta=self.leak)
             excess = torch.sub(charged, self.threshold, out=others).relu_()
             torch.bmm(self.query[visit], excess, out=reading[visit])
             torch.sign(excess, out=fired)
-            torch.add(charged, fired, alpha=-self.threshold, out=potential)
+            before = charged
 
     def backward(self, upstream: Tensor) -> tuple:
         """Gradients of query, keys, values, weight, leak, threshold and gate. Uses up what was kept."""

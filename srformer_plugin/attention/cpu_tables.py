@@ -23,11 +23,11 @@ class VisitTables:
             cut off. Every other row is written exactly once.
         empty: one per visit, (B * H, s, 1) bool, True where a slot holds no token; None where each holds one.
         readers: of visit r, the most queries of a sentence that read its state; as long as there are readers.
-        query_rows: (P * B * H,) int64 into the B * H * Q rows of queries, P the sum of `readers`. Visit after visit, a
+        query_rows: (P * B * H,) int64 into the Q * B * H rows of queries, P the sum of `readers`. Visit after visit, a
             block (B * H, readers[r]) each.
         unused: (P * B * H, 1) bool, True at slots that repeat some query, for sentences with fewer readers; None: no
             such slots.
-        slot_rows: (B * H * Q,) int64, the slot of every query.
+        slot_rows: (Q * B * H,) int64, the slot of every query.
     """
 
     source_rows: Tensor
@@ -89,7 +89,7 @@ def _query_tables(plan: SegmentPlan, layout: SourceLayout, num_heads: int):
     head_row = torch.arange(rows, device=device).unsqueeze(1)  # b * H + h
     slot = (first * rows)[state] + head_row * most[state] + place  # (B * H, P)
     query_rows = slot.new_empty(slot.numel())
-    query_rows[slot] = head_row * num_queries + query.repeat_interleave(num_heads, dim=0)
+    query_rows[slot] = query.repeat_interleave(num_heads, dim=0) * rows + head_row
     unused = None
     if not used.all():
         unused = used.new_empty(slot.numel(), 1)
@@ -98,4 +98,4 @@ def _query_tables(plan: SegmentPlan, layout: SourceLayout, num_heads: int):
     place = torch.arange(num_queries, device=device) - starts.gather(1, states)  # (B, Q)
     states, place = (x.repeat_interleave(num_heads, dim=0) for x in (states, place))
     slot_rows = first[states] * rows + head_row * most[states] + place
-    return readers, query_rows, unused, slot_rows.flatten()
+    return readers, query_rows, unused, slot_rows.T.flatten()

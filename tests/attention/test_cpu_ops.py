@@ -179,7 +179,7 @@ def test_dropout_drops_the_share_asked_for_and_its_gradients_are_those_of_the_ke
     assert 0.55 < kept.mean() < 0.65
     # the plain operations with the same weights dropped
     tables = cpu_ops.visit_tables(case.plan, case.layout, 2)
-    by_query = kept[tables.slot_rows].view(2, 2, 12, 1, 16)
+    by_query = kept[tables.slot_rows].view(12, 2, 2, 1, 16).permute(1, 2, 0, 3, 4)
 
     def dropout(probabilities, p, training):
         assert (p, training) == (0.4, True)
@@ -246,7 +246,8 @@ def test_what_the_loop_does_not_cover_is_left_to_the_plain_operations(change, re
     assert reason in cpu_ops.obstacle(*case.inputs, False)
     if change is not mixed:  # which no implementation takes
         recorder = Recorder(monkeypatch)
-        assert torch.equal(resolve("torch").attend_source(*case.inputs)[0], recorder.plain(*case.inputs)[0]) and recorder.calls == 1
+        output = resolve("torch").attend_source(*case.inputs)[0]
+        assert torch.equal(output, recorder.plain(*case.inputs)[0]) and recorder.calls == 1
 
 
 def test_weights_and_mixed_precision_are_left_to_the_plain_operations(monkeypatch):
