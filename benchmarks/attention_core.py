@@ -43,18 +43,18 @@ KERNELS += ("parameter_gradients",)
 class Inputs:
     """Projected queries, keys and values of one size, and the gradient that comes from above."""
 
-    def __init__(self, batch, targets, source, dtype=torch.bfloat16, device="cuda"):
+    def __init__(self, batch, targets, source, dtype=torch.bfloat16, device="cuda", heads=HEADS):
         torch.manual_seed(0)
-        self.size, self.device = (batch, targets, source), device
-        width = HEADS * HEAD_DIM
+        self.size, self.device, self.heads = (batch, targets, source), device, heads
+        width = heads * HEAD_DIM
         query = torch.randn(targets, batch, width, device=device) * HEAD_DIM**-0.5
-        self.query = query.to(dtype).view(targets, batch, HEADS, HEAD_DIM).permute(1, 2, 0, 3)
+        self.query = query.to(dtype).view(targets, batch, heads, HEAD_DIM).permute(1, 2, 0, 3)
         self.keys, self.values = (torch.randn(source, batch, width, device=device).to(dtype) for _ in range(2))
-        self.upstream = torch.randn(targets, batch, HEADS, HEAD_DIM, device=device).to(dtype).permute(1, 2, 0, 3)
+        self.upstream = torch.randn(targets, batch, heads, HEAD_DIM, device=device).to(dtype).permute(1, 2, 0, 3)
         lengths = torch.linspace(source * 7 // 8, source, batch, device=device).long()
         self.mask = torch.arange(source, device=device) >= lengths.unsqueeze(1)
         self.schedule = build_schedule("fixed", targets)
-        self.memory = RAFMemory(HEADS, HEAD_DIM, SegmentSettings()).to(device, dtype)
+        self.memory = RAFMemory(heads, HEAD_DIM, SegmentSettings()).to(device, dtype)
         self.plan()
 
     def plan(self):
@@ -69,8 +69,8 @@ class Inputs:
 
     def heads_first(self):
         """(B, H, N, D) for full attention, laid out for it: what that copy costs is not counted."""
-        split = (x.unflatten(2, (HEADS, HEAD_DIM)).permute(1, 2, 0, 3).contiguous() for x in (self.keys, self.values))
-        return (self.query.contiguous(), *split)
+        split = (x.unflatten(2, (self.heads, HEAD_DIM)).permute(1, 2, 0, 3) for x in (self.keys, self.values))
+        return tuple(x.contiguous() for x in (self.query, *split))
 
     def segmented(self, attend, dtype=None, memory=None):
         """(function without arguments, leaves) of a segmented implementation; `memory` None: the paper's."""
@@ -79,9 +79,9 @@ class Inputs:
         parameters = [*leaves, *memory.parameters()]
         return lambda: attend(*leaves, self.layout, self.segment_plan, memory)[0], parameters
 
-    def full(self, backend=None):
+    def full(self, backend=None, dtype=None):
         """(function, leaves) of full attention with the key mask; `backend` None: PyTorch's choice."""
-        leaves = [x.detach().requires_grad_() for x in self.heads_first()]
+        leaves = [x.to(dtype or x.dtype).detach().requires_grad_() for x in self.heads_first()]
         mask = ~self.mask[:, None, None, :]
 
         def attend():

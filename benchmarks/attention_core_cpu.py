@@ -1,0 +1,124 @@
+"""Time of the attention core on a CPU, in float32: the loop over segments against PyTorch's full attention.
+
+    python -m benchmarks.attention_core_cpu [--json benchmarks/results/attention_core_cpu.json]
+
+Each case is one layer's attention from projected queries, keys and values, B = 4, T = 128, H = 8, D = 64, s = 64,
+sources between 7/8 N and N tokens, by 2 threads: without gradients (`forward`), and to the gradients of the inputs and
+of the memory's parameters (`both`). Peers: `scaled_dot_product_attention` with the same key mask, its keys and values
+laid out for it beforehand, and the vectorised operations of `torch_ops.py`. An implementation whose output or gradients
+miss its float64 result is not timed.
+
+Every round calls each implementation once, one after the other, so that whatever else the machine does meets them all
+alike; the first rounds warm up. The ratio is that of the medians; that of the shortest times stands beside it, because
+an operation by two threads waits for both, and one busy core more or less moves the medians of many small operations.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.attention_core import Inputs, errors, exact_results, results
+from benchmarks.exactness import relative_error
+from benchmarks.rows import provenance, this_cpu, write_rows
+from srformer_plugin.attention import cpu_ops, torch_ops
+
+SOURCES = (1024, 4096)
+BATCH, TARGETS, HEADS, THREADS = 4, 128, 8, 2
+WARM_UP, ROUNDS = 3, 21
+TOLERANCE = 1e-3  # a potential that rounding moves over the threshold costs some 1e-4
+OURS = "loop"
+
+
+def worst_error(inputs, name):
+    """The largest relative error of an implementation's output and gradients against its float64 result."""
+    upstream = inputs.upstream
+    if name == "sdpa":
+        pairs = zip(results(*inputs.full(), upstream), results(*inputs.full(dtype=torch.float64), upstream))
+        return max(relative_error(ours, exact, upstream) for ours, exact in pairs)
+    ours = results(*candidates(inputs)[name], upstream)
+    return max(errors(ours, exact_results(inputs), upstream).values())
+
+
+def candidates(inputs):
+    """(function without arguments, leaves) of every implementation, by name."""
+    return {
+        OURS: inputs.segmented(cpu_ops.attend_source),
+        "sdpa": inputs.full(),
+        "torch": inputs.segmented(torch_ops.attend_source),
+    }
+
+
+def rounds(implementations, upstream):
+    """Milliseconds of `forward` and `both`, a list for every implementation."""
+    times = {(name, mode): [] for name in implementations for mode in ("forward", "both")}
+    for number in range(WARM_UP + ROUNDS):
+        for name, (attend, leaves) in implementations.items():
+            start = time.perf_counter()
+            with torch.no_grad():
+                attend()
+            middle = time.perf_counter()
+            torch.autograd.grad(attend(), leaves, upstream)
+            end = time.perf_counter()
+            if number >= WARM_UP:
+                times[name, "forward"].append(1e3 * (middle - start))
+                times[name, "both"].append(1e3 * (end - middle))
+    return times
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commit", help="commit to write down where there is no git")
+    parser.add_argument("--json", type=Path, help="file to write the results to")
+    options = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    measured_on = provenance(this_cpu(), options.commit)
+    rows = []
+    for source in SOURCES:
+        inputs = Inputs(BATCH, TARGETS, source, torch.float32, "cpu", HEADS)
+        wrong = {name: worst_error(inputs, name) for name in candidates(inputs)}
+        for name, error in wrong.items():
+            verdict = "" if error < TOLERANCE else ": NOT TIMED"
+            print(f"N {source} {name:6} largest error {error:.1e}{verdict}", flush=True)
+        if not wrong[OURS] < TOLERANCE:
+            raise SystemExit(f"{OURS} misses the float64 result")
+        timed = {name: x for name, x in candidates(inputs).items() if wrong[name] < TOLERANCE}
+        times = rounds(timed, inputs.upstream)
+        load = round(os.getloadavg()[0], 2)
+        for mode in ("forward", "both"):
+            for peer in timed:
+                if peer == OURS:
+                    continue
+                ours, theirs = times[OURS, mode], times[peer, mode]
+                ratio, of_shortest = statistics.median(theirs) / statistics.median(ours), min(theirs) / min(ours)
+                print(
+                    f"N {source} {mode:7} {OURS} {statistics.median(ours):6.1f} ms, {peer:5} "
+                    f"{statistics.median(theirs):6.1f} ms, ratio {ratio:.2f} ({of_shortest:.2f}), load {load}",
+                    flush=True,
+                )
+                rows.append(
+                    {
+                        "benchmark": "attention_core_cpu",
+                        "case": {
+                            "batch": BATCH, "targets": TARGETS, "source": source, "heads": HEADS, "mode": mode,
+                            "dtype": "float32", "threads": THREADS, "rounds": ROUNDS,
+                        },
+                        "peer": peer,
+                        "ours": round(statistics.median(ours), 2),
+                        "theirs": round(statistics.median(theirs), 2),
+                        "unit": "ms",
+                        "ratio": round(ratio, 3),
+                        "ratio_of_shortest": round(of_shortest, 3),
+                        "largest_error": wrong[OURS],
+                        "load": load,
+                        **measured_on,
+                    }
+                )  # fmt: skip
+    write_rows(rows, options.json)
+
+
+if __name__ == "__main__":
+    main()
