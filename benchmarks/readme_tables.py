@@ -53,8 +53,9 @@ def attention_core_cpu(rows):
             for row in rows
         ),
         f"{case['batch']} x {case['targets']} targets, {case['heads']} heads of 64, {case['dtype']}, {case['threads']} "
-        f"threads, medians of {case['rounds']} interleaved rounds; `forward` without gradients, `both` to all gradients; "
-        f"`sdpa` full attention with the same mask, `torch` the plain operations; load average {min(loads)} to {max(loads)}",
+        f"threads, medians of {case['rounds']} interleaved rounds; `forward` without gradients, `both` to all of them; "
+        f"`sdpa` is full attention with the same mask, `torch` the plain operations; "
+        f"load average {min(loads)} to {max(loads)}",
         first,
         f"torch {first['torch']}",
     )

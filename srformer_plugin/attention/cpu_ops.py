@@ -138,12 +138,28 @@ class _Loop:
 
     def _load(self, visit: int) -> list[Tensor]:
         """Keys and values of a visit, (X, s, D), zeros in empty slots; overwritten by the next call."""
-        rows, empty = self.tables.source_rows[visit], self.tables.empty[visit]
+        rows, begin, empty = self.tables.source_rows[visit], self.tables.begins[visit], self.tables.empty[visit]
         for source, buffer in zip(self.sources, self.buffers):
-            torch.index_select(source, 0, rows, out=self._flat(buffer))
+            if begin is None:
+                torch.index_select(source, 0, rows, out=self._flat(buffer))
+            else:
+                buffer.copy_(self._positions(source, begin))
             if empty is not None:
                 buffer.masked_fill_(empty, 0)
         return self.buffers
+
+    def _positions(self, source: Tensor, begin: int) -> Tensor:
+        """(N * X + ..., D) -> (X, s, D), a view of the positions from `begin` on."""
+        rows = source[begin * self.batch_heads : (begin + self.segment_size) * self.batch_heads]
+        return rows.view(self.segment_size, self.batch_heads, self.head_dim).transpose(0, 1)
+
+    def _store(self, gradient: Tensor, source: Tensor, visit: int) -> None:
+        """The inverse of `_load` for one of both: write a visit's (X, s, D) to its rows of `source` (N * X + 1, D)."""
+        begin = self.tables.begins[visit]
+        if begin is None:
+            source.index_copy_(0, self.tables.gradient_rows[visit], self._flat(gradient))
+        else:
+            self._positions(source, begin).copy_(gradient)
 
     def _inverse_norm(self, squares: Tensor) -> Tensor:
         """1 / nu, (B, H, 1, D)."""
@@ -286,7 +302,7 @@ class _Loop:
         keys_gradient, values_gradient = self._work(2, self.segment_size)
         count = self.sources[0].size(0)
         gradients = [self.weight.new_empty(count + 1, self.head_dim) for _ in range(2)]
-        for visit, rows in enumerate(self.tables.gradient_rows):
+        for visit in range(len(self.tables.empty)):
             keys, values = self._load(visit)
             product_gradient = total_gradient
             if visit < len(states):
@@ -309,7 +325,7 @@ class _Loop:
                 query_gradient[visit].baddbmm_(local, keys)
                 keys_gradient.baddbmm_(local.transpose(1, 2), self.query[visit])
             for whole, part in zip(gradients, (keys_gradient, values_gradient)):
-                whole.index_copy_(0, rows, self._flat(part))
+                self._store(part, whole, visit)
         return *(x[:count].view(self.source_shape) for x in gradients), weight_gradient.sum(dim=0)
 
 

@@ -21,6 +21,8 @@ class VisitTables:
         source_rows: (m, B * H * s) int64 into the N * B * H rows of projected keys (or values): the slots of visit r.
         gradient_rows: the same for writing; a slot beyond the padded source writes to row N * B * H, which is
             cut off. Every other row is written exactly once.
+        begins: of visit r, the position of its first slot, where its slots are s consecutive positions of the padded
+            source, the same for all sentences (long sources, all truncated alike); None: they are not.
         empty: one per visit, (B * H, s, 1) bool, True where a slot holds no token; None where each holds one.
         readers: of visit r, the most queries of a sentence that read its state; as long as there are readers.
         query_rows: (P * B * H,) int64 into the Q * B * H rows of queries, P the sum of `readers`. Visit after visit, a
@@ -32,6 +34,7 @@ class VisitTables:
 
     source_rows: Tensor
     gradient_rows: Tensor
+    begins: list[int | None]
     empty: list[Tensor | None]
     readers: list[int]
     query_rows: Tensor
@@ -49,7 +52,7 @@ def visit_tables(plan: SegmentPlan, layout: SourceLayout, num_heads: int) -> Vis
 
 
 def _source_tables(plan: SegmentPlan, layout: SourceLayout, num_heads: int):
-    """source_rows, gradient_rows and empty."""
+    """source_rows, gradient_rows, begins and empty."""
     state = query_runs(plan, layout).state_of_segment.long()
     batch_size, num_segments = state.shape
     size, length = layout.segment_size, layout.source_length
@@ -64,11 +67,14 @@ def _source_tables(plan: SegmentPlan, layout: SourceLayout, num_heads: int):
     head = torch.arange(num_heads, device=device).view(-1, 1, 1)
     rows = (position.unsqueeze(1) * batch_size + sentence) * num_heads + head  # (B, H, m, s)
     written = rows.masked_fill((slot >= length).unsqueeze(1), length * batch_size * num_heads)
+    begin = position[:1, :, :1]
+    consecutive = (position == begin + torch.arange(size, device=device)).all(dim=2).all(dim=0).tolist()
+    begins = [first if same else None for first, same in zip(begin.flatten().tolist(), consecutive)]
     is_empty = slot >= layout.lengths.view(-1, 1, 1)
     by_visit = is_empty.transpose(0, 1).repeat_interleave(num_heads, dim=1).unsqueeze(3)  # (m, B * H, s, 1)
     some_empty = is_empty.any(dim=2).any(dim=0).tolist()
     empty = [by_visit[visit] if some else None for visit, some in enumerate(some_empty)]
-    return *(x.permute(2, 0, 1, 3).reshape(num_segments, -1) for x in (rows, written)), empty
+    return *(x.permute(2, 0, 1, 3).reshape(num_segments, -1) for x in (rows, written)), begins, empty
 
 
 def _query_tables(plan: SegmentPlan, layout: SourceLayout, num_heads: int):
