@@ -1,4 +1,4 @@
-"""Tables of a plan whose queries come in the order of the memory states they read, for the loop of `cpu_ops.py`.
+"""Tables of a plan whose queries come in the order of the memory states they read, for `cpu_loop.py`.
 
 The loop goes over *visits*: visit r is that of the segment which made memory state r, so that sentences that visit
 different segments are still computed together. Segments that nobody reads come after all visits.
