@@ -29,6 +29,7 @@ class Backend:
     attend_step: Callable
 
 
+# `torch` itself takes the loops of cpu_loop.py for what they cover, and torch_ops.py for all else.
 BACKENDS = {
     "torch": Backend(cpu_ops.attend_source, torch_ops.open_source, torch_ops.attend_step),
     "triton": Backend(triton_ops.attend_source, triton_step.open_source, triton_step.attend_step),

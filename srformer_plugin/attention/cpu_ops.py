@@ -1,7 +1,7 @@
 """Segmented recurrent attention on a CPU, for training and scoring: where the loop of `cpu_loop.py` is used, and how.
 
-It computes what `torch_ops.py` computes, which stays in use for every call that the loop does not cover. Results are the
-same every time for the same inputs, seed and number of threads.
+It computes what `torch_ops.py` computes, which stays in use for every call that the loop does not cover. Results are
+the same every time for the same inputs, seed and number of threads.
 """
 
 import torch
