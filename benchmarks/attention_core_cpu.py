@@ -1,6 +1,6 @@
 """Time of the attention core on a CPU, in float32: the loop over segments against PyTorch's full attention.
 
-    python -m benchmarks.attention_core_cpu [--json benchmarks/results/attention_core_cpu.json]
+    python -m benchmarks.attention_core_cpu [--quick] [--json benchmarks/results/attention_core_cpu.json]
 
 Each case is one layer's attention from projected queries, keys and values, B = 4, T = 128, H = 8, D = 64, s = 64,
 sources between 7/8 N and N tokens, by 2 threads: without gradients (`forward`), and to the gradients of the inputs and
@@ -17,13 +17,12 @@ import argparse
 import os
 import statistics
 import time
-from pathlib import Path
 
 import torch
 
 from benchmarks.attention_core import Inputs, errors, exact_results, results
 from benchmarks.exactness import relative_error
-from benchmarks.rows import provenance, this_cpu, write_rows
+from benchmarks.rows import Results, add_options, provenance, this_cpu
 from srformer_plugin.attention import cpu_ops, torch_ops
 
 SOURCES = (1024, 4096)
@@ -71,13 +70,11 @@ def rounds(implementations, upstream):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--commit", help="commit to write down where there is no git")
-    parser.add_argument("--json", type=Path, help="file to write the results to")
+    add_options(parser, "the shorter source only")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
-    measured_on = provenance(this_cpu(), options.commit)
-    rows = []
-    for source in SOURCES:
+    table = Results(options.json, "attention_core_cpu", provenance(this_cpu(), options.commit))
+    for source in SOURCES[: 1 if options.quick else None]:
         inputs = Inputs(BATCH, TARGETS, source, torch.float32, "cpu", HEADS)
         wrong = {name: worst_error(inputs, name) for name in candidates(inputs)}
         for name, error in wrong.items():
@@ -88,36 +85,27 @@ def main():
         timed = {name: x for name, x in candidates(inputs).items() if wrong[name] < TOLERANCE}
         times = rounds(timed, inputs.upstream)
         load = round(os.getloadavg()[0], 2)
+        case = {"batch": BATCH, "targets": TARGETS, "source": source, "heads": HEADS, "dtype": "float32"}
+        case |= {"threads": THREADS, "rounds": ROUNDS}
         for mode in ("forward", "both"):
-            for peer in timed:
-                if peer == OURS:
-                    continue
-                ours, theirs = times[OURS, mode], times[peer, mode]
-                ratio, of_shortest = statistics.median(theirs) / statistics.median(ours), min(theirs) / min(ours)
+            ours = times[OURS, mode]
+            for peer in (name for name in timed if name != OURS):
+                theirs = times[peer, mode]
+                row = table.add(
+                    {**case, "mode": mode},
+                    peer,
+                    round(statistics.median(ours), 2),
+                    round(statistics.median(theirs), 2),
+                    "ms",
+                    ratio_of_shortest=round(min(theirs) / min(ours), 3),
+                    largest_error=wrong[OURS],
+                    load=load,
+                )
                 print(
-                    f"N {source} {mode:7} {OURS} {statistics.median(ours):6.1f} ms, {peer:5} "
-                    f"{statistics.median(theirs):6.1f} ms, ratio {ratio:.2f} ({of_shortest:.2f}), load {load}",
+                    f"N {source} {mode:7} {OURS} {row['ours']:6.1f} ms, {peer:5} {row['theirs']:6.1f} ms, "
+                    f"ratio {row['ratio']:.2f} ({row['ratio_of_shortest']:.2f}), load {load}",
                     flush=True,
                 )
-                rows.append(
-                    {
-                        "benchmark": "attention_core_cpu",
-                        "case": {
-                            "batch": BATCH, "targets": TARGETS, "source": source, "heads": HEADS, "mode": mode,
-                            "dtype": "float32", "threads": THREADS, "rounds": ROUNDS,
-                        },
-                        "peer": peer,
-                        "ours": round(statistics.median(ours), 2),
-                        "theirs": round(statistics.median(theirs), 2),
-                        "unit": "ms",
-                        "ratio": round(ratio, 3),
-                        "ratio_of_shortest": round(of_shortest, 3),
-                        "largest_error": wrong[OURS],
-                        "load": load,
-                        **measured_on,
-                    }
-                )  # fmt: skip
-    write_rows(rows, options.json)
 
 
 if __name__ == "__main__":

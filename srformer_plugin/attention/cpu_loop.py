@@ -108,7 +108,7 @@ class Loop:
             keys, values = self._load(visit)
             squares.add_(torch.mul(keys, keys, out=square).sum(dim=1))
             if visit >= len(local):
-                total.baddbmm_(keys.transpose(1, 2), values)
+                torch.baddbmm(total, keys.transpose(1, 2), values, out=total)  # the flop counter overlooks baddbmm_
                 continue
             products.append(torch.bmm(keys.transpose(1, 2), values))
             total.add_(products[-1])
@@ -141,7 +141,8 @@ class Loop:
                 torch.mm(flat_others, transposed, out=self._flat(charged))
             else:
                 torch.add(before, fired, alpha=-self.threshold, out=charged)
-                self._flat(charged).addmm_(flat_others, transposed, beta=self.leak)
+                flat = self._flat(charged)
+                torch.addmm(flat, flat_others, transposed, beta=self.leak, out=flat)
             excess = torch.sub(charged, self.threshold, out=others).relu_()
             torch.bmm(self.query[visit], excess, out=reading[visit])
             torch.sign(excess, out=fired)
