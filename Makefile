@@ -47,6 +47,7 @@ MEASURE = $(BIN)/python -m benchmarks.$(1) --json $(RESULTS)/$(or $(2),$(1)).jso
 
 bench: $(STAMP)  ## measure on the CPU, renew the tables (CORPUS, GPT2_FILES: BPE too; HYP, REF: ROUGE too)
 	$(call MEASURE,operations)
+	$(call MEASURE,attention_core_cpu)
 	$(call MEASURE,scaling,scaling_cpu) --cpu
 ifneq ($(and $(CORPUS),$(GPT2_FILES)),)
 	$(call MEASURE,bpe_encoding) $(CORPUS) $(GPT2_FILES)
