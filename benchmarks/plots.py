@@ -60,7 +60,8 @@ def ratios(figure, results):
 
 
 def _size(row):
-    return " x ".join(str(row["case"][name]) for name in ("batch", "targets", "source") if name in row["case"])
+    size = " x ".join(str(row["case"][name]) for name in ("batch", "targets", "source") if name in row["case"])
+    return f"{size}, {row['case']['time']}" if "time" in row["case"] else size
 
 
 # picture -> (function, JSON files it may show: those that there are)

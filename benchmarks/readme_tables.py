@@ -77,6 +77,25 @@ def decoding(rows):
     )
 
 
+def hypotheses(rows):
+    """How often both generators find the same, and their speeds, a line per precision and beam."""
+    case, first = rows[0]["case"], rows[0]
+    return _table(
+        "| dtype | beam | equal | stock equal to itself in float32 | largest difference of a token's score "
+        "| --fast-generate, tokens/s | stock, tokens/s | ratio |",
+        (
+            f"| {row['case']['dtype']} | {row['case']['beam']} | {row['equal']:.1%} "
+            f"| {row['stock_equal_to_float32']:.1%} | {row['largest_score_difference']:.1e} "
+            f"| {row['ours']:,.0f} | {row['theirs']:,.0f} | {row['ratio']:.1f} |"
+            for row in rows
+        ),
+        f"{case['sources']} sources, length penalty {case['len_penalty']:g}, {case['min_len']} to {case['max_len']} "
+        f"tokens, no {case['no_repeat_ngram_size']}-gram twice",
+        first,
+        f"torch {first['torch']}",
+    )
+
+
 def bpe_encoding(rows):
     """Pairs a second of two encoders that give the same numbers."""
     first = rows[0]
@@ -125,23 +144,22 @@ def attention_core(rows):
 
 
 def training_step(rows):
-    """Milliseconds and memory of a training step, a line per batch shape and system; where it goes, if known."""
+    """Milliseconds and memory of a training step, a line per batch shape, system and clock; where it goes, if known."""
     first = rows[0]
     parts = list(dict.fromkeys(part for row in rows for part in row["ranges_ms"] or {}))
     lines = []
     for row in rows:
         shares = row["ranges_ms"] or {}
         cells = [
-            _size(row), row["case"]["system"], _number(row["ours"], ".1f"), _number(row["forward_backward_ms"], ".1f"),
+            _size(row), row["case"]["system"], row["case"]["time"], _number(row["ours"], ".1f"),
             _number(row["ratio"], ".2f"), _number(row["peak_mib"], ",") if row["ours"] else row["not_timed"],
-            *(_number(shares.get(part) and 100 * shares[part] / sum(shares.values()), ".0f") for part in parts),
+            *(_number(shares.get(part), ".1f") for part in parts),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return _table(
-        "| B x T x N | system | ms per step | of it forward and backward | stock time / ours | peak MiB |"
-        + "".join(f" {part}, % |" for part in parts),
+        "| B x T x N | system | time | ms per step | stock / ours | peak MiB |" + "".join(f" {x}, ms |" for x in parts),
         lines,
-        f"{first['case']['precision']}, random weights; % of the time that the device is busy",
+        f"{first['case']['precision']}, random weights; `wall` by the clock, `device` what the device is busy",
         first,
         f"torch {first['torch']}",
     )
@@ -213,11 +231,16 @@ def summary(results):
     if "operations" in results:
         row = results["operations"][0]
         add(f"attention core, T {row['case']['targets']}, N {row['case']['source']:,}", row)
+    for row in results.get("attention_core", []):
+        if row["case"]["mode"] == "graph_both_ms" and row["peer"] == "sdpa default" and row["ours"]:
+            add(f"attention core, {_size(row)}, forward + backward as a CUDA graph", row)
     for case, rows in _by_size(results.get("training_step", [])).items():
-        ours = [row for row in rows if row["case"]["system"].startswith("srformer") and row["ours"]]
-        if ours:
-            best = min(ours, key=lambda row: row["ours"])
-            add(f"training step, {case} ({best['case']['system'].split(', ')[1]})", best)
+        for kind, clock in (("wall", ""), ("device", ", the device's time")):
+            ours = [row for row in rows if row["case"]["system"].startswith("srformer") and row["ours"]]
+            ours = [row for row in ours if row["case"]["time"] == kind]
+            if ours:
+                best = min(ours, key=lambda row: row["ours"])
+                add(f"training step, {case} ({best['case']['system'].split(', ')[1]}){clock}", best)
     for row in results.get("training_updates", []):
         if row["case"]["model"] == "srformer_bart_base" and row["case"]["precision"] == "bf16":
             add(f"fairseq-train, {row['case']['batch']} x {row['case']['source']}", row)
@@ -246,6 +269,7 @@ def _by_size(rows):
 
 
 TABLES = {
+    "hypotheses": hypotheses,
     "attention_core": attention_core,
     "training_step": training_step,
     "scaling": scaling,

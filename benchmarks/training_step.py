@@ -6,7 +6,8 @@ bart_base's sizes, random weights of one seed, dropout 0.1; random batches of B 
 padded on the right, and B targets of T tokens. A step is forward, label-smoothed loss (0.1), backward, clipping and
 Adam. fairseq's models are trained as its --bf16 does it: weights in bfloat16, a copy of them in float32 for its Adam.
 transformers' are trained as its Trainer's bf16 does it: weights in float32, autocast to bfloat16, PyTorch's fused
-AdamW. Milliseconds are the median of the steps, the peak is that of a step and holds weights and optimizer states.
+AdamW. "wall" is the median of the steps by the clock, "device" (--profile) what the device is busy with in one: where a
+step waits for the processor's launches they differ. The peak is that of a step and holds weights and optimizer states.
 
 Before a case is timed: losses are finite; with equal weights full cross-attention has stock BART's loss, and the
 implementations of the segmented attention have one another's. A model that fails is not timed. Without a GPU the
@@ -218,40 +219,69 @@ def profiled(step, batch, device):
     return shares(whole, device)
 
 
-def run_case(case, task, options, device, results):
-    batch = make_batch(task, case, device)
-    checked, theirs = {}, None
-    for name, system in systems(options.attention_backend, not options.no_transformers, case[2]).items():
-        where = f"{case[0]:3} x {case[1]:4} x {case[2]:6} {name:34}"
-        kind = TransformersStep if name in HUGGING_FACE.values() else FairseqStep
-        ms = passes = peak = parts = failure = step = None
-        try:
-            step = kind(task, system, case, device)
-            check(name, system, step, batch, checked)
-            step.prepare()
-            ms, passes, peak = measure(step, batch, device, options.repeats, options.warm_up)
-            if options.profile and kind is FairseqStep:
-                parts = profiled(step, batch, device)
-        except torch.OutOfMemoryError:
-            failure = "out of memory"
-        except Exception as error:  # one system's failure, a peer's too, must not cost the others' numbers
-            failure = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        del step
+def attempt(device, function, *arguments):
+    """(result, None), or (None, why there is none): a system's failure, a peer's too, must not cost the others."""
+    try:
+        return function(*arguments), None
+    except torch.OutOfMemoryError:
+        return None, "out of memory"
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    finally:
         if device == "cuda":
             torch.cuda.empty_cache()
-        if failure:
-            print(f"{where} not timed: {failure}", flush=True)
-        theirs = ms if name == PEER else theirs
-        case_row = dict(zip(("batch", "targets", "source"), case), system=name)
-        case_row["precision"] = "bf16" if device == "cuda" else "fp32"
-        measured = {"forward_backward_ms": passes, "peak_mib": peak, "not_timed": failure, "ranges_ms": parts}
-        measured["loss"] = checked[name][0] if name in checked else None
-        row = results.add(case_row, PEER, ms, theirs, "ms/step", **measured)
-        if ms:
-            shown = f"{ms:8.1f} ms/step {passes:8.1f} ms passes {peak or 0:7} MiB  ratio {row['ratio']}"
-            print(f"{where} {shown}", flush=True)
-        for part, milliseconds in (parts or {}).items():
-            print(f"    {part:24} {milliseconds:9.2f} ms {milliseconds / sum(parts.values()):6.1%}", flush=True)
+
+
+class Case:
+    """One batch shape: its systems, their checks, and the rows made of them."""
+
+    def __init__(self, sizes, task, options, device, results):
+        self.sizes, self.task, self.options, self.device, self.results = sizes, task, options, device, results
+        self.batch, self.checked, self.stock = make_batch(task, sizes, device), {}, {}
+        self.systems = systems(options.attention_backend, not options.no_transformers, sizes[2])
+        self.timed = {}  # name -> what its row says beside the time
+
+    def _add(self, name, kind, ms, failure, **more):
+        self.stock.setdefault(kind, ms if name == PEER else None)
+        case = dict(zip(("batch", "targets", "source"), self.sizes), system=name, time=kind)
+        case["precision"] = "bf16" if self.device == "cuda" else "fp32"
+        row = self.results.add(case, PEER, ms, self.stock[kind], "ms/step", not_timed=failure, **more)
+        shown = f"not timed: {failure}" if failure else f"{ms:8.1f} ms/step  ratio {row['ratio']}"
+        print("{:3} x {:4} x {:6} ".format(*self.sizes) + f"{name:34} {kind:6} {shown}", flush=True)
+
+    def _timing(self, name):
+        kind = TransformersStep if name in HUGGING_FACE.values() else FairseqStep
+        step = kind(self.task, self.systems[name], self.sizes, self.device)
+        check(name, self.systems[name], step, self.batch, self.checked)
+        step.prepare()
+        return measure(step, self.batch, self.device, self.options.repeats, self.options.warm_up)
+
+    def _profiling(self, name):
+        step = FairseqStep(self.task, self.systems[name], self.sizes, self.device)
+        step.prepare()
+        measure(step, self.batch, self.device, 1, 1)
+        return profiled(step, self.batch, self.device)
+
+    def time(self):
+        """A row with time "wall" for every system."""
+        for name in self.systems:
+            numbers, failure = attempt(self.device, self._timing, name)
+            ms, passes, peak = numbers or (None, None, None)
+            more = {"peak_mib": peak, "loss": self.checked[name][0] if name in self.checked else None}
+            self._add(name, "wall", ms, failure, forward_backward_ms=passes, ranges_ms=None, **more)
+            if numbers:
+                self.timed[name] = more
+
+    def profile(self):
+        """A row with time "device" for every system of fairseq's that was timed."""
+        for name, more in self.timed.items():
+            if name in HUGGING_FACE.values():
+                continue
+            parts, failure = attempt(self.device, self._profiling, name)
+            busy = parts and round(sum(parts.values()), 2)
+            self._add(name, "device", busy, failure, forward_backward_ms=None, ranges_ms=parts, **more)
+            for part, milliseconds in (parts or {}).items():
+                print(f"    {part:24} {milliseconds:9.2f} ms {milliseconds / busy:6.1%}", flush=True)
 
 
 def main():
@@ -273,8 +303,12 @@ def main():
         import_transformers()
     results = Results(options.json, "training_step", provenance(this_device(), options.commit))
     task = StubTask(options.words)
+    cases = [Case(sizes, task, options, device, results) for sizes in cases]
     for case in cases:
-        run_case(case, task, options, device, results)
+        case.time()
+    # after all timings: launches take longer once a profiler was attached to the process
+    for case in cases if options.profile else []:
+        case.profile()
 
 
 if __name__ == "__main__":

@@ -59,8 +59,8 @@ class SegmentSettings(FairseqDataclass):
     attention_backend: str = field(
         default="auto",
         metadata={
-            "help": "implementation of the segmented attention in training: torch (any device), triton (fused "
-            "kernels on a GPU, experimental) or auto (torch)"
+            "help": "implementation of the segmented attention: torch (any device), triton (fused kernels, on a GPU) "
+            "or auto (triton where there is a GPU and Triton, else torch)"
         },
     )
 

@@ -213,19 +213,22 @@ def test_scaling_refuses_what_is_off():
 def test_the_table_of_training_steps_shows_what_was_not_timed():
     results = Results(None, "training_step", HERE)
     case = {"batch": 1, "targets": 2, "source": 3, "precision": "bf16"}
-    more = {"forward_backward_ms": 1.0, "peak_mib": 7000, "not_timed": None}
-    results.add({**case, "system": "a"}, "a", 2.0, 2.0, "ms", **more, ranges_ms={"optimizer": 1.0, "rest": 3.0})
-    missing = {"forward_backward_ms": None, "peak_mib": None, "not_timed": "out of memory", "ranges_ms": None}
-    results.add({**case, "system": "b"}, "a", None, 2.0, "ms", **missing)
+    more = {"peak_mib": 7000, "not_timed": None}
+    results.add({**case, "system": "a", "time": "wall"}, "a", 5.0, 5.0, "ms", **more, ranges_ms=None)
+    parts = {"optimizer": 1.0, "rest": 3.0}
+    results.add({**case, "system": "a", "time": "device"}, "a", 4.0, 4.0, "ms", **more, ranges_ms=parts)
+    missing = {"peak_mib": None, "not_timed": "out of memory", "ranges_ms": None}
+    results.add({**case, "system": "b", "time": "wall"}, "a", None, 5.0, "ms", **missing)
     table = TABLES["training_step"](results.rows)
-    assert "| 1 x 2 x 3 | a | 2.0 | 1.0 | 1.00 | 7,000 | 25 | 75 |" in table
-    assert "| 1 x 2 x 3 | b | - | - | - | out of memory | - | - |" in table
+    assert "| 1 x 2 x 3 | a | wall | 5.0 | 1.00 | 7,000 | - | - |" in table
+    assert "| 1 x 2 x 3 | a | device | 4.0 | 1.00 | 7,000 | 1.0 | 3.0 |" in table
+    assert "| 1 x 2 x 3 | b | wall | - | - | out of memory | - | - |" in table
 
 
 def test_the_summary_shows_losses_too(tmp_path):
     shutil.copy(RESULTS / "decoding.json", tmp_path)
     text = render("<!-- results: summary -->\n<!-- end -->", tmp_path)
-    assert "| 7.25 |" in text and "| 0.66 |" in text
+    assert "| 8.54 |" in text and "| 1.11 |" in text
 
 
 def test_a_picture_whose_numbers_changed_is_noticed_and_drawn_alike(tmp_path):
