@@ -68,7 +68,7 @@ def decoding(rows):
         "| sentences x source | system | tokens/s | ours / stock | peak MiB |",
         (
             f"| {row['case']['batch']} x {row['case']['source']} | {row['case']['system']} | {row['ours']:,.0f} "
-            f"| {row['ratio']:.1f} | {row['peak_mib']:,} |"
+            f"| {row['ratio']:.{1 if row['peak_mib'] else 2}f} | {_number(row['peak_mib'], ',')} |"
             for row in rows
         ),
         f"Beam {case['beam']}, {case['tokens']} tokens, {case['dtype']}, random weights",
@@ -278,6 +278,7 @@ TABLES = {
     "attention_core_cpu": attention_core_cpu,
     "rouge_scoring": rouge_scoring,
     "decoding": decoding,
+    "decoding_cpu": decoding,
     "bpe_encoding": bpe_encoding,
     "training_updates": training_updates,
     "training_updates_t5": training_updates,
