@@ -12,6 +12,7 @@ import torch
 from ..errors import ConfigurationError
 from . import cpu_ops, torch_ops, triton_ops, triton_step
 from .registry import choose
+from .triton_support import OLDEST_TRITON, unusable
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ BACKENDS = {
 def resolve(name: str) -> Backend:
     """The backend registered as `name`; `auto` takes the kernels where there is a GPU to run them."""
     if name == "auto":
-        name = "triton" if triton_ops.triton is not None and torch.cuda.is_available() else "torch"
-    if name == "triton" and triton_ops.triton is None:
+        name = "triton" if unusable() is None and torch.cuda.is_available() else "torch"
+    if name == "triton" and unusable() is not None:
         raise ConfigurationError(
-            "--attention-backend triton needs Triton, which is not installed; pip install triton, or use auto or torch"
+            f"--attention-backend triton needs Triton {'.'.join(map(str, OLDEST_TRITON))} or later, and {unusable()}; "
+            "pip install -U triton, or use auto or torch"
         )
     return choose(BACKENDS, name, "--attention-backend")

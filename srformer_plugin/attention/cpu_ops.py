@@ -17,6 +17,7 @@ from .runs import unordered
 from .segments import SegmentPlan, SourceLayout
 
 DTYPES = (torch.float32, torch.float64)
+FEWEST_NUMBERS = 8192  # of a state for all sentences and heads: for less, the loops are all overhead
 
 
 def obstacle(
@@ -31,6 +32,8 @@ def obstacle(
         return "precision is mixed"
     if query.dtype not in DTYPES or memory.proj.weight.dtype != query.dtype:
         return f"dtypes are {query.dtype} and {memory.proj.weight.dtype}"
+    if query.size(0) * query.size(1) * query.size(3) ** 2 < FEWEST_NUMBERS:
+        return "states are small"
     if memory.acts_on_values(layout.max_segments * layout.segment_size, plan):
         return "W costs less on the values"
     return unordered(query, keys, values, plan, memory, need_weights)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .memory import NoMemory, RAFMemory
+from .raf import raf_scan
 from .segments import SegmentPlan, SourceLayout
 
 
@@ -21,6 +22,8 @@ def unordered(
         return "attention weights are asked for"
     if type(memory) not in (RAFMemory, NoMemory):
         return f"the memory is a {type(memory).__name__}"
+    if isinstance(memory, RAFMemory) and memory.scan is not raf_scan:
+        return "the memory's scan is not its own"
     if not plan.in_order:
         return "queries do not come in the order of the segments they read"
     if not query.dtype == keys.dtype == values.dtype:

@@ -8,59 +8,24 @@ and backward, and m D^2 float32 during the forward pass. benchmarks/notes_attent
 Results are the same every time for the same inputs and seed.
 """
 
-import logging
+import contextlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from . import torch_ops
+from . import cpu_ops
 from .memory import MIN_KEY_NORM, RAFMemory
 from .raf import MIN_THRESHOLD
-from .runs import QueryRuns, query_runs, unordered
+from .runs import QueryRuns, query_runs
 from .segments import SegmentPlan, SourceLayout
+from .triton_support import is_interpreted, obstacle, tell, unusable
 
-try:
+if unusable() is None:
     import triton
 
     from .kernels import backward, forward
-except ImportError:  # Triton comes with PyTorch's CUDA wheels; without it `backends.resolve` offers no Triton
-    triton = None
-
-logger = logging.getLogger(__name__)
-
-HEAD_DIMS = (16, 32, 64, 128)
-MAX_SEGMENT_SIZE = 256
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-
-
-def is_interpreted() -> bool:
-    """Kernels run in Triton's interpreter, on the CPU (TRITON_INTERPRET=1 when Triton was imported)."""
-    return triton is not None and triton.knobs.runtime.interpret
-
-
-def obstacle(
-    query: Tensor, keys: Tensor, values: Tensor, layout: SourceLayout, plan: SegmentPlan, memory, need_weights: bool
-) -> str | None:
-    """Why the kernels cannot compute this call; None: they can."""
-    head_dim = query.size(3)
-    if triton is None:
-        return "Triton is not installed"
-    if not (query.is_cuda or is_interpreted()):
-        return f"tensors are on the device {query.device.type}"
-    reason = unordered(query, keys, values, plan, memory, need_weights)
-    if reason is not None:
-        return reason
-    if query.dtype not in DTYPES:
-        return f"the dtype is {query.dtype}"
-    if head_dim not in HEAD_DIMS:
-        return f"the head size {head_dim} is none of {', '.join(map(str, HEAD_DIMS))}"
-    if layout.segment_size > MAX_SEGMENT_SIZE:
-        return f"the segment size {layout.segment_size} is above {MAX_SEGMENT_SIZE}"
-    return None
-
-
-_told: set[str] = set()
 
 
 def attend_source(
@@ -73,14 +38,18 @@ def attend_source(
     dropout: float = 0.0,
     need_weights: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """`torch_ops.attend_source` by kernels; by `torch_ops` where they do not apply, with the reason logged once."""
+    """`torch_ops.attend_source` by kernels; as `torch` does it where they do not apply, with the reason logged once."""
     reason = obstacle(query, keys, values, layout, plan, memory, need_weights)
     if reason is not None:
-        if reason not in _told:
-            _told.add(reason)
-            logger.info(f"attention is computed by PyTorch operations and not by Triton kernels: {reason}")
-        return torch_ops.attend_source(query, keys, values, layout, plan, memory, dropout, need_weights)
-    return _attend_fused(query, keys, values, layout, plan, memory, dropout), None
+        tell(reason)
+        return cpu_ops.attend_source(query, keys, values, layout, plan, memory, dropout, need_weights)
+    with on(query.device):
+        return _attend_fused(query, keys, values, layout, plan, memory, dropout), None
+
+
+def on(device: torch.device):
+    """Triton launches on the current device, which need not be the tensors'."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 @torch.compiler.disable
@@ -107,7 +76,8 @@ def memory_states(query: Tensor, keys: Tensor, values: Tensor, layout: SourceLay
     call = _Call(*leaves, *tables, dropout=0.0)
     shape = (call.batch_heads, call.num_states, call.head_dim, call.head_dim)
     excess = torch.zeros(shape, dtype=torch.float32, device=keys.device)
-    *_, inverse_norm = call.forward(None, excess)[1]
+    with on(keys.device):
+        *_, inverse_norm = call.forward(None, excess)[1]
     states = excess.relu_().mul_(inverse_norm[:, None, None, :])
     return states.view(call.batch_size, call.num_heads, *shape[1:])
 
@@ -180,6 +150,7 @@ class FusedAttention(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, upstream):
         query, keys, values, weight, leak, threshold, gate, seed, *saved = ctx.saved_tensors
         call = _Call(query, keys, values, weight, leak, threshold, gate, *ctx.call_arguments)

@@ -6,8 +6,9 @@ from torch import Tensor
 from . import torch_ops, triton_ops
 from .memory import RAFMemory
 from .runs import query_runs
+from .triton_support import is_interpreted, obstacle, tell, unusable
 
-if triton_ops.triton is not None:
+if unusable() is None:
     import triton
     import triton.language as tl
 
@@ -25,11 +26,13 @@ def open_source(keys: Tensor, values: Tensor, num_heads: int, layout, plan, memo
     head_dim = keys.size(2) // num_heads
     # queries that ask for nothing, one per position of the plan: the scan stops at the last state they read
     query = keys.new_zeros(plan.segments.size(2), layout.lengths.size(0), num_heads, head_dim).permute(1, 2, 0, 3)
-    if (
-        torch.is_grad_enabled()
-        or layout.segment_size * head_dim * keys.element_size() > MAX_TILE
-        or triton_ops.obstacle(query, keys, values, layout, plan, memory, False) is not None
-    ):
+    reason = obstacle(query, keys, values, layout, plan, memory, False)
+    if torch.is_grad_enabled():
+        reason = "a source is opened for gradients"
+    elif layout.segment_size * head_dim * keys.element_size() > MAX_TILE:
+        reason = f"a segment of {layout.segment_size} tokens is too long for a decoding step's kernel"
+    if reason is not None:
+        tell(reason)
         return torch_ops.open_source(keys, values, num_heads, layout, plan, memory)
     runs, states = query_runs(plan, layout), None
     if isinstance(memory, RAFMemory):
@@ -53,14 +56,15 @@ def attend_step(query: Tensor, source: "dict[str, Tensor]", position: Tensor, me
     # positions outermost, heads side by side: joining the heads then copies nothing
     output = query.new_empty(batch_size, hypotheses, num_heads, head_dim).transpose(1, 2)
     gate = getattr(memory, "gate", None)
-    exact = triton_ops.is_interpreted() or query.dtype == torch.float32
-    step.attend_step[(batch_size * num_heads, triton.cdiv(hypotheses, ROWS))](
-        query, keys, values, source["lengths"], index, states, gate, source["segments"], source["states"], position,
-        output, num_heads, source["segments"].size(2), -(-keys.size(1) // segment_size),
-        0 if states is None else states.size(2), segment_size, hypotheses, *query.stride()[:3],
-        keys.stride(1), keys.stride(0), values.stride(1), values.stride(0), *output.stride()[:3],
-        D=head_dim, BLOCK_S=max(16, triton.next_power_of_2(segment_size)), BLOCK_X=ROWS, HAS_INDEX=index is not None,
-        MEMORY=states is not None, HAS_GATE=gate is not None,
-        DOT=tl.float32 if exact else getattr(tl, str(query.dtype).removeprefix("torch.")), PREC="ieee",
-    )  # fmt: skip
+    exact = is_interpreted() or query.dtype == torch.float32
+    with triton_ops.on(query.device):
+        step.attend_step[(batch_size * num_heads, triton.cdiv(hypotheses, ROWS))](
+            query, keys, values, source["lengths"], index, states, gate, source["segments"], source["states"], position,
+            output, num_heads, source["segments"].size(2), -(-keys.size(1) // segment_size),
+            0 if states is None else states.size(2), segment_size, hypotheses, *query.stride()[:3],
+            keys.stride(1), keys.stride(0), values.stride(1), values.stride(0), *output.stride()[:3],
+            D=head_dim, BLOCK_S=max(16, triton.next_power_of_2(segment_size)), BLOCK_X=ROWS,
+            HAS_INDEX=index is not None, MEMORY=states is not None, HAS_GATE=gate is not None,
+            DOT=tl.float32 if exact else getattr(tl, str(query.dtype).removeprefix("torch.")), PREC="ieee",
+        )  # fmt: skip
     return output

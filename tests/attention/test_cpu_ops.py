@@ -13,6 +13,11 @@ from srformer_plugin.attention.segments import SourceLayout
 from srformer_plugin.attention.settings import SegmentSettings
 
 
+@pytest.fixture(autouse=True)
+def small_states_too(monkeypatch):
+    monkeypatch.setattr(cpu_ops, "FEWEST_NUMBERS", 0)
+
+
 class Case:
     """Inputs of sentences of `lengths` tokens in a source of `width`, the first one padded by `shifts` on the left."""
 

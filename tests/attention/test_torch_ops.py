@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.operations import count, formula, full
-from srformer_plugin.attention import triton_ops
 from srformer_plugin.attention.backends import resolve
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
 from srformer_plugin.attention.memory import inverse_key_norm
 from srformer_plugin.attention.reference import segmented_recurrent_attention
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.attention.source_context import SourceContext
+from srformer_plugin.attention.triton_support import unusable
 from srformer_plugin.errors import ConfigurationError
 
 
@@ -364,5 +364,5 @@ def test_heads_must_divide_the_width():
 
 
 def test_auto_is_a_backend_that_runs_here():
-    kernels = triton_ops.triton is not None and torch.cuda.is_available()
+    kernels = unusable() is None and torch.cuda.is_available()
     assert resolve("auto") is resolve("triton" if kernels else "torch")

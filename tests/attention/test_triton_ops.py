@@ -1,13 +1,14 @@
 """The fused kernels against the plain reference in float64: on a GPU, and in Triton's interpreter on small shapes."""
 
 import random
+import types
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from benchmarks.exactness import by_entry, relative_error, scan_of_firing
-from srformer_plugin.attention import torch_ops, triton_ops
+from srformer_plugin.attention import torch_ops, triton_ops, triton_support
 from srformer_plugin.attention.backends import resolve
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
 from srformer_plugin.attention.memory import NoMemory, RAFMemory
@@ -19,7 +20,7 @@ from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.errors import ConfigurationError
 
 triton = pytest.importorskip("triton")
-if not torch.cuda.is_available() and triton.__version__ < "3.7":
+if not torch.cuda.is_available() and tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7):
     pytest.skip("Triton 3.6's interpreter fails beside NumPy 2.4", allow_module_level=True)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -111,7 +112,7 @@ class Case:
         """Output and gradients by the kernels; padding holds NaN."""
         inputs, memory = self._leaves(DEVICE, self.dtype, poison)
         layout, plan = self.layout_and_plan(DEVICE)
-        assert triton_ops.obstacle(*inputs, layout, plan, memory, False) is None
+        assert triton_support.obstacle(*inputs, layout, plan, memory, False) is None
         output, _ = triton_ops.attend_source(*inputs, layout, plan, memory, dropout)
         return self._results(output, inputs, memory)
 
@@ -307,7 +308,7 @@ def test_what_the_kernels_cannot_do_is_done_by_pytorch_and_said_once(caplog):
     case = Case([40, 25], 6, 8, head_dim=24)
     inputs, memory = case._leaves(DEVICE, torch.float32)
     layout, plan = case.layout_and_plan(DEVICE)
-    triton_ops._told.clear()
+    triton_support._told.clear()
     with caplog.at_level("INFO"):
         results = [triton_ops.attend_source(*inputs, layout, plan, memory)[0] for _ in range(2)]
     expected = torch_ops.attend_source(*inputs, layout, plan, memory)[0]
@@ -332,11 +333,51 @@ def test_the_module_trains_by_kernels_as_by_pytorch():
         check({name: a}, {name: b}, 1e-3 if name == "k_proj.bias" else 1e-4)
 
 
-def test_triton_asked_for_and_missing_is_one_clear_error(monkeypatch):
-    monkeypatch.setattr(triton_ops, "triton", None)
-    with pytest.raises(ConfigurationError, match="--attention-backend triton needs Triton"):
+@pytest.mark.parametrize(("version", "message"), [(None, "is not installed"), ("3.3.1", "3.3.1 is older than 3.6")])
+def test_triton_asked_for_and_missing_or_old_is_one_clear_error(monkeypatch, version, message):
+    module = None if version is None else types.SimpleNamespace(__version__=version)  # 3.3 has no `knobs`
+    monkeypatch.setattr(triton_support, "triton", module)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ConfigurationError, match=f"--attention-backend triton needs Triton 3.6 or later.*{message}"):
         resolve("triton")
     assert resolve("auto") is resolve("torch")
+    case = Case([40, 25], 6, 8)
+    inputs, memory = case._leaves("cpu", torch.float32)
+    assert message in triton_support.obstacle(*inputs, *case.layout_and_plan("cpu"), memory, False)
+
+
+def test_a_gpu_with_too_little_shared_memory_is_an_obstacle(monkeypatch):
+    case = Case([40, 25], 6, 8)
+    inputs, memory = case._leaves(DEVICE, torch.float32)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    arguments = (*case.layout_and_plan(DEVICE), memory, False)
+    for size, dtype, fits in (
+        (64, torch.bfloat16, False),  # T4
+        (99, torch.bfloat16, True),  # A10
+        (99, torch.float32, False),
+        (227, torch.float32, True),  # H100
+    ):
+        monkeypatch.setattr(triton_support, "shared_memory", lambda _, size=size: size * 1024)
+        found = triton_support.obstacle(*(x.to(dtype) for x in inputs), *arguments)
+        assert (found is None) == fits, found
+        assert fits or "more shared memory than this GPU has" in found
+
+
+def test_a_memory_with_another_scan_is_left_to_pytorch():
+    case = Case([40, 25], 6, 8)
+    inputs, memory = case._leaves(DEVICE, torch.float32)
+    by_entry(memory)
+    found = triton_support.obstacle(*inputs, *case.layout_and_plan(DEVICE), memory, False)
+    assert found == "the memory's scan is not its own"
+
+
+def test_a_gradient_of_a_gradient_is_an_error():
+    case = Case([40, 25], 6, 8)
+    inputs, memory = case._leaves(DEVICE, torch.float32)
+    output, _ = triton_ops.attend_source(*inputs, *case.layout_and_plan(DEVICE), memory)
+    (gradient,) = torch.autograd.grad(output.square().sum(), inputs[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.square().sum().backward()
 
 
 @ON_GPU

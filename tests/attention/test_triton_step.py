@@ -9,7 +9,7 @@ from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.attention.source_context import SourceContext
 
 triton = pytest.importorskip("triton")
-if not torch.cuda.is_available() and triton.__version__ < "3.7":
+if not torch.cuda.is_available() and tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7):
     pytest.skip("Triton 3.6's interpreter fails beside NumPy 2.4", allow_module_level=True)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
