@@ -49,6 +49,7 @@ bench: $(STAMP)  ## measure on the CPU, renew the tables (CORPUS, GPT2_FILES: BP
 	$(call MEASURE,operations)
 	$(call MEASURE,attention_core_cpu)
 	$(call MEASURE,scaling,scaling_cpu) --cpu
+	$(call MEASURE,decoding,decoding_cpu) --device cpu --systems 0 2 3 --repeats 2 --warm-up 1
 ifneq ($(and $(CORPUS),$(GPT2_FILES)),)
 	$(call MEASURE,bpe_encoding) $(CORPUS) $(GPT2_FILES)
 endif
@@ -57,13 +58,16 @@ ifneq ($(and $(HYP),$(REF)),)
 endif
 	$(BIN)/python -m benchmarks.readme_tables
 
-bench-gpu: $(STAMP)  ## measure on a GPU, renew the tables (DATA=folder of fairseq-preprocess: whole updates too)
+bench-gpu: $(STAMP)  ## measure on a GPU, renew the tables (DATA: whole updates too; and CHECKPOINT: hypotheses too)
 	$(call MEASURE,attention_core)
 	$(call MEASURE,training_step) --profile
 	$(call MEASURE,decoding) --transformers
 	$(call MEASURE,scaling)
 ifneq ($(DATA),)
 	$(call MEASURE,training_updates) $(DATA)
+endif
+ifneq ($(and $(DATA),$(CHECKPOINT)),)
+	$(call MEASURE,hypotheses) $(DATA) $(CHECKPOINT)
 endif
 	$(BIN)/python -m benchmarks.readme_tables
 

@@ -19,7 +19,7 @@ from fairseq import utils
 from fairseq.sequence_generator import SequenceGenerator
 
 from benchmarks.random_models import HUGGING_FACE, StubTask, build, hugging_face, import_transformers
-from benchmarks.rows import Results, add_options, provenance, this_cpu
+from benchmarks.rows import Results, add_options, provenance, sizes, this_cpu
 from srformer_plugin.generation import FastSequenceGenerator
 
 # name in the table -> architecture, its settings, generator; the first is the peer of the others
@@ -114,8 +114,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cuda", "cpu"])
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], help="default: bfloat16 on a GPU")
-    parser.add_argument("--cases", nargs="+", metavar="BxN", help="sentences x source tokens (default: the issue's)")
-    parser.add_argument("--systems", nargs="+", type=int, help="only these numbers of: " + "; ".join(SYSTEMS))
+    parser.add_argument("--cases", nargs="+", type=sizes("BxN"), metavar="BxN", help="sentences x source tokens")
+    numbered = "; ".join(f"{number}: {name}" for number, name in enumerate(SYSTEMS))
+    parser.add_argument("--systems", nargs="+", type=int, choices=range(len(SYSTEMS)), help=f"only these: {numbered}")
     parser.add_argument("--transformers", action="store_true", help="transformers' BART or LED too, with its generate")
     parser.add_argument("--beam", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=64, help="of every hypothesis")
@@ -130,7 +131,7 @@ def main():
     if options.transformers:
         import_transformers()
     dtype = getattr(torch, options.dtype or ("bfloat16" if options.device == "cuda" else "float32"))
-    cases = [tuple(map(int, case.split("x"))) for case in options.cases or []] or CASES[options.device]
+    cases = options.cases or CASES[options.device]
     names = list(SYSTEMS)
     systems = names if options.systems is None else [names[number] for number in options.systems]
 

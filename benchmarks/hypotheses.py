@@ -29,6 +29,9 @@ SEARCH = {"len_penalty": 2.0, "min_len": 10, "no_repeat_ngram_size": 3}
 def load(data, checkpoint, subset, sources, batch_size):
     """Model, dictionary and batches of real sources, in the data's order."""
     overrides = {"data": str(data)}
+    for path, what in ((checkpoint, "a checkpoint"), (data / "dict.target.txt", "fairseq-preprocess's data")):
+        if not path.is_file():
+            raise SystemExit(f"{path} is not there: name {what}")
     (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], arg_overrides=overrides)
     task.load_dataset(subset)
     dataset = task.dataset(subset)

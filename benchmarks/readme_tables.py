@@ -223,6 +223,7 @@ def summary(results):
         theirs = row["theirs"] if theirs is None else theirs
         faster = row["unit"] in ("tokens/s", "pairs/s")  # more is better
         ratio = row["ours"] / theirs if faster else theirs / row["ours"]
+        ratio = row["ratio"] if theirs == row["theirs"] else ratio  # of times that were not rounded
         unit = "million operations" if row["unit"] == "operations" else row["unit"]
         ours, theirs = (x / 1e6 if row["unit"] == "operations" else x for x in (row["ours"], theirs))
         ours, theirs = (f"{x:,.0f}" if x >= 1000 else f"{x:.4g}" for x in (ours, theirs))
@@ -240,7 +241,11 @@ def summary(results):
             ours = [row for row in ours if row["case"]["time"] == kind]
             if ours:
                 best = min(ours, key=lambda row: row["ours"])
-                add(f"training step, {case} ({best['case']['system'].split(', ')[1]}){clock}", best)
+                what = f"training step, {case} ({best['case']['system'].split(', ')[1]}){clock}"
+                add(what, best)
+                full = [r for r in rows if r["case"]["system"] == "full attention" and r["case"]["time"] == kind]
+                if full and full[0]["ours"]:
+                    add(f"the same, {case}", best, "full attention of this package", full[0]["ours"])
     for row in results.get("training_updates", []):
         if row["case"]["model"] == "srformer_bart_base" and row["case"]["precision"] == "bf16":
             add(f"fairseq-train, {row['case']['batch']} x {row['case']['source']}", row)

@@ -54,6 +54,22 @@ def add_options(parser: argparse.ArgumentParser, quick: str) -> None:
     parser.add_argument("--json", type=Path, help="file to write the results to, anew after every case")
 
 
+def sizes(names: str):
+    """The type of an option like --cases: "16x128" for the names "BxN" is (16, 128)."""
+
+    def parse(text: str) -> tuple[int, ...]:
+        try:
+            found = tuple(int(part) for part in text.split("x"))
+        except ValueError:
+            found = ()
+        if len(found) != names.count("x") + 1 or min(found) < 1:
+            example = "x".join(["16"] * (names.count("x") + 1))
+            raise argparse.ArgumentTypeError(f"{text!r} is not {names}, such as {example}")
+        return found
+
+    return parse
+
+
 class Results:
     """The rows of one run. The file is written anew with every row, so that a killed run keeps what it has.
 

@@ -27,17 +27,16 @@ from benchmarks.attention_core import (
     SEGMENT,
     TOLERANCE,
     Inputs,
-    errors,
-    exact_results,
+    check,
+    eager_full,
     gradients,
     graphed,
     milliseconds,
     peak_bytes,
-    results,
 )
 from benchmarks.fits import add_exponents, series
 from benchmarks.rows import Results, add_options, provenance, this_device
-from srformer_plugin.attention import torch_ops, triton_ops
+from srformer_plugin.attention import cpu_ops, triton_ops
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.attention.shared_by_beams import FullCrossAttention
@@ -46,20 +45,6 @@ from srformer_plugin.attention.source_context import SourceContext
 TARGETS, BEAMS = 128, 4
 SHORTEST, LONGEST = 512, {"cuda": 65536, "cpu": 8192}
 PEER = "full attention, SDPA"
-PEER_TOLERANCE = 5e-2  # wide enough for what rounds its probabilities to bfloat16
-
-
-def eager_full(inputs, dtype=None):
-    """(function, leaves) of full attention in plain operations."""
-    leaves = [x.detach().to(dtype or x.dtype).requires_grad_() for x in inputs.heads_first()]
-    mask = inputs.mask[:, None, None, :]
-
-    def attend():
-        query, keys, values = leaves
-        scores = (query @ keys.transpose(-1, -2)).masked_fill(mask, float("-inf"))
-        return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype) @ values
-
-    return attend, leaves
 
 
 def core_systems(inputs, with_flex):
@@ -67,34 +52,15 @@ def core_systems(inputs, with_flex):
     systems = {PEER: inputs.full}
     if inputs.device == "cuda":
         systems["SRformer, triton"] = lambda: inputs.segmented(triton_ops.attend_source)
-    systems["SRformer, torch"] = lambda: inputs.segmented(torch_ops.attend_source)
+    systems["SRformer, torch"] = lambda: inputs.segmented(cpu_ops.attend_source)  # on a GPU, plain operations
     systems["full attention, eager"] = lambda: eager_full(inputs)
     if with_flex:
         systems[flex_local.NAME] = lambda: flex_local.local_part(inputs)
     return systems
 
 
-def check_core(name, inputs, attend, leaves, exact):
-    """Raise a RuntimeError where a system does not compute what it must.
-
-    `exact` is filled as it is needed: float64 results of the full and of the segmented attention.
-    """
-    if name == flex_local.NAME:
-        flex_local.check(inputs, attend, leaves, TOLERANCE)
-        return
-    kind = "segmented" if name.startswith("SRformer") else "full"
-    if kind not in exact:
-        if kind == "segmented":
-            exact[kind] = exact_results(inputs)
-        else:
-            exact[kind] = results(*eager_full(inputs, torch.float64), inputs.upstream)
-    error = max(errors(results(attend, leaves, inputs.upstream), exact[kind], inputs.upstream).values())
-    if not error < (TOLERANCE if kind == "segmented" else PEER_TOLERANCE):
-        raise RuntimeError(f"off by {error:.1e}")
-
-
 @torch.no_grad()
-def decoding_steps(source, dtype, device, check):
+def decoding_steps(source, dtype, device, checked):
     """name -> (function of one step, bytes kept of the source); checked against the whole target in float32."""
     torch.manual_seed(0)
     width = HEADS * HEAD_DIM
@@ -110,7 +76,7 @@ def decoding_steps(source, dtype, device, check):
     ):
         attention = attention.to(device).eval()
         query = targets[TARGETS // 2 : TARGETS // 2 + 1]
-        if check:
+        if checked:
             repeated = encoded.expand(-1, BEAMS, -1)
             expected, _ = attention(targets, repeated, repeated, mask.expand(BEAMS, -1), need_weights=False)
             found = attention.step(query, attention.open_source(encoded, SourceContext(mask), TARGETS), position)
@@ -148,7 +114,7 @@ def measure_core(source, dtype, device, with_flex, quick):
     for name, prepare in core_systems(inputs, with_flex).items():
         try:
             attend, leaves = prepare()
-            check_core(name, inputs, attend, leaves, exact)
+            check(name, inputs, attend, leaves, exact)
             for kind, function in (
                 ("forward", attend),
                 ("both", lambda a=attend, x=leaves: gradients(a, x, inputs.upstream)),
@@ -165,7 +131,7 @@ def measure_core(source, dtype, device, with_flex, quick):
 def measure_steps(source, dtype, device, quick):
     """As `measure_core`, of a decoding step; the bytes are those kept of the source."""
     # the check computes the whole target by plain full attention: not for the longest sources
-    for name, (function, size) in decoding_steps(source, dtype, device, check=source <= 4096).items():
+    for name, (function, size) in decoding_steps(source, dtype, device, checked=source <= 4096).items():
         with torch.no_grad():
             taken = clock(graphed(function) if device == "cuda" else function, device, quick)
         yield name, "step", taken, size

@@ -31,7 +31,7 @@ from omegaconf import OmegaConf
 
 from benchmarks.random_models import HUGGING_FACE, WORDS, StubTask, build, hugging_face, import_transformers
 from benchmarks.ranges import mark, record_function, shares
-from benchmarks.rows import Results, add_options, provenance, this_device
+from benchmarks.rows import Results, add_options, provenance, sizes, this_device
 
 CASES = [(16, 128, 1024), (4, 256, 4096), (1, 512, 16384)]  # B, T, N
 PEER = "bart_base"
@@ -235,29 +235,29 @@ def attempt(device, function, *arguments):
 class Case:
     """One batch shape: its systems, their checks, and the rows made of them."""
 
-    def __init__(self, sizes, task, options, device, results):
-        self.sizes, self.task, self.options, self.device, self.results = sizes, task, options, device, results
-        self.batch, self.checked, self.stock = make_batch(task, sizes, device), {}, {}
-        self.systems = systems(options.attention_backend, not options.no_transformers, sizes[2])
+    def __init__(self, shape, task, options, device, results):
+        self.shape, self.task, self.options, self.device, self.results = sizes, task, options, device, results
+        self.batch, self.checked, self.stock = make_batch(task, shape, device), {}, {}
+        self.systems = systems(options.attention_backend, not options.no_transformers, shape[2])
         self.timed = {}  # name -> what its row says beside the time
 
     def _add(self, name, kind, ms, failure, **more):
         self.stock.setdefault(kind, ms if name == PEER else None)
-        case = dict(zip(("batch", "targets", "source"), self.sizes), system=name, time=kind)
+        case = dict(zip(("batch", "targets", "source"), self.shape), system=name, time=kind)
         case["precision"] = "bf16" if self.device == "cuda" else "fp32"
         row = self.results.add(case, PEER, ms, self.stock[kind], "ms/step", not_timed=failure, **more)
         shown = f"not timed: {failure}" if failure else f"{ms:8.1f} ms/step  ratio {row['ratio']}"
-        print("{:3} x {:4} x {:6} ".format(*self.sizes) + f"{name:34} {kind:6} {shown}", flush=True)
+        print("{:3} x {:4} x {:6} ".format(*self.shape) + f"{name:34} {kind:6} {shown}", flush=True)
 
     def _timing(self, name):
         kind = TransformersStep if name in HUGGING_FACE.values() else FairseqStep
-        step = kind(self.task, self.systems[name], self.sizes, self.device)
+        step = kind(self.task, self.systems[name], self.shape, self.device)
         check(name, self.systems[name], step, self.batch, self.checked)
         step.prepare()
         return measure(step, self.batch, self.device, self.options.repeats, self.options.warm_up)
 
     def _profiling(self, name):
-        step = FairseqStep(self.task, self.systems[name], self.sizes, self.device)
+        step = FairseqStep(self.task, self.systems[name], self.shape, self.device)
         step.prepare()
         measure(step, self.batch, self.device, 1, 1)
         return profiled(step, self.batch, self.device)
@@ -286,8 +286,11 @@ class Case:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", metavar="BxTxN", help="sentences x targets x sources (default: three)")
-    parser.add_argument("--attention-backend", nargs="+", default=["torch", "triton"], help="ours, a line for each")
+    case_help = "sentences x targets x sources (default: three)"
+    parser.add_argument("--cases", nargs="+", type=sizes("BxTxN"), metavar="BxTxN", help=case_help)
+    backends = ["torch", "triton"] if torch.cuda.is_available() else ["torch"]  # kernels are for a GPU
+    help_text = "ours, a line for each (default: all there are here)"
+    parser.add_argument("--attention-backend", nargs="+", default=backends, choices=backends, help=help_text)
     parser.add_argument("--no-transformers", action="store_true", help="without the peers of transformers")
     parser.add_argument("--profile", action="store_true", help="say too which part takes how long (fairseq's models)")
     parser.add_argument("--repeats", type=int, default=15, help="timed steps, of which the median counts")
@@ -298,12 +301,11 @@ def main():
     if options.quick:
         options.repeats, options.warm_up = 3, 1
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    cases = [tuple(map(int, case.split("x"))) for case in options.cases or []] or CASES
     if not options.no_transformers:
         import_transformers()
     results = Results(options.json, "training_step", provenance(this_device(), options.commit))
     task = StubTask(options.words)
-    cases = [Case(sizes, task, options, device, results) for sizes in cases]
+    cases = [Case(shape, task, options, device, results) for shape in options.cases or CASES]
     for case in cases:
         case.time()
     # after all timings: launches take longer once a profiler was attached to the process

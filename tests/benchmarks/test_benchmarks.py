@@ -1,18 +1,18 @@
 """The parts of the benchmarks that need no GPU: fits, rows, checks, ranges, tables and pictures, on tiny sizes."""
 
+import argparse
 import json
-import shutil
 import sys
 
 import pytest
 import torch
 
-from benchmarks import flex_local, plots, random_models, scaling, training_step
+from benchmarks import attention_core, flex_local, plots, random_models, scaling, training_step
 from benchmarks.attention_core import Inputs
 from benchmarks.fits import add_exponents, fit_exponent
-from benchmarks.ranges import mark, ranged, record_function, shares
+from benchmarks.ranges import mark, ranged, shares
 from benchmarks.readme_tables import ROOT, TABLES, render
-from benchmarks.rows import Results, provenance
+from benchmarks.rows import Results, provenance, sizes
 from benchmarks.training_step import FairseqStep, System, check, make_batch
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -139,7 +139,7 @@ def test_a_step_changes_weights_and_takes_time():
     assert any(not torch.equal(a, b) for a, b in zip(before, step.model.parameters()))
 
 
-def test_ranges_leave_gradients_as_they_are_and_take_all_the_time():
+def test_ranges_leave_gradients_as_they_are_and_are_all_reported():
     gradients = []
     for marked in (False, True):
         step, batch = open_step({})
@@ -173,10 +173,11 @@ def test_a_range_holds_its_part_s_backward_pass():
 
 def test_marks_are_around_every_layer():
     step, _ = open_step({})
-    before = step.model.decoder.layers[0].encoder_attn.forward
+    layers = [layer.encoder_attn for layer in step.model.decoder.layers]
+    layers += [layer.self_attn for layer in (*step.model.encoder.layers, *step.model.decoder.layers)]
+    before = [layer.forward for layer in layers]
     mark(step.model, step.criterion)
-    assert step.model.decoder.layers[0].encoder_attn.forward.__wrapped__ == before
-    assert record_function is torch.profiler.record_function
+    assert [layer.forward.__wrapped__ for layer in layers] == before
 
 
 def test_flex_attention_is_the_local_term_and_another_is_refused():
@@ -204,10 +205,10 @@ def test_scaling_measures_checked_systems_on_a_cpu(tmp_path, monkeypatch):
 
 def test_scaling_refuses_what_is_off():
     inputs = Inputs(1, 24, 200, torch.float32, "cpu")
-    attend, leaves = scaling.eager_full(inputs)
-    scaling.check_core("full attention, eager", inputs, attend, leaves, {})
+    attend, leaves = attention_core.eager_full(inputs)
+    attention_core.check("full attention, eager", inputs, attend, leaves, {})
     with pytest.raises(RuntimeError, match="off by"):
-        scaling.check_core("full attention, eager", inputs, lambda: 1.2 * attend(), leaves, {})
+        attention_core.check("full attention, eager", inputs, lambda: 1.2 * attend(), leaves, {})
 
 
 def test_the_table_of_training_steps_shows_what_was_not_timed():
@@ -226,9 +227,19 @@ def test_the_table_of_training_steps_shows_what_was_not_timed():
 
 
 def test_the_summary_shows_losses_too(tmp_path):
-    shutil.copy(RESULTS / "decoding.json", tmp_path)
+    results = Results(tmp_path / "decoding.json", "decoding", HERE)
+    for system, speed in (("srformer_bart_base, --fast-generate", 30.0), ("full attention, --fast-generate", 40.0)):
+        results.add({"batch": 2, "source": 8, "system": system}, "stock", speed, 10.0, "tokens/s", ratio=speed / 10)
     text = render("<!-- results: summary -->\n<!-- end -->", tmp_path)
-    assert "| 8.54 |" in text and "| 1.11 |" in text
+    assert "| 30 tokens/s | 10, stock | 3.00 |" in text
+    assert "| the same, 2 x 8 | 30 tokens/s | 40, full attention, --fast-generate | 0.75 |" in text
+
+
+@pytest.mark.parametrize("text", ["4", "4x5x6", "fourx5", "0x5", "x"])
+def test_a_wrong_size_is_one_clear_error(text):
+    assert sizes("BxN")("4x5") == (4, 5)
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is not BxN, such as 16x16"):
+        sizes("BxN")(text)
 
 
 def test_a_picture_whose_numbers_changed_is_noticed_and_drawn_alike(tmp_path):
