@@ -12,6 +12,7 @@ from .text_statistics import describe_all, mean_statistics
 ALSO = ("chrf", "bleu")
 LABELS = dict(zip(ROUGE_TYPES, ("ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-Lsum")))
 PAIRS_PER_WORKER = 20_000  # about what one process scores while another one starts
+WIDEST = 40  # characters to which a column of a table is filled up; longer cells stand out
 
 
 def evaluate(systems, references, sources=None, also=(), samples=SAMPLES, seed=SEED, workers=1):
@@ -163,6 +164,6 @@ def _statistic(name, value):
 
 def markdown_table(head, rows):
     """Lines of a Markdown table whose columns are aligned as plain text, too."""
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    widths = [min(WIDEST, max(len(row[column]) for row in [head, *rows])) for column in range(len(head))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in [head, *rows]]
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]

@@ -9,6 +9,7 @@ import pytest
 from rouge_score import rouge_scorer
 
 from srformer_plugin.scoring import cli
+from srformer_plugin.scoring.evaluate import markdown_table
 from srformer_plugin.scoring.rouge import ROUGE_TYPES
 
 REFERENCES = ["Add two numbers.", "Divide a number by two. Slowly.", "A reader of files.", "Close the file."]
@@ -157,3 +158,9 @@ def test_the_module_runs_alone_in_two_processes_and_prints_nothing_but_json(scor
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(cli.__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads(score(*arguments)[1])
+
+
+def test_one_long_cell_does_not_fill_up_every_line():
+    lines = markdown_table(["setting", "value"], [["a", "x" * 300], ["b", "y"]])
+    assert lines[2] == "| a       | " + "x" * 300 + " |"
+    assert lines[3] == "| b       | " + "y".ljust(40) + " |"
