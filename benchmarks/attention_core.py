@@ -80,9 +80,9 @@ class Inputs:
         parameters = [*leaves, *memory.parameters()]
         return lambda: attend(*leaves, self.layout, self.segment_plan, memory)[0], parameters
 
-    def full(self, backend=None, dtype=None):
+    def full(self, backend=None):
         """(function, leaves) of full attention with the key mask; `backend` None: PyTorch's choice."""
-        leaves = [x.to(dtype or x.dtype).detach().requires_grad_() for x in self.heads_first()]
+        leaves = [x.detach().requires_grad_() for x in self.heads_first()]
         mask = ~self.mask[:, None, None, :]
 
         def attend():
@@ -123,25 +123,35 @@ def eager_full(inputs, dtype=None):
     return attend, leaves
 
 
-def check(name, inputs, attend, leaves, exact):
-    """The largest relative error of a system's output and gradients.
+def is_full(name):
+    """Whether the system of this name attends to the whole source."""
+    return name.startswith(("sdpa", "full attention"))
+
+
+def worst_error(name, inputs, attend, leaves, exact):
+    """(name, relative error) of what is furthest off, the output or a gradient.
 
     `exact` is filled as it is needed: float64 results of the full and of the segmented attention.
+    """
+    full = is_full(name)
+    if full not in exact:
+        exact[full] = results(*eager_full(inputs, torch.float64), inputs.upstream) if full else exact_results(inputs)
+    each = errors(results(attend, leaves, inputs.upstream), exact[full], inputs.upstream)
+    return max(each.items(), key=lambda item: item[1])
+
+
+def check(name, inputs, attend, leaves, exact):
+    """The largest relative error of a system's output and gradients; `exact` as in `worst_error`.
 
     Raises:
         RuntimeError: it does not compute what it must.
     """
     if name == flex_local.NAME:
         return flex_local.check(inputs, attend, leaves, TOLERANCE)
-    kind = "full" if name.startswith(("sdpa", "full attention")) else "segmented"
-    if kind not in exact:
-        full = kind == "full"
-        exact[kind] = results(*eager_full(inputs, torch.float64), inputs.upstream) if full else exact_results(inputs)
-    each = errors(results(attend, leaves, inputs.upstream), exact[kind], inputs.upstream)
-    worst = max(each, key=each.get)
-    if not each[worst] < (TOLERANCE if kind == "segmented" else PEER_TOLERANCE):
-        raise RuntimeError(f"{worst} is off by {each[worst]:.1e}")
-    return each[worst]
+    worst, error = worst_error(name, inputs, attend, leaves, exact)
+    if not error < (PEER_TOLERANCE if is_full(name) else TOLERANCE):
+        raise RuntimeError(f"{worst} is off by {error:.1e}")
+    return error
 
 
 def errors(ours, exact, upstream):

@@ -107,11 +107,9 @@ class Launch:
 
     warps: int
     stages: int
-    registers: int | None = None  # per thread at most, so that more programs share a multiprocessor
 
     def options(self) -> dict:
-        limit = {} if self.registers is None or is_interpreted() else {"maxnreg": self.registers}
-        return {"num_warps": self.warps, "num_stages": self.stages, **limit}
+        return {"num_warps": self.warps, "num_stages": self.stages}
 
 
 SEGMENT_FORWARD = Launch(4, 2)
