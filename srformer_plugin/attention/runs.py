@@ -5,10 +5,12 @@ plan's Python integers only.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from .launches import look
 from .memory import NoMemory, RAFMemory
 from .raf import raf_scan
 from .segments import SegmentPlan, SourceLayout
@@ -55,6 +57,11 @@ class QueryRuns:
     item_count: Tensor
     block: int
     max_items: int
+
+    @cached_property
+    def key(self) -> tuple:
+        """What kernels depend on (`launches.look`)."""
+        return self.block, *(look(x) for x in vars(self).values() if isinstance(x, Tensor))
 
 
 def query_runs(plan: SegmentPlan, layout: SourceLayout) -> QueryRuns:

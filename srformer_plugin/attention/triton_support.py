@@ -1,6 +1,7 @@
 """Whether the fused kernels can run: which Triton, which GPU, which calls."""
 
 import logging
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -43,10 +44,14 @@ def needed_shared_memory(dtype: torch.dtype, head_dim: int) -> int:
     return 99 * 1024 if dtype != torch.float32 and head_dim <= 64 else 227 * 1024
 
 
+@lru_cache  # asking takes a millisecond
+def _shared_memory(index: int) -> int:
+    return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+
+
 def shared_memory(device: torch.device) -> int:
     """Bytes of shared memory that a program can have on a GPU."""
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+    return _shared_memory(torch.cuda.current_device() if device.index is None else device.index)
 
 
 def obstacle(

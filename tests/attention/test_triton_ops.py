@@ -11,6 +11,7 @@ from benchmarks.exactness import by_entry, relative_error, scan_of_firing
 from srformer_plugin.attention import torch_ops, triton_ops, triton_support
 from srformer_plugin.attention.backends import resolve
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
+from srformer_plugin.attention.launches import launches
 from srformer_plugin.attention.memory import NoMemory, RAFMemory
 from srformer_plugin.attention.reference import segmented_recurrent_attention
 from srformer_plugin.attention.runs import query_runs
@@ -282,6 +283,38 @@ def test_the_same_inputs_give_the_same_bits_and_a_second_backward_pass_the_same_
     assert all(torch.equal(a, b) for a, b in zip(*twice))
     with torch.no_grad():  # stores no states
         assert torch.equal(triton_ops.attend_source(*inputs, *case.layout_and_plan(DEVICE), memory)[0], output)
+
+
+def test_hooks_may_lay_saved_tensors_out_anew():
+    """As `torch.autograd.graph.save_on_cpu(pin_memory=True)` does."""
+    case, found = Case([40, 25], 6, 8, gate=True), []
+    for unpack in (lambda x: x, lambda x: x.contiguous() if x.dim() > 1 else x):
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: x, unpack):
+            found.append(case.fused())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@ON_GPU
+def test_calls_that_look_alike_give_what_triton_gives_when_it_looks_at_every_argument():
+    """Other values each time, in the end also at odd addresses, which need kernels of their own."""
+
+    def results(case, odd):
+        inputs, memory = case._leaves(DEVICE, case.dtype, float("nan"))
+        if odd:
+            inputs = [torch.cat([x.flatten()[:1], x.flatten()])[1:].view(x.shape).detach() for x in inputs]
+            inputs = [x.requires_grad_() for x in inputs]
+        output, _ = triton_ops.attend_source(*inputs, *case.layout_and_plan(DEVICE), memory)
+        return case._results(output, inputs, memory)
+
+    cases = [(Case([130, 77], 21, 16, head_dim=32, gate=True, seed=seed), seed > 2) for seed in range(1, 5)]
+    looked_at = []
+    for case in cases:
+        launches.cache_clear()
+        looked_at.append(results(*case))
+    launches.cache_clear()
+    for case, expected in zip(cases, looked_at):
+        found = results(*case)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_the_tables_hold_every_query_once_in_blocks_of_one_state():
