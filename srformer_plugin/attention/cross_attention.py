@@ -187,13 +187,14 @@ class SegmentedCrossAttention(SharedByBeams):
             raise ConfigurationError("a --segment-schedule that looks at the content of queries")
         source_length, batch_size, _ = encoder_states.shape
         layout = context.layout(batch_size, source_length, self.segment_size, encoder_states.device)
-        plan = context.plan(self.schedule, layout, first_position=0, length=length, decoding=True)
+        plan = context.plan(self.schedule, layout, first_position=0, length=length)
         if plan.segments.size(1) > 1 or plan.segments.size(3) > 1 or not plan.state_follows_segment:
             raise ConfigurationError("a --segment-schedule of several segments or of segments that differ by head")
         source = self.backend.open_source(
             self.k_proj(encoder_states), self.v_proj(encoder_states), self.num_heads, layout, plan, self.memory
         )
-        source |= {"segments": plan.segments.squeeze(3), "states": plan.states.squeeze(3)}
+        # a backend that keeps the visited segments alone counts them anew
+        source = {"segments": plan.segments.squeeze(3), "states": plan.states.squeeze(3), **source}
         return {name: tensor for name, tensor in source.items() if tensor is not None}
 
     def _attend_step(self, queries, source, position):

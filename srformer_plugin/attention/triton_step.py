@@ -15,13 +15,15 @@ if unusable() is None:
     from .kernels import step
 
 ROWS = 16  # hypotheses per program: the fewest rows that a matrix product takes
+MOST_VISITED = 0.5  # of a source's segments, to keep only the visited ones
 MAX_TILE = 2**16  # bytes of a segment's keys: what fits in shared memory beside its values and a state
 
 
 def open_source(keys: Tensor, values: Tensor, num_heads: int, layout, plan, memory) -> "dict[str, Tensor | None]":
     """`torch_ops.open_source` for `attend_step` below; its own where kernels do not apply.
 
-    Keys and values stay where they are. States that no position of `plan` reads are zeros.
+    Keys and values stay where they are, or, where the positions of `plan` visit a part of a long source, only those of
+    visited segments are kept. States that no position of `plan` reads are zeros.
     """
     head_dim = keys.size(2) // num_heads
     # queries that ask for nothing, one per position of the plan: the scan stops at the last state they read
@@ -37,13 +39,30 @@ def open_source(keys: Tensor, values: Tensor, num_heads: int, layout, plan, memo
     runs, states = query_runs(plan, layout), None
     if isinstance(memory, RAFMemory):
         states = triton_ops.memory_states(query, keys, values, layout, plan, memory)
-    return {
-        "keys": keys.transpose(0, 1),
-        "values": values.transpose(0, 1),
-        "lengths": runs.lengths,
-        "index": runs.source_index,
-        "memory": states,
-    }
+    source = {"keys": keys.transpose(0, 1), "values": values.transpose(0, 1), "memory": states}
+    if plan.num_states > MOST_VISITED * layout.max_segments:
+        return {**source, "lengths": runs.lengths, "index": runs.source_index}
+    positions, lengths = _visited_slots(layout, plan)
+    rows = torch.arange(positions.size(0), device=keys.device).unsqueeze(1)
+    for name in ("keys", "values"):
+        source[name] = source[name][rows, positions]
+    return {**source, "lengths": lengths, "segments": plan.states.squeeze(3)}
+
+
+def _visited_slots(layout, plan) -> tuple[Tensor, Tensor]:
+    """The source positions (B, R * s) of visited segments, one segment after the other, and how many hold a token (B,).
+
+    Tokens come first: only a source's last segment can have empty slots, and it is visited last.
+    """
+    size, ranks = layout.segment_size, torch.arange(plan.num_states, device=plan.states.device)
+    visited = ranks.expand(plan.states.size(0), -1) if plan.visited is None else plan.visited
+    positions = (visited.unsqueeze(2) * size + torch.arange(size, device=ranks.device)).flatten(1)
+    if layout.source_index is not None:
+        positions = layout.source_index.flatten(1).gather(1, positions)
+    reached = plan.states[:, 0, -1] + 1  # further states repeat some segment
+    is_read = ranks < reached
+    tokens = (layout.lengths.unsqueeze(1) - visited * size).clamp(0, size)
+    return positions, (tokens * is_read).sum(1).to(torch.int32)
 
 
 def attend_step(query: Tensor, source: "dict[str, Tensor]", position: Tensor, memory, segment_size: int) -> Tensor:

@@ -54,6 +54,7 @@ CASES = {
     "no padding": ({}, [24, 24], [0, 0], 4, 5),
     "more segments than positions": ({}, [90, 21], [0, 20], 1, 3),
     "more segments than the schedule's length": ({"expected": 3}, [60, 21], [0, 39], 4, 9),
+    "a partial last segment among few visited ones": ({"expected": 5}, [90, 21, 8, 33], [3, 20, 0, 59], 2, 6),
     "positions beyond the schedule": ({}, [20, 9], [0, 0], 2, 40),
     "more hypotheses than a program takes": ({}, [20, 9], [0, 11], 17, 4),
     "a source without a token": ({}, [0, 20], [0, 0], 2, 4),
@@ -73,6 +74,17 @@ def test_steps_are_those_of_pytorch_operations(name):
         for row, reached in enumerate(source["states"].flatten(1).amax(1) + 1):
             states, others = (x["memory"][row, :, :reached] for x in (source, expected))
             torch.testing.assert_close(states, others, rtol=1e-4, atol=1e-4)
+
+
+def test_of_a_long_source_only_the_segments_that_will_be_visited_are_kept():
+    """90 tokens are 12 segments of 8, of which 3 positions visit 3."""
+    _, source = steps(build("triton"), [90, 21], [0, 20], 1, 3)
+    assert source["keys"].shape[:2] == source["values"].shape[:2] == (2, 3 * 8)
+    assert source["memory"].size(2) == 3
+    _, source = steps(build("triton"), [40, 21], [0, 20], 1, 3)  # of 6 segments 3: more would leave them in place
+    assert source["keys"].shape[:2] == (2, 3 * 8)
+    _, source = steps(build("triton"), [40, 21], [0, 20], 1, 4)
+    assert source["keys"].shape[:2] == (2, 41)
 
 
 def test_half_precision_keeps_the_accuracy_of_pytorch_operations():
