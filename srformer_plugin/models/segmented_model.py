@@ -3,10 +3,11 @@
 import logging
 from dataclasses import asdict
 
+import torch
 import torch.nn.functional as F
 from fairseq import utils
 from fairseq.dataclass.utils import gen_parser_from_dataclass
-from torch import nn
+from torch import Tensor, nn
 
 from ..attention.settings import SegmentSettings
 from ..errors import ConfigurationError
@@ -54,7 +55,14 @@ def keep_gelu_in_the_inputs_dtype(model: nn.Module) -> None:
     stock = utils.get_activation_fn("gelu")
     for module in model.modules():
         if getattr(module, "activation_fn", None) is stock:
-            module.activation_fn = F.gelu
+            module.activation_fn = gelu
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU of what a layer made for it alone: in place where no gradients are wanted, since it is the widest tensor."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return F.gelu(x)
+    return torch.ops.aten.gelu_(x)
 
 
 def mean_target_length(args, task) -> int:

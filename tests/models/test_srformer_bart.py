@@ -65,6 +65,8 @@ def test_gelu_makes_no_float32_copies_and_gives_fairseqs_numbers(build_model):
         outputs = [f(x) for f, x in zip((gelu, stock), inputs)]
         gradients = [torch.autograd.grad(y, x, torch.ones_like(y))[0] for y, x in zip(outputs, inputs)]
         assert torch.equal(*outputs) and torch.equal(*gradients)
+        with torch.no_grad():  # in place
+            assert torch.equal(gelu(inputs[0]), outputs[0]) and torch.equal(inputs[0], outputs[0])
 
 
 @torch.no_grad()
