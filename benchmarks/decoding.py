@@ -31,7 +31,7 @@ SYSTEMS = {
     "full attention, --fast-generate": ("srformer_bart_base", {"cross_attention": "full"}, FastSequenceGenerator),
 }
 LONGEST_BART = 1024  # its checkpoints end there; longer sources are LED's
-CASES = {"cuda": [(32, 1024), (1, 1024), (16, 4096), (4, 16384), (16, 16384)], "cpu": [(8, 1024)]}
+CASES = {"cuda": [(32, 1024), (1, 1024), (16, 4096), (4, 16384), (16, 16384), (64, 16384)], "cpu": [(8, 1024)]}
 
 
 def make_sample(task, batch_size, length, device):

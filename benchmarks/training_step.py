@@ -71,7 +71,7 @@ def make_batch(task, case, device):
     batch_size, targets, source = case
     dictionary, generator = task.source_dictionary, torch.Generator().manual_seed(0)
     tokens = torch.randint(dictionary.nspecial, len(dictionary), (batch_size, source), generator=generator)
-    lengths = torch.linspace(source * 7 // 8, source, batch_size).long()
+    lengths = torch.linspace(source, source * 7 // 8, batch_size).long()  # a batch is as wide as its longest
     index = torch.arange(source)
     tokens[index == lengths.unsqueeze(1) - 1] = dictionary.eos()
     tokens[index >= lengths.unsqueeze(1)] = dictionary.pad()
