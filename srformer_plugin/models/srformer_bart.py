@@ -10,6 +10,7 @@ from fairseq.models.transformer import TransformerConfig
 
 from ..errors import ConfigurationError
 from ..hub import SRformerBARTHubInterface, load
+from .encoder_attention import attend_within_sentences
 from .segmented_decoder import SegmentedDecoder
 from .segmented_model import SegmentedModel
 
@@ -35,6 +36,12 @@ class SRformerBARTModel(SegmentedModel, BARTModel):
                     f"--{side}-attention-heads {heads} does not divide --{side}-embed-dim {width}"
                 )
         return super().build_model(args, task)
+
+    @classmethod
+    def build_encoder(cls, args, src_dict, embed_tokens):
+        encoder = super().build_encoder(args, src_dict, embed_tokens)
+        attend_within_sentences(encoder)
+        return encoder
 
     @classmethod
     def build_decoder(cls, args, tgt_dict, embed_tokens):

@@ -1,0 +1,191 @@
+"""The encoder's self-attention on long, padded sources: each sentence attends to its own tokens, without a mask.
+
+A mask that only hides padding makes PyTorch's fused kernels slower than no mask at all, and they compute the padding as
+well. A sentence's tokens are one run of the padded row, a slice, and a slice needs no mask.
+"""
+
+from contextlib import contextmanager
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from fairseq.modules import MultiheadAttention
+from torch import Tensor, nn
+
+LONG_SOURCE = 4096  # padded length from which on the mask costs more than a call per sentence
+
+
+class Run(NamedTuple):
+    """Neighbouring rows of a batch with their tokens in the same places: tokens start ... start + length - 1."""
+
+    rows: int
+    start: int
+    length: int
+
+
+def attend_within_sentences(encoder: nn.Module) -> None:
+    """Give every stock self-attention of `encoder` the class `SentenceAttention`.
+
+    After the modules were built: what wraps a layer (checkpointing, FSDP, layer drop), the parameters, their names
+    and the name that `--retain-dropout-modules` knows the dropout by stay as fairseq made them.
+    """
+    for module in encoder.modules():
+        if type(module) is MultiheadAttention and module.self_attention:
+            module.__class__ = SentenceAttention
+
+
+class SentenceAttention(MultiheadAttention):
+    """fairseq's self-attention, computed sentence by sentence where a source is long and padded.
+
+    At real positions it is what fairseq computes. At padded ones, which nothing reads, the output projection gets
+    zeros.
+    """
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None,
+        value: Tensor | None,
+        key_padding_mask: Tensor | None = None,
+        incremental_state=None,
+        need_weights: bool = True,
+        static_kv: bool = False,
+        attn_mask: Tensor | None = None,
+        before_softmax: bool = False,
+        need_head_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As in `MultiheadAttention.forward`: (N, B, C), and attention weights if they are asked for."""
+        runs = None
+        if (
+            key_padding_mask is not None
+            and query.size(0) >= LONG_SOURCE
+            and key is query
+            and value is query
+            and incremental_state is None
+            and attn_mask is None
+            and not (need_weights or static_kv or before_softmax or need_head_weights)
+            and self._is_plain()
+            and _host_may_read(query)
+        ):
+            runs = _memo.runs(key_padding_mask)
+        if runs is not None:
+            return self._attend(query, runs), None
+        return super().forward(
+            query, key, value, key_padding_mask, incremental_state,
+            need_weights, static_kv, attn_mask, before_softmax, need_head_weights,
+        )  # fmt: skip
+
+    def _is_plain(self) -> bool:
+        """Whether no option of fairseq's changes the attention."""
+        added = self.bias_k is not None or self.add_zero_attn
+        return not (added or self.use_xformers or self.onnx_trace or self.skip_embed_dim_check)
+
+    def _attend(self, states: Tensor, runs: "list[Run]") -> Tensor:
+        """(N, B, C) -> (N, B, C)."""
+        projected = [F.linear(states, p.weight, p.bias) for p in (self.q_proj, self.k_proj, self.v_proj)]
+        dropping = self.training or self.dropout_module.apply_during_inference
+        dropout = self.dropout_module.p if dropping else 0.0
+        outputs = []
+        for run, *qkv in zip(runs, *(_TakeRuns.apply(runs, x) for x in projected)):
+            heads = [x.unflatten(2, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3) for x in qkv]
+            with _cudnn_only_if(run.length == states.size(0)):
+                output = F.scaled_dot_product_attention(*heads, dropout_p=dropout)
+            outputs.append(output.permute(2, 0, 1, 3).flatten(2))
+        return self.out_proj(_PlaceRuns.apply(runs, states.size(0), *outputs))
+
+
+def _host_may_read(x: Tensor) -> bool:
+    """Whether Python may look at what the device computed and choose by it."""
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return False
+    return x.device.type == "cpu" or (x.is_cuda and not torch.cuda.is_current_stream_capturing())
+
+
+@contextmanager
+def _cudnn_only_if(wanted: bool):
+    """Keep PyTorch from choosing cuDNN's attention, unless `wanted`.
+
+    cuDNN's is the fastest on an H100, but it prepares a plan for every shape that it has not seen, 90 ms forward and 90
+    ms backward. Padded lengths come again, above all that to which sources are cut; the lengths of sentences hardly.
+    """
+    enabled = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(enabled and wanted)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(enabled)
+
+
+class _TakeRuns(torch.autograd.Function):
+    """The tokens of every run, (length, rows, C), as views of (N, B, C).
+
+    Its backward pass fills one tensor. Slices that autograd knows of would make a padded gradient for each.
+    """
+
+    @staticmethod
+    def forward(ctx, runs, x):
+        ctx.runs, ctx.length = runs, x.size(0)
+        return tuple(_slices(runs, x))
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        return None, _PlaceRuns.apply(ctx.runs, ctx.length, *gradients)
+
+
+class _PlaceRuns(torch.autograd.Function):
+    """The inverse of `_TakeRuns`: (N, B, C), zero at padding."""
+
+    @staticmethod
+    def forward(ctx, runs, length, *parts):
+        ctx.runs = runs
+        x = parts[0].new_zeros(length, sum(run.rows for run in runs), parts[0].size(2))
+        for place, part in zip(_slices(runs, x), parts):
+            place.copy_(part)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None, None, *_TakeRuns.apply(ctx.runs, gradient)
+
+
+def _slices(runs, x):
+    rows = x.split([run.rows for run in runs], dim=1)
+    return [part.narrow(0, run.start, run.length) for run, part in zip(runs, rows)]
+
+
+class _Memo:
+    """The runs of the last mask, so that the layers of an encoder share one copy from the device to the host.
+
+    It keeps that mask: no other tensor can then lie in the same place. A recomputing layer (activation checkpointing)
+    comes with another tensor over the same memory, which counts as the same mask.
+    """
+
+    def __init__(self):
+        self._last = None
+
+    def runs(self, mask: Tensor) -> "list[Run] | None":
+        """Runs of a padding mask (B, N), True or 1 at padding; None: a row has no tokens, or padding between them."""
+        if mask.is_inference():  # has no version
+            return _read_runs(mask)
+        last = self._last
+        if last is None or last[0] != _identity(mask):
+            last = self._last = (_identity(mask), _read_runs(mask), mask)
+        return last[1]
+
+
+_memo = _Memo()
+
+
+def _identity(mask):
+    return mask.device, mask.data_ptr(), mask.shape, mask.stride(), mask.dtype, mask._version
+
+
+def _read_runs(mask):
+    """See `_Memo.runs`. One copy to the host."""
+    tokens = ~mask.bool()
+    before, behind = (x.byte().argmax(dim=1) for x in (tokens, tokens.flip(1)))
+    extents = torch.stack((before, behind, tokens.sum(dim=1)), dim=1).tolist()
+    if any(count == 0 or before + count + behind != mask.size(1) for before, behind, count in extents):
+        return None
+    return [Run(len(list(rows)), start, length) for (start, _, length), rows in groupby(extents)]
