@@ -206,14 +206,18 @@ def test_dropout_is_on_in_training_only_unless_retained():
     assert differs()
 
 
-def test_half_of_the_weights_are_dropped_and_the_rest_doubled():
-    mask = mask_of([(2, 5), (0, 7)], 7)
-    stock, ours = pair(dropout=0.5)
-    states, rows = states_for(mask), 4000
-    many = states[:, :1].expand(-1, rows, -1)
-    mean = attend(ours, many, mask[:1].expand(rows, -1)).mean(dim=1)
-    expected = attend(stock.eval(), states, mask)[:, 0]
-    torch.testing.assert_close(mean[2:], expected[2:], atol=0.15, rtol=0)
+def test_dropout_drops_its_share_of_the_weights_and_scales_up_the_others():
+    mask = mask_of([(1, 1)], 2).expand(4000, -1)  # a sentence of one token: its weight is 1
+    _, ours = pair(dropout=0.25)
+    with torch.no_grad():
+        ours.out_proj.weight.copy_(torch.eye(WIDTH))
+        ours.out_proj.bias.zero_()
+    states = states_for(mask)
+    values = ours.v_proj(states)[1].unflatten(1, (HEADS, -1))
+    scales = attend(ours, states, mask)[1].unflatten(1, (HEADS, -1)) / values
+    dropped = scales[..., 0] == 0
+    torch.testing.assert_close(scales, torch.where(dropped, 0.0, 1 / 0.75).double()[..., None].expand_as(scales))
+    assert dropped.double().mean().item() == pytest.approx(0.25, abs=0.02)
 
 
 class LargeAllocations(TorchDispatchMode):
