@@ -106,8 +106,9 @@ def _host_may_read(x: Tensor) -> bool:
 def _cudnn_only_if(wanted: bool):
     """Keep PyTorch from choosing cuDNN's attention, unless `wanted`.
 
-    cuDNN's is the fastest on an H100, but it prepares a plan for every shape that it has not seen: 90 ms forward and 90 ms
-    backward, with torch 2.11. Padded lengths come again, above all that to which sources are cut; sentences' hardly do.
+    cuDNN's is the fastest on an H100, but it prepares a plan for every shape that it has not seen: 90 ms forward and
+    90 ms backward, with torch 2.11. Padded lengths come again, above all that to which sources are cut; those of
+    sentences hardly do.
     """
     enabled = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(enabled and wanted)
