@@ -1,7 +1,7 @@
 """SRformer for fairseq: what ``--user-dir`` points at.
 
 Importing this package mends what stock fairseq gets wrong on today's Python, PyTorch and NumPy
-(:mod:`srformer_plugin.compat`) and registers models, scorer and task, and does nothing else.
+(:mod:`srformer_plugin.compat`) and registers models, optimizer, scorer and task, and does nothing else.
 """
 
 from . import compat
@@ -11,5 +11,6 @@ __version__ = "0.1.0"  # setup.py reads this line without importing the package
 compat.apply()
 
 from .models import srformer_bart, srformer_t5  # noqa: E402, F401 (register; after the mends, which they rely on)
+from .optim import fused_adam  # noqa: E402, F401 (registers --optimizer fused_adam)
 from .scoring import fairseq_scorer  # noqa: E402, F401 (registers --scoring rouge)
 from .tasks import summarization  # noqa: E402, F401 (registers --task summarization)
