@@ -8,7 +8,6 @@ go.
 import argparse
 import builtins
 import collections
-import logging
 import os
 import pickle
 import socket
@@ -32,7 +31,6 @@ from fairseq.logging import meters
 from fairseq.modules import MultiheadAttention, dynamic_crf_layer, transformer_layer
 from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.trainer import Trainer
-from fairseq_cli import train as fairseq_train
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,18 +57,9 @@ def train_arguments(corpus, save_dir, *more):
 
 
 @pytest.fixture
-def train_here(tiny_corpus, tmp_path, monkeypatch, caplog):
-    """Run fairseq-train in this process, which spares 5 seconds of imports; returns what it logged."""
-
-    def train(*more):
-        argv = ["fairseq-train", *train_arguments(tiny_corpus, tmp_path, *more)]
-        monkeypatch.setattr(sys, "argv", argv)
-        caplog.clear()
-        with caplog.at_level(logging.INFO):
-            fairseq_train.cli_main()
-        return caplog.text
-
-    return train
+def train_here(tiny_corpus, tmp_path, train_in_process):
+    """:func:`train_in_process` with the arguments of :func:`train_arguments` and more."""
+    return lambda *more: train_in_process(*train_arguments(tiny_corpus, tmp_path, *more))
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,8 @@ The corpus is docstrings of the standard library, 40 + 9 + 11 of them: enough fo
 
 import argparse
 import itertools
-import logging
 import math
 import re
-import sys
 import sysconfig
 from pathlib import Path
 
@@ -16,7 +14,6 @@ import pytest
 import torch
 from conftest import USER_DIR, make_corpus
 from fairseq import checkpoint_utils
-from fairseq_cli import train as fairseq_train
 
 from data_prep.docstring_corpus import DEFAULT_LIMITS, deduplicate, read_file, source_files
 from srformer_plugin.errors import ConfigurationError
@@ -52,17 +49,9 @@ def train_arguments(corpus, save_dir, *more):
 
 
 @pytest.fixture
-def train_here(docstrings, monkeypatch, caplog):
-    """fairseq-train in this process, which spares seconds of imports; returns what it logged."""
-
-    def train(save_dir, *more):
-        monkeypatch.setattr(sys, "argv", ["fairseq-train", *train_arguments(docstrings, save_dir, *more)])
-        caplog.clear()
-        with caplog.at_level(logging.INFO):
-            fairseq_train.cli_main()
-        return caplog.text
-
-    return train
+def train_here(docstrings, train_in_process):
+    """:func:`train_in_process` with the arguments of :func:`train_arguments` and more."""
+    return lambda save_dir, *more: train_in_process(*train_arguments(docstrings, save_dir, *more))
 
 
 def losses(log):
