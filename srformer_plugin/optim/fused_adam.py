@@ -76,7 +76,7 @@ class FusedAdam(FairseqAdam):
     4 bytes a parameter.
 
     A checkpoint can be continued by `adam` and its by this with `--bf16` and `--fp16`. In float32 fairseq compares the
-    optimizers' names and asks for `--reset-optimizer`. `--optimizer-overrides` has the last word, as always.
+    optimizers' names and asks for `--reset-optimizer`, which begins the schedule anew.
 
     Args:
         cfg: the options, of type ``FairseqAdamConfig``
