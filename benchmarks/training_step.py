@@ -4,10 +4,11 @@
 
 bart_base's sizes, random weights of one seed, dropout 0.1; random batches of B sources between 7/8 N and N tokens,
 padded on the right, and B targets of T tokens. A step is forward, label-smoothed loss (0.1), backward, clipping and
-Adam. fairseq's models are trained as its --bf16 does it: weights in bfloat16, a copy of them in float32 for its Adam.
-transformers' are trained as its Trainer's bf16 does it: weights in float32, autocast to bfloat16, PyTorch's fused
-AdamW. "wall" is the median of the steps by the clock, "device" (--profile) what the device is busy with in one: where a
-step waits for the processor's launches they differ. The peak is that of a step and holds weights and optimizer states.
+Adam. fairseq's models are trained as its --bf16 does it: weights in bfloat16, a copy of them in float32 for its Adam,
+or for this package's where a system's name says fused_adam: stock and ours have a line with either. transformers' are
+trained as its Trainer's bf16 does it: weights in float32, autocast to bfloat16, PyTorch's fused AdamW. "wall" is the
+median of the steps by the clock, "device" (--profile) what the device is busy with in one: where a step waits for the
+processor's launches they differ. The peak is that of a step and holds weights and optimizer states.
 
 Before a case is timed: losses are finite; with equal weights full cross-attention has stock BART's loss, and the
 implementations of the segmented attention have one another's. A model that fails is not timed. Without a GPU the
@@ -18,7 +19,7 @@ import argparse
 import math
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ from benchmarks.rows import Results, add_options, provenance, sizes, this_device
 
 CASES = [(16, 128, 1024), (4, 256, 4096), (1, 512, 16384)]  # B, T, N
 PEER = "bart_base"
+OUR_OPTIMIZER = "fused_adam"
 SMOOTHING, CLIP = 0.1, 0.1
 # Relative, of losses and of logits in bfloat16. Segmented attention is 0.08 away from full, an SRformer 0.15.
 LOSS_TOLERANCE, LOGITS_TOLERANCE = 2e-3, 4e-2
@@ -42,24 +44,31 @@ LOSS_TOLERANCE, LOGITS_TOLERANCE = 2e-3, 4e-2
 
 @dataclass
 class System:
-    """A line of the table: an architecture of fairseq's or transformers', and the system it must agree with."""
+    """A line of the table: an architecture of fairseq's or transformers', and the system it must agree with.
+
+    `optimizer` is the name of fairseq's; transformers' have their own.
+    """
 
     arch: str
     settings: dict = field(default_factory=dict)
     same_as: str | None = None
+    optimizer: str = "adam"
 
 
 def systems(backends, with_transformers, source):
     """name -> `System`, the peer of all others first."""
     chosen = {
         PEER: System("bart_base"),
+        f"{PEER}, {OUR_OPTIMIZER}": System("bart_base", same_as=PEER, optimizer=OUR_OPTIMIZER),
         "full attention": System("srformer_bart_base", {"cross_attention": "full"}, PEER),
     }
     for cross_attention, name in (("segmented", "segmented"), ("srformer", "srformer_bart_base")):
         for backend in backends:
             settings = {"cross_attention": cross_attention, "attention_backend": backend}
             other = f"{name}, {backends[0]}" if backend != backends[0] else None
-            chosen[f"{name}, {backend}"] = System("srformer_bart_base", settings, other)
+            last = f"{name}, {backend}"
+            chosen[last] = System("srformer_bart_base", settings, other)
+    chosen[f"{last}, {OUR_OPTIMIZER}"] = replace(chosen[last], same_as=last, optimizer=OUR_OPTIMIZER)
     if with_transformers:
         kinds = ["bart"] if source <= 1024 else ["bart", "led"]
         chosen.update({HUGGING_FACE[kind]: System(kind) for kind in kinds})
@@ -89,13 +98,14 @@ class FairseqStep:
         _, targets, source = case
         model = build(task, system.arch, max(source, 1024), system.settings, targets)
         self.model = model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
+        self.optimizer_name = system.optimizer
         self.criterion = LabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=SMOOTHING)
 
     def prepare(self):
         """Make the optimizer, after the checks."""
         config = FairseqConfig()
         config.optimizer = FairseqAdamConfig(adam_betas="(0.9, 0.999)", weight_decay=0.01, lr=[1e-5])
-        config.optimizer._name = "adam"
+        config.optimizer._name = self.optimizer_name
         config = OmegaConf.structured(config)
         config.common.bf16 = True
         parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -236,7 +246,7 @@ class Case:
     """One batch shape: its systems, their checks, and the rows made of them."""
 
     def __init__(self, shape, task, options, device, results):
-        self.shape, self.task, self.options, self.device, self.results = sizes, task, options, device, results
+        self.shape, self.task, self.options, self.device, self.results = shape, task, options, device, results
         self.batch, self.checked, self.stock = make_batch(task, shape, device), {}, {}
         self.systems = systems(options.attention_backend, not options.no_transformers, shape[2])
         self.timed = {}  # name -> what its row says beside the time
@@ -247,7 +257,7 @@ class Case:
         case["precision"] = "bf16" if self.device == "cuda" else "fp32"
         row = self.results.add(case, PEER, ms, self.stock[kind], "ms/step", not_timed=failure, **more)
         shown = f"not timed: {failure}" if failure else f"{ms:8.1f} ms/step  ratio {row['ratio']}"
-        print("{:3} x {:4} x {:6} ".format(*self.shape) + f"{name:34} {kind:6} {shown}", flush=True)
+        print("{:3} x {:4} x {:6} ".format(*self.shape) + f"{name:38} {kind:6} {shown}", flush=True)
 
     def _timing(self, name):
         kind = TransformersStep if name in HUGGING_FACE.values() else FairseqStep

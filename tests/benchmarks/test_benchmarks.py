@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from fairseq.optim.adam import FairseqAdam
 
 from benchmarks import attention_core, flex_local, plots, random_models, scaling, training_step
 from benchmarks.attention_core import Inputs
@@ -14,6 +15,7 @@ from benchmarks.ranges import mark, ranged, shares
 from benchmarks.readme_tables import ROOT, TABLES, render
 from benchmarks.rows import Results, provenance, sizes
 from benchmarks.training_step import FairseqStep, System, check, make_batch
+from srformer_plugin.optim.fused_adam import FusedAdam
 
 RESULTS = ROOT / "benchmarks" / "results"
 CASE = (2, 8, 40)
@@ -94,9 +96,10 @@ def test_batches_are_padded_on_the_right():
     assert (batch["net_input"]["prev_output_tokens"][:, 0] == task.source_dictionary.eos()).all()
 
 
-def open_step(settings):
+def open_step(settings, optimizer="adam"):
     task = random_models.StubTask(50)
-    return FairseqStep(task, System("srformer_bart_tiny", settings), CASE, "cpu"), make_batch(task, CASE, "cpu")
+    system = System("srformer_bart_tiny", settings, optimizer=optimizer)
+    return FairseqStep(task, system, CASE, "cpu"), make_batch(task, CASE, "cpu")
 
 
 def with_another_weight(step):
@@ -130,13 +133,41 @@ def test_a_loss_that_is_not_finite_is_refused():
         check("nan", System(""), step, batch, {})
 
 
-def test_a_step_changes_weights_and_takes_time():
-    step, batch = open_step({})
+@pytest.mark.parametrize(("optimizer", "kind"), [("adam", FairseqAdam), ("fused_adam", FusedAdam)])
+def test_a_step_changes_weights_and_takes_time(optimizer, kind):
+    step, batch = open_step({}, optimizer)
     step.prepare()
+    assert type(step.optimizer) is kind
     before = [p.clone() for p in step.model.parameters()]
     ms, passes, peak = training_step.measure(step, batch, "cpu", 2, 1)
     assert 0 < passes < ms and peak is None
     assert any(not torch.equal(a, b) for a, b in zip(before, step.model.parameters()))
+
+
+def test_stock_and_the_last_srformer_have_a_line_with_our_optimizer():
+    chosen = training_step.systems(["torch", "triton"], with_transformers=False, source=1024)
+    assert next(iter(chosen)) == training_step.PEER
+    fused = {name: system for name, system in chosen.items() if system.optimizer == "fused_adam"}
+    assert fused.keys() == {"bart_base, fused_adam", "srformer_bart_base, triton, fused_adam"}
+    for name, system in fused.items():
+        other = chosen[name.removesuffix(", fused_adam")]
+        assert (system.arch, system.settings, other.optimizer) == (other.arch, other.settings, "adam")
+    assert all(system.same_as is None or system.same_as in chosen for system in chosen.values())
+
+
+def test_training_step_measures_checked_systems_on_a_cpu(tmp_path, monkeypatch):
+    tiny = {training_step.PEER: System("srformer_bart_tiny", FULL)}
+    tiny["ours"] = System("srformer_bart_tiny", FULL, same_as=training_step.PEER, optimizer="fused_adam")
+    monkeypatch.setattr(training_step, "systems", lambda *_: tiny)
+    path = tmp_path / "training_step.json"
+    command = ["training_step", "--cases", "2x8x40", "--quick", "--profile", "--words", "50", "--no-transformers"]
+    monkeypatch.setattr(sys, "argv", [*command, "--commit", "0" * 40, "--json", str(path)])
+    training_step.main()
+    rows = json.loads(path.read_text())
+    found = [(row["case"]["system"], row["case"]["time"]) for row in rows]
+    assert found == [(name, kind) for kind in ("wall", "device") for name in tiny]
+    assert all(row["not_timed"] is None and row["ours"] > 0 and row["ratio"] > 0 for row in rows)
+    assert "| 2 x 8 x 40 | ours | device |" in TABLES["training_step"](rows)
 
 
 def test_ranges_leave_gradients_as_they_are_and_are_all_reported():
@@ -233,6 +264,20 @@ def test_the_summary_shows_losses_too(tmp_path):
     text = render("<!-- results: summary -->\n<!-- end -->", tmp_path)
     assert "| 30 tokens/s | 10, stock | 3.00 |" in text
     assert "| the same, 2 x 8 | 30 tokens/s | 40, full attention, --fast-generate | 0.75 |" in text
+
+
+def test_the_summary_compares_steps_of_equal_optimizers(tmp_path):
+    results = Results(tmp_path / "training_step.json", "training_step", HERE)
+    times = {"bart_base": 8.0, "bart_base, fused_adam": 5.0, "full attention": 7.0, "srformer_bart_base, torch": 6.0}
+    times |= {"srformer_bart_base, triton": 4.0, "srformer_bart_base, triton, fused_adam": 2.0}
+    for system, ms in times.items():
+        case = {"batch": 1, "targets": 2, "source": 3, "system": system, "time": "wall"}
+        results.add(case, "bart_base", ms, 8.0, "ms/step")
+    text = render("<!-- results: summary -->\n<!-- end -->", tmp_path)
+    assert "| training step, 1 x 2 x 3 (triton) | 4 ms/step | 8, bart_base | 2.00 |" in text
+    assert "| the same, 1 x 2 x 3 | 4 ms/step | 7, full attention of this package | 1.75 |" in text
+    assert "| training step, 1 x 2 x 3 (triton, fused_adam) | 2 ms/step | 8, bart_base | 4.00 |" in text
+    assert "| the same, 1 x 2 x 3 | 2 ms/step | 5, bart_base, fused_adam | 2.50 |" in text
 
 
 @pytest.mark.parametrize("text", ["4", "4x5x6", "fourx5", "0x5", "x"])
