@@ -131,8 +131,8 @@ train() {
   run "${command[@]}" "$DATA/data" --user-dir srformer_plugin --task summarization "${model[@]}" \
     --max-source-positions "${OPT[max-source]}" --dropout "${OPT[dropout]}" --attention-dropout "${OPT[dropout]}" \
     --criterion label_smoothed_cross_entropy --label-smoothing "${OPT[label-smoothing]}" \
-    --optimizer adam --adam-betas '(0.9, 0.999)' --adam-eps 1e-08 --weight-decay 0.01 --clip-norm "${OPT[clip-norm]}" \
-    --lr "${OPT[lr]}" --lr-scheduler polynomial_decay --warmup-updates "${OPT[warmup-updates]}" \
+    --optimizer fused_adam --adam-betas '(0.9, 0.999)' --adam-eps 1e-08 --weight-decay 0.01 --lr "${OPT[lr]}" \
+    --clip-norm "${OPT[clip-norm]}" --lr-scheduler polynomial_decay --warmup-updates "${OPT[warmup-updates]}" \
     --total-num-update "$UPDATES" --max-update "$UPDATES" --required-batch-size-multiple 1 "${HOW[@]}" \
     --eval-rouge --eval-rouge-args "{\"beam\": 1, \"max_len_b\": ${OPT[max-target]}}" "${TEXT_FLAGS[@]}" \
     --best-checkpoint-metric rouge1 --maximize-best-checkpoint-metric --no-epoch-checkpoints \

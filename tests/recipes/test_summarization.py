@@ -300,6 +300,7 @@ def test_a_dry_run_prints_every_command_and_writes_nothing(name, tmp_path):
     train, generate = the("fairseq-train", found), the("fairseq-generate", found)
     assert value(train, "--lr") == "5e-5"
     assert value(train, "--max-source-positions") == "1024"
+    assert value(train, "--optimizer") == "fused_adam"
     assert value(train, "--adam-betas") == "(0.9, 0.999)"
     assert value(train, "--best-checkpoint-metric") == "rouge1"
     assert value(train, "--finetune-from-model") == str(tmp_path / "pretrained/bart.base/model.pt")
