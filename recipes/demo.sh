@@ -37,7 +37,7 @@ OPTIMIZER_FLAGS=(
 case ${MODEL:=bart} in
   bart)
     MODEL_FLAGS=(--arch srformer_bart --encoder-normalize-before --decoder-normalize-before)
-    OPTIMIZER_FLAGS+=(--optimizer adam --adam-betas '(0.9, 0.98)' --lr 1.5e-3 --weight-decay 0.01 --clip-norm 1.0)
+    OPTIMIZER_FLAGS+=(--optimizer fused_adam --adam-betas '(0.9, 0.98)' --lr 1.5e-3 --weight-decay 0.01 --clip-norm 1.0)
     ;;
   t5) # its embeddings are N(0, 1): only steps that are relative to a weight's size, T5's own, move them in time
     MODEL_FLAGS=(--arch srformer_t5 --activation-dropout 0)
