@@ -91,9 +91,10 @@ def test_batches_are_padded_on_the_right():
     task = random_models.StubTask(50)
     batch = make_batch(task, (4, 8, 64), "cpu")
     padding = batch["net_input"]["src_tokens"].eq(task.source_dictionary.pad())
-    assert padding.sum(1).tolist() == (64 - batch["net_input"]["src_lengths"]).tolist() == [8, 6, 3, 0]
+    assert padding.sum(1).tolist() == (64 - batch["net_input"]["src_lengths"]).tolist() == [0, 3, 6, 8]
     assert not (padding[:, :-1] & ~padding[:, 1:]).any()
     assert (batch["net_input"]["prev_output_tokens"][:, 0] == task.source_dictionary.eos()).all()
+    assert make_batch(task, (1, 8, 64), "cpu")["net_input"]["src_lengths"].tolist() == [64]
 
 
 def open_step(settings, optimizer="adam"):
