@@ -92,7 +92,9 @@ class SentenceAttention(MultiheadAttention):
             with _cudnn_only_if(run.length == states.size(0)):
                 output = F.scaled_dot_product_attention(*heads, dropout_p=dropout)
             outputs.append(output.permute(2, 0, 1, 3).flatten(2))
-        return self.out_proj(_PlaceRuns.apply(runs, states.size(0), *outputs))
+        placed = _PlaceRuns.apply(runs, states.size(0), *outputs)
+        # the weights and not the modules, as fairseq takes them: hooks such as quantization noise's do not run
+        return F.linear(placed, self.out_proj.weight, self.out_proj.bias)
 
 
 def _host_may_read(x: Tensor) -> bool:
@@ -159,7 +161,8 @@ class _Memo:
     """The runs of the last mask, so that the layers of an encoder share one copy from the device to the host.
 
     It keeps that mask: no other tensor can then lie in the same place. A recomputing layer (activation checkpointing)
-    comes with another tensor over the same memory, which counts as the same mask.
+    comes with another tensor over the same memory, which counts as the same mask. What is written into a mask past
+    autograd (`mask.data`, `mask.numpy()`) goes unnoticed; fairseq's encoder makes its mask anew in every pass.
     """
 
     def __init__(self):

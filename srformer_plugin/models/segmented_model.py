@@ -59,7 +59,10 @@ def keep_gelu_in_the_inputs_dtype(model: nn.Module) -> None:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU of what a layer made for it alone: in place where no gradients are wanted, since it is the widest tensor."""
+    """GELU of what a layer made for it alone: in place where no gradients go through, since it is the widest tensor.
+
+    Without gradients a hook that keeps the output of `fc1` finds the GELU's in it.
+    """
     if torch.is_grad_enabled() and x.requires_grad:
         return F.gelu(x)
     return torch.ops.aten.gelu_(x)

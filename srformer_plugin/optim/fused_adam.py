@@ -1,6 +1,6 @@
 """`--optimizer fused_adam`: fairseq's Adam with PyTorch's kernel that updates all parameters at once.
 
-Without apex `--optimizer adam` is a loop over the parameters (``optim/adam.py:169``), with about ten launches for each;
+Without apex `--optimizer adam` is a loop over the parameters (``optim/adam.py:169``), with some ten launches for each;
 `--clip-norm` takes a norm of each in another loop (``utils.py:383``), and `--bf16` and `--fp16` set every gradient of
 the float32 copy to zero in a third (``optim/fp16_optimizer.py:212``). Line numbers: ve-fairseq 0.12.3.
 """

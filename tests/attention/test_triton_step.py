@@ -54,6 +54,7 @@ CASES = {
     "no padding": ({}, [24, 24], [0, 0], 4, 5),
     "more segments than positions": ({}, [90, 21], [0, 20], 1, 3),
     "more segments than the schedule's length": ({"expected": 3}, [60, 21], [0, 39], 4, 9),
+    "a long schedule of which few positions are read": ({"expected": 40}, [90, 50], [3, 43], 2, 3),
     "a partial last segment among few visited ones": ({"expected": 5}, [90, 21, 8, 33], [3, 20, 0, 59], 2, 6),
     "positions beyond the schedule": ({}, [20, 9], [0, 0], 2, 40),
     "more hypotheses than a program takes": ({}, [20, 9], [0, 11], 17, 4),

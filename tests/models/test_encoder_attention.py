@@ -193,6 +193,18 @@ def test_fairseqs_options_keep_fairseqs_computation():
         assert torch.equal(attend(ours, states, mask), attend(stock, states, mask))
 
 
+def test_quantization_noise_leaves_the_weights_alone_as_in_fairseqs():
+    torch.manual_seed(1)
+    stock = MultiheadAttention(WIDTH, HEADS, self_attention=True, q_noise=0.5, qn_block_size=4).double().train()
+    ours = copy.deepcopy(stock)
+    attend_within_sentences(ours)
+    mask = mask_of([(2, 5), (0, 6)], 7)
+    states = states_for(mask)
+    outputs = [attend(module, states, mask)[~mask.T] for module in (ours, stock)]
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-13)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), stock.parameters()))
+
+
 def test_dropout_is_on_in_training_only_unless_retained():
     mask = mask_of([(2, 5), (0, 7)], 7)
     _, ours = pair(dropout=0.5)
