@@ -17,7 +17,7 @@ if unusable() is None:
     from .kernels import backward, forward
 
 
-def _arithmetic(dtype: torch.dtype) -> dict:
+def arithmetic_of(dtype: torch.dtype) -> dict:
     """The constexprs of kernels/common.py."""
     if is_interpreted():  # its products of bfloat16 are wrong
         return {"DOT": _tl(torch.float32), "LOW": _tl(torch.float32), "PREC": "ieee", "EXACT": "ieee"}
@@ -44,15 +44,15 @@ SCAN_FORWARD = Launch(4, 7)  # stages: steps whose loads are under way
 SCAN_BACKWARD = Launch(4, 3)
 SCAN_ROWS = 16  # of a state, per program of the backward scan
 SCAN_COLUMNS = 32  # and of the forward scan
-# Programs that a launch should have at least, and segments of one program at most: a program of many segments has few
-# partial sums to write.
-MIN_PROGRAMS = {"forward": 1024, "backward": 1024}
-MAX_PER_PROGRAM = {"forward": 8, "backward": 8}
+# Programs that a launch of a segment kernel should have at least, and segments of one program at most: a program of
+# many segments has few partial sums to write.
+MIN_PROGRAMS = 1024
+MAX_PER_PROGRAM = 8
 
 
-def _chunking(kernel: str, batch_heads: int, max_segments: int) -> tuple[int, int]:
+def _chunking(batch_heads: int, max_segments: int) -> tuple[int, int]:
     """Segments per program and programs per head."""
-    per = max(1, min(MAX_PER_PROGRAM[kernel], batch_heads * max_segments // MIN_PROGRAMS[kernel]))
+    per = max(1, min(MAX_PER_PROGRAM, batch_heads * max_segments // MIN_PROGRAMS))
     return per, -(-max_segments // per)
 
 
@@ -72,7 +72,7 @@ class Call:
 
     @cached_property
     def arithmetic(self) -> dict:
-        return _arithmetic(self.query.dtype)
+        return arithmetic_of(self.query.dtype)
 
     def like_output(self) -> Tensor:
         """(B, H, Q, D) with positions outermost in memory: joining the heads then copies nothing."""
@@ -132,7 +132,7 @@ class Call:
         """The output, and what the backward pass needs. The states go to `excess`, if there is one."""
         launch = launches((self.key, excess is not None and excess.dtype)).launch
         size, states, head_dim = self.batch_heads, self.num_states, self.head_dim
-        per, chunks = _chunking("forward", size, self.max_segments)
+        per, chunks = _chunking(size, self.max_segments)
         local, lse = self.like_output(), self.float32(size, self.num_queries)
         has_memory = self.weight is not None
         products = sums = squares = None
@@ -187,7 +187,7 @@ class Call:
         """Gradients of query, keys, values, weight, leak, threshold and gate."""
         launch = launches((self.key, look(upstream))).launch
         local, lse, *memory = saved
-        per, chunks = _chunking("backward", self.batch_heads, self.max_segments)
+        per, chunks = _chunking(self.batch_heads, self.max_segments)
         size, head_dim, blocks = self.batch_heads, self.head_dim, self.head_dim // SCAN_ROWS
         has_memory = self.weight is not None
         dq = self.like_output()

@@ -6,11 +6,11 @@ from torch import Tensor
 from . import torch_ops, triton_ops
 from .memory import RAFMemory
 from .runs import query_runs
-from .triton_support import is_interpreted, obstacle, tell, unusable
+from .triton_call import arithmetic_of
+from .triton_support import obstacle, tell, unusable
 
 if unusable() is None:
     import triton
-    import triton.language as tl
 
     from .kernels import step
 
@@ -75,7 +75,6 @@ def attend_step(query: Tensor, source: "dict[str, Tensor]", position: Tensor, me
     # positions outermost, heads side by side: joining the heads then copies nothing
     output = query.new_empty(batch_size, hypotheses, num_heads, head_dim).transpose(1, 2)
     gate = getattr(memory, "gate", None)
-    exact = is_interpreted() or query.dtype == torch.float32
     with triton_ops.on(query.device):
         step.attend_step[(batch_size * num_heads, triton.cdiv(hypotheses, ROWS))](
             query, keys, values, source["lengths"], index, states, gate, source["segments"], source["states"], position,
@@ -84,6 +83,6 @@ def attend_step(query: Tensor, source: "dict[str, Tensor]", position: Tensor, me
             keys.stride(1), keys.stride(0), values.stride(1), values.stride(0), *output.stride()[:3],
             D=head_dim, BLOCK_S=max(16, triton.next_power_of_2(segment_size)), BLOCK_X=ROWS,
             HAS_INDEX=index is not None, MEMORY=states is not None, HAS_GATE=gate is not None,
-            DOT=tl.float32 if exact else getattr(tl, str(query.dtype).removeprefix("torch.")), PREC="ieee",
+            DOT=arithmetic_of(query.dtype)["DOT"], PREC="ieee",
         )  # fmt: skip
     return output
