@@ -26,12 +26,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks import flex_local
 from benchmarks.exactness import by_entry, relative_error
 from benchmarks.rows import provenance, write_rows
-from srformer_plugin.attention import torch_ops, triton_ops
-from srformer_plugin.attention.memory import RAFMemory
-from srformer_plugin.attention.runs import query_runs
-from srformer_plugin.attention.schedule import build_schedule
-from srformer_plugin.attention.segments import SourceLayout
+from srformer_plugin.attention.method.memory import RAFMemory
+from srformer_plugin.attention.method.runs import query_runs
+from srformer_plugin.attention.method.schedule import build_schedule
+from srformer_plugin.attention.method.segments import SourceLayout
 from srformer_plugin.attention.settings import SegmentSettings
+from srformer_plugin.attention.torch import attend as torch_ops
+from srformer_plugin.attention.triton import attend as triton_ops
 
 SIZES = [(16, 128, 1024), (8, 256, 4096), (4, 512, 16384), (16, 1024, 1024)]  # B, T, N
 HEADS, HEAD_DIM, SEGMENT = 12, 64, 64

@@ -22,7 +22,8 @@ import torch
 
 from benchmarks.attention_core import Inputs, worst_error
 from benchmarks.rows import Results, add_options, provenance, this_cpu
-from srformer_plugin.attention import cpu_ops, torch_ops
+from srformer_plugin.attention.cpu import attend as cpu_ops
+from srformer_plugin.attention.torch import attend as torch_ops
 
 SOURCES = (1024, 4096)
 BATCH, TARGETS, HEADS, THREADS = 4, 128, 8, 2

@@ -8,8 +8,8 @@ takes no smaller ones unless it tunes itself); a block that holds one position o
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from srformer_plugin.attention import torch_ops
-from srformer_plugin.attention.memory import NoMemory
+from srformer_plugin.attention.method.memory import NoMemory
+from srformer_plugin.attention.torch import attend as torch_ops
 
 NAME = "flex local part only"
 

@@ -36,11 +36,12 @@ from benchmarks.attention_core import (
 )
 from benchmarks.fits import add_exponents, series
 from benchmarks.rows import Results, add_options, provenance, this_device
-from srformer_plugin.attention import cpu_ops, triton_ops
+from srformer_plugin.attention.cpu import attend as cpu_ops
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.attention.shared_by_beams import FullCrossAttention
 from srformer_plugin.attention.source_context import SourceContext
+from srformer_plugin.attention.triton import attend as triton_ops
 
 TARGETS, BEAMS = 128, 4
 SHORTEST, LONGEST = 512, {"cuda": 65536, "cpu": 8192}

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from srformer_plugin.attention.reference import segment_of_position
+from srformer_plugin.attention.method.reference import segment_of_position
 
 SEGMENTS, SEGMENT_SIZE, TARGETS = 4, 4, 8
 COLOURS = ["#4C72B0", "#55A868", "#DD8452", "#8172B3"]

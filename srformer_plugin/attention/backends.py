@@ -10,9 +10,12 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import ConfigurationError
-from . import cpu_ops, torch_ops, triton_ops, triton_step
-from .registry import choose
-from .triton_support import OLDEST_TRITON, unusable
+from ..registry import choose
+from .cpu import attend as cpu_ops
+from .torch import attend as torch_ops
+from .triton import attend as triton_ops
+from .triton import decode as triton_step
+from .triton.support import OLDEST_TRITON, unusable
 
 
 @dataclass(frozen=True)

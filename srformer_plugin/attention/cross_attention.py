@@ -3,14 +3,14 @@
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError
-from . import torch_ops
+from ..registry import choose
 from .backends import resolve
-from .memory import MEMORIES
-from .registry import choose
-from .schedule import build_schedule
+from .method.memory import MEMORIES
+from .method.schedule import build_schedule
 from .settings import SegmentSettings
 from .shared_by_beams import SharedByBeams, add_projections
 from .source_context import SourceContext, as_context
+from .torch import attend as torch_ops
 
 
 class SegmentedCrossAttention(SharedByBeams):

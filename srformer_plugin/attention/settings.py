@@ -6,10 +6,10 @@ from typing import Optional
 from fairseq.dataclass import FairseqDataclass
 
 from ..errors import ConfigurationError
+from ..registry import choose
 from .backends import resolve
-from .memory import MEMORIES
-from .registry import choose
-from .schedule import SCHEDULES
+from .method.memory import MEMORIES
+from .method.schedule import SCHEDULES
 
 # --cross-attention full keeps stock attention to the whole source.
 FULL = "full"

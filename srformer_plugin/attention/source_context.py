@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from .segments import SegmentPlan, SourceLayout
+from .method.plan import SegmentPlan
+from .method.segments import SourceLayout
 
 
 class SourceContext:

@@ -18,10 +18,10 @@ from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor, nn
 
 from ..attention.cross_attention import SegmentedCrossAttention
-from ..attention.registry import choose
 from ..attention.settings import SegmentSettings
 from ..errors import ConfigurationError
 from ..hub import SRformerHubInterface, load
+from ..registry import choose
 from .segmented_decoder import SegmentedDecoder, SegmentedDecoderLayer, wrap_layer
 from .segmented_model import SegmentedModel
 from .t5_modules import (

@@ -5,12 +5,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from srformer_plugin.attention import cpu_ops, torch_ops
 from srformer_plugin.attention.backends import resolve
-from srformer_plugin.attention.memory import NoMemory, RAFMemory
-from srformer_plugin.attention.schedule import build_schedule
-from srformer_plugin.attention.segments import SourceLayout
+from srformer_plugin.attention.cpu import attend as cpu_ops
+from srformer_plugin.attention.method.memory import NoMemory, RAFMemory
+from srformer_plugin.attention.method.schedule import build_schedule
+from srformer_plugin.attention.method.segments import SourceLayout
 from srformer_plugin.attention.settings import SegmentSettings
+from srformer_plugin.attention.torch import attend as torch_ops
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
-from srformer_plugin.attention.memory import MEMORIES
-from srformer_plugin.attention.schedule import SCHEDULES, ClockSchedule
-from srformer_plugin.attention.segments import SegmentPlan
+from srformer_plugin.attention.method.memory import MEMORIES
+from srformer_plugin.attention.method.plan import SegmentPlan
+from srformer_plugin.attention.method.schedule import SCHEDULES, ClockSchedule
 from srformer_plugin.attention.settings import SegmentSettings
 
 

@@ -16,11 +16,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from srformer_plugin.attention import reference, torch_ops
-from srformer_plugin.attention.memory import RAFMemory
-from srformer_plugin.attention.schedule import build_schedule
-from srformer_plugin.attention.segments import SourceLayout
+from srformer_plugin.attention.method import reference
+from srformer_plugin.attention.method.memory import RAFMemory
+from srformer_plugin.attention.method.schedule import build_schedule
+from srformer_plugin.attention.method.segments import SourceLayout
 from srformer_plugin.attention.settings import SegmentSettings
+from srformer_plugin.attention.torch import attend as torch_ops
 
 TOLERANCE = 1e-9
 

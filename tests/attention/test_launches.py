@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from srformer_plugin.attention.launches import Launches, launches, look
+from srformer_plugin.attention.triton.launches import Launches, launches, look
 
 
 class Kernel:

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
-from srformer_plugin.attention.memory import RAFMemory
-from srformer_plugin.attention.schedule import build_schedule
+from srformer_plugin.attention.method.memory import RAFMemory
+from srformer_plugin.attention.method.schedule import build_schedule
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.attention.source_context import SourceContext
-from srformer_plugin.attention.torch_ops import attend
+from srformer_plugin.attention.torch.attend import attend
 
 
 def core(query, keys, values, mask, memory):

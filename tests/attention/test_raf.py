@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srformer_plugin.attention.raf import (
+from srformer_plugin.attention.method.raf import (
     MIN_THRESHOLD,
     constrain_leak,
     constrain_threshold,

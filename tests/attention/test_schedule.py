@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srformer_plugin.attention.reference import segment_of_position
-from srformer_plugin.attention.schedule import SCHEDULES, build_schedule
-from srformer_plugin.attention.segments import SourceLayout
+from srformer_plugin.attention.method.reference import segment_of_position
+from srformer_plugin.attention.method.schedule import SCHEDULES, build_schedule
+from srformer_plugin.attention.method.segments import SourceLayout
 from srformer_plugin.errors import ConfigurationError
 
 

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srformer_plugin.attention.segments import SourceLayout, group_reads
+from srformer_plugin.attention.method.plan import group_reads
+from srformer_plugin.attention.method.segments import SourceLayout
 
 
 @settings(max_examples=60, deadline=None)

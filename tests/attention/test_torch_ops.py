@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.operations import count, formula, full
 from srformer_plugin.attention.backends import resolve
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
-from srformer_plugin.attention.memory import inverse_key_norm
-from srformer_plugin.attention.reference import segmented_recurrent_attention
+from srformer_plugin.attention.method.memory import inverse_key_norm
+from srformer_plugin.attention.method.reference import segmented_recurrent_attention
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.attention.source_context import SourceContext
-from srformer_plugin.attention.triton_support import unusable
+from srformer_plugin.attention.triton.support import unusable
 from srformer_plugin.errors import ConfigurationError
 
 

@@ -8,16 +8,18 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.exactness import by_entry, relative_error, scan_of_firing
-from srformer_plugin.attention import torch_ops, triton_ops, triton_support
 from srformer_plugin.attention.backends import resolve
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
-from srformer_plugin.attention.launches import launches
-from srformer_plugin.attention.memory import NoMemory, RAFMemory
-from srformer_plugin.attention.reference import segmented_recurrent_attention
-from srformer_plugin.attention.runs import query_runs
-from srformer_plugin.attention.schedule import build_schedule
-from srformer_plugin.attention.segments import SourceLayout
+from srformer_plugin.attention.method.memory import NoMemory, RAFMemory
+from srformer_plugin.attention.method.reference import segmented_recurrent_attention
+from srformer_plugin.attention.method.runs import query_runs
+from srformer_plugin.attention.method.schedule import build_schedule
+from srformer_plugin.attention.method.segments import SourceLayout
 from srformer_plugin.attention.settings import SegmentSettings
+from srformer_plugin.attention.torch import attend as torch_ops
+from srformer_plugin.attention.triton import attend as triton_ops
+from srformer_plugin.attention.triton import support as triton_support
+from srformer_plugin.attention.triton.launches import launches
 from srformer_plugin.errors import ConfigurationError
 
 triton = pytest.importorskip("triton")

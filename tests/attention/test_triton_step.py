@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from srformer_plugin.attention import torch_ops
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.attention.source_context import SourceContext
+from srformer_plugin.attention.torch import attend as torch_ops
 
 triton = pytest.importorskip("triton")
 if not torch.cuda.is_available() and tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7):

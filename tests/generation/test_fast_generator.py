@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.conftest import StubTask
 
-from srformer_plugin.attention.schedule import SCHEDULES, ClockSchedule
+from srformer_plugin.attention.method.schedule import SCHEDULES, ClockSchedule
 from srformer_plugin.generation import FastSequenceGenerator
 from srformer_plugin.generation.beam_search import BeamSearch
 

@@ -6,8 +6,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .runs import unordered
-from .segments import SegmentPlan, SourceLayout
+from ..method.plan import SegmentPlan
+from ..method.runs import unordered
+from ..method.segments import SourceLayout
 
 try:
     import triton

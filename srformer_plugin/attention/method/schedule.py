@@ -10,9 +10,10 @@ The paper's clock (docs/attention.md, section 4): sigma_b(t) = min(m_b - 1, floo
 import torch
 from torch import Tensor
 
-from ..errors import ConfigurationError
-from .registry import choose
-from .segments import SegmentPlan, SourceLayout
+from ...errors import ConfigurationError
+from ...registry import choose
+from .plan import SegmentPlan
+from .segments import SourceLayout
 
 
 class ClockSchedule:

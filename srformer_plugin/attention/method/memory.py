@@ -11,8 +11,8 @@ To add one: write the module and put it into `MEMORIES`.
 import torch
 from torch import Tensor, nn
 
+from .plan import SegmentPlan
 from .raf import constrain_leak, constrain_threshold, raf_scan
-from .segments import SegmentPlan
 
 # A key channel whose norm over the whole source is below this carries nothing.
 MIN_KEY_NORM = 1e-6

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import cpu_ops
-from .memory import RAFMemory
-from .runs import query_runs
-from .segments import SegmentPlan, SourceLayout
-from .triton_call import Call
-from .triton_support import obstacle, tell
+from ..cpu import attend as cpu_ops
+from ..method.memory import RAFMemory
+from ..method.plan import SegmentPlan
+from ..method.runs import query_runs
+from ..method.segments import SourceLayout
+from .call import Call
+from .support import obstacle, tell
 
 
 def attend_source(

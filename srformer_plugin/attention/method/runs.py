@@ -10,10 +10,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .launches import look
+from ..triton.launches import look
 from .memory import NoMemory, RAFMemory
+from .plan import SegmentPlan
 from .raf import raf_scan
-from .segments import SegmentPlan, SourceLayout
+from .segments import SourceLayout
 
 
 def unordered(

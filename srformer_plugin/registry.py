@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-from ..errors import ConfigurationError
+from .errors import ConfigurationError
 
 Part = TypeVar("Part")
 

@@ -5,11 +5,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..method.memory import MIN_KEY_NORM
+from ..method.raf import MIN_THRESHOLD
+from ..method.runs import QueryRuns
 from .launches import Launch, launches, look
-from .memory import MIN_KEY_NORM
-from .raf import MIN_THRESHOLD
-from .runs import QueryRuns
-from .triton_support import is_interpreted, unusable
+from .support import is_interpreted, unusable
 
 if unusable() is None:
     import triton

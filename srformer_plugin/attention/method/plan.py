@@ -1,10 +1,5 @@
-"""Source segments: where they lie in a padded batch, and how queries are batched by the segment they read.
+"""What every query reads, as a schedule decided it, and how queries are batched by what they read."""
 
-Segments are counted from a sentence's first real token, whichever side it is padded on, and their number
-m_b = ceil(N_b / s) comes from its own unpadded length N_b: a sentence never depends on its batch.
-"""
-
-import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,94 +8,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .cpu_tables import VisitTables
+    from ...cpu.tables import VisitTables
     from .runs import QueryRuns
-
-
-class SourceLayout:
-    """Where the segments of every sentence of a batch lie.
-
-    Args:
-        padding_mask: (B, N) bool, True at padding (either side); None: nothing is padded.
-        batch_size, source_length, device: B, N and the device, for where there is no mask.
-        segment_size: s.
-
-    Attributes:
-        max_segments: m of the longest possible row, ceil(N / s), a Python int.
-        lengths: (B,) int64, unpadded source lengths.
-        segment_counts: (B,) int64, m_b, at least 1 (a wholly padded row has one empty segment).
-        is_real: (B, m, s) bool, False where a segment slot holds no token; None: every slot holds one.
-        source_index: (B, m, s) int64, the position in the padded source that each slot holds (clipped to a
-            valid one where the slot is empty); None: slot n is position n.
-    """
-
-    def __init__(
-        self, padding_mask: Tensor | None, batch_size: int, source_length: int, segment_size: int, device
-    ):
-        self.segment_size = segment_size
-        self.source_length = source_length
-        self.max_segments = max(1, -(-source_length // segment_size))
-        slots = self.max_segments * segment_size
-        shape = (batch_size, self.max_segments, segment_size)
-        if padding_mask is None and slots == source_length:
-            self.lengths = torch.full((batch_size,), source_length, device=device)
-            self.is_real = self.source_index = None
-        else:
-            index = torch.arange(slots, device=device)
-            if padding_mask is None:
-                self.lengths = torch.full((batch_size,), source_length, device=device)
-                order = index.clamp(max=source_length - 1).expand(batch_size, -1)
-            else:
-                padding_mask = padding_mask.bool()
-                self.lengths = padding_mask.logical_not().sum(dim=1)
-                # real tokens first, in their order: right for padding on the left, on the right, on both sides
-                order = padding_mask.to(torch.uint8).argsort(dim=1, stable=True)
-                order = order[:, index.clamp(max=source_length - 1)]
-            self.source_index = order.reshape(shape)
-            self.is_real = (index < self.lengths.unsqueeze(1)).view(shape)
-        self.segment_counts = ((self.lengths + segment_size - 1) // segment_size).clamp(min=1)
-
-    def index_select(self, dim: int, rows: Tensor) -> "SourceLayout":
-        """The layout of some of the sentences (dim 0), for the reordering of a beam search."""
-        selected = copy.copy(self)
-        for name in ("lengths", "segment_counts", "is_real", "source_index"):
-            value = getattr(self, name)
-            setattr(selected, name, value if value is None else value.index_select(dim, rows))
-        return selected
-
-    def split_heads(self, projected: Tensor, num_heads: int) -> Tensor:
-        """Cut projected keys or values (N, B, H * D) into segments (B, H, m, s, D); empty slots hold zeros."""
-        source_length, batch_size, width = projected.shape
-        shape = (batch_size, num_heads, self.max_segments, self.segment_size, width // num_heads)
-        if self.source_index is None:
-            heads = projected.view(source_length, batch_size * num_heads, -1).transpose(0, 1)
-            return heads.contiguous().view(shape)
-        # one gather moves the rows to their segments and the heads to the front
-        row = torch.arange(batch_size * num_heads, device=projected.device).view(batch_size, num_heads, 1)
-        index = self.source_index.view(batch_size, 1, -1) * (batch_size * num_heads) + row
-        rows = projected.reshape(source_length * batch_size * num_heads, -1).index_select(0, index.flatten())
-        return rows.view(shape).masked_fill(~self.is_real[:, None, :, :, None], 0)
-
-    def scatter_weights(self, weights: Tensor, segments: Tensor) -> Tensor:
-        """Put attention weights on segments back on the source positions they belong to.
-
-        Args:
-            weights: (B, H, T, k, s), of the segments each query attended.
-            segments: (B, H or 1, T, k) int64, which segments these are.
-        Returns:
-            (B, H, T, N), zero where a query did not look.
-        """
-        batch_size, num_heads, length = weights.shape[:3]
-        segments = segments.expand(-1, num_heads, -1, -1).flatten(1)
-        if self.source_index is None:
-            step = torch.arange(self.segment_size, device=weights.device)
-            positions = segments.unsqueeze(-1) * self.segment_size + step
-        else:
-            batch = torch.arange(batch_size, device=weights.device).unsqueeze(1)
-            positions = self.source_index[batch, segments]
-        dense = weights.new_zeros(batch_size, num_heads, length, self.source_length)
-        # added, not written: an empty slot shares its (clipped) position with a real one and holds weight 0
-        return dense.scatter_add_(3, positions.view(batch_size, num_heads, length, -1), weights.flatten(3))
 
 
 @dataclass
@@ -240,7 +149,7 @@ class SegmentPlan:
     same_segment: bool = False
     in_order: bool = False
     runs: "QueryRuns | None" = field(default=None, repr=False, compare=False)  # kept here by `runs.query_runs`
-    visits: "dict[int, VisitTables]" = field(default_factory=dict, repr=False, compare=False)  # by `cpu_tables`, per H
+    visits: "dict[int, VisitTables]" = field(default_factory=dict, repr=False, compare=False)  # by `cpu.tables`, per H
 
     @cached_property
     def local(self) -> Grouping:

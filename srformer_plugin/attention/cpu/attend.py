@@ -1,6 +1,6 @@
-"""Segmented recurrent attention on a CPU, for training and scoring: where the loop of `cpu_loop.py` is used, and how.
+"""Segmented recurrent attention on a CPU, for training and scoring: where the loop of `loop.py` is used, and how.
 
-It computes what `torch_ops.py` computes, which stays in use for every call that the loop does not cover. Results are
+It computes what `torch/attend.py` computes, which stays in use for every call that the loop does not cover. Results are
 the same every time for the same inputs, seed and number of threads.
 """
 
@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import torch_ops
-from .cpu_loop import Loop
-from .cpu_tables import visit_tables
-from .memory import RAFMemory
-from .raf import constrain_leak, constrain_threshold
-from .runs import unordered
-from .segments import SegmentPlan, SourceLayout
+from ..method.memory import RAFMemory
+from ..method.plan import SegmentPlan
+from ..method.raf import constrain_leak, constrain_threshold
+from ..method.runs import unordered
+from ..method.segments import SourceLayout
+from ..torch import attend as torch_ops
+from .loop import Loop
+from .tables import visit_tables
 
 DTYPES = (torch.float32, torch.float64)
 FEWEST_NUMBERS = 8192  # of a state for all sentences and heads: for less, the loops are all overhead

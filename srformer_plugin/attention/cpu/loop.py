@@ -1,6 +1,6 @@
 """Segmented recurrent attention by PyTorch operations in loops over the segments, forward and backward, for a CPU.
 
-What `torch_ops.py` computes with tensors of all segments, (B, H, m, D, D) and several of them, is computed here visit
+What `torch/attend.py` computes with tensors of all segments, (B, H, m, D, D) and several of them, is computed here visit
 by visit, for all sentences and heads at once, in a few work tensors that stay in the cache. One state per visit, U', is
 kept for the backward pass, which is written by hand; products of keys and values are computed again there. Bytes that
 are touched for the first time cost a CPU more than the arithmetic on them: benchmarks/notes_attention.md has the count.
@@ -9,8 +9,8 @@ are touched for the first time cost a CPU more than the arithmetic on them: benc
 import torch
 from torch import Tensor
 
-from .cpu_tables import VisitTables
-from .memory import inverse_root
+from ..method.memory import inverse_root
+from .tables import VisitTables
 
 
 class Loop:

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from . import torch_ops, triton_ops
-from .memory import RAFMemory
-from .runs import query_runs
-from .triton_call import arithmetic_of
-from .triton_support import obstacle, tell, unusable
+from ..method.memory import RAFMemory
+from ..method.runs import query_runs
+from ..torch import attend as torch_ops
+from . import attend as triton_ops
+from .call import arithmetic_of
+from .support import obstacle, tell, unusable
 
 if unusable() is None:
     import triton

@@ -1,4 +1,4 @@
-"""Tables of a plan whose queries come in the order of the memory states they read, for `cpu_loop.py`.
+"""Tables of a plan whose queries come in the order of the memory states they read, for `loop.py`.
 
 The loop goes over *visits*: visit r is that of the segment which made memory state r, so that sentences that visit
 different segments are still computed together. Segments that nobody reads come after all visits.
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .runs import query_runs
-from .segments import SegmentPlan, SourceLayout
+from ..method.plan import SegmentPlan
+from ..method.runs import query_runs
+from ..method.segments import SourceLayout
 
 
 @dataclass

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .segments import SegmentPlan, SourceLayout
+from ..method.plan import SegmentPlan
+from ..method.segments import SourceLayout
 
 
 def attend_source(

@@ -1,0 +1,1 @@
+"""The attention as loops over visits for training on a CPU."""

@@ -1,0 +1,1 @@
+"""The attention in ordinary PyTorch operations: any device, any dtype."""

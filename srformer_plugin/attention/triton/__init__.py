@@ -1,0 +1,1 @@
+"""The attention as fused Triton kernels for a GPU."""
