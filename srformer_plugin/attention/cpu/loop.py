@@ -1,9 +1,10 @@
 """Segmented recurrent attention by PyTorch operations in loops over the segments, forward and backward, for a CPU.
 
-What `torch/attend.py` computes with tensors of all segments, (B, H, m, D, D) and several of them, is computed here visit
-by visit, for all sentences and heads at once, in a few work tensors that stay in the cache. One state per visit, U', is
-kept for the backward pass, which is written by hand; products of keys and values are computed again there. Bytes that
-are touched for the first time cost a CPU more than the arithmetic on them: benchmarks/notes_attention.md has the count.
+What `torch/attend.py` computes with tensors of all segments, (B, H, m, D, D) and several of them, is computed here
+visit by visit, for all sentences and heads at once, in a few work tensors that stay in the cache. One state per visit,
+U', is kept for the backward pass, which is written by hand; products of keys and values are computed again there.
+Bytes that are touched for the first time cost a CPU more than the arithmetic on them: benchmarks/notes_attention.md
+has the count.
 """
 
 import torch
