@@ -48,10 +48,11 @@ def test_the_version_is_written_once(installed):
 USER_DIR_CHECK = """
 import argparse, sys
 from fairseq import utils
+from fairseq.data import data_utils
 utils.import_user_module(argparse.Namespace(user_dir=sys.argv[1]))
 from fairseq.models import ARCH_MODEL_REGISTRY
 import srformer_plugin
-assert srformer_plugin.compat.data_utils.batch_by_size.srformer_original
+assert data_utils.batch_by_size.srformer_original
 print("srformer_bart" in ARCH_MODEL_REGISTRY, srformer_plugin.__file__)
 """
 

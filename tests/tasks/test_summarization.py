@@ -1,8 +1,6 @@
 """The summarization task: long sources are cut, and ROUGE of the validation set is measured while training."""
 
-import io
 import json
-import logging
 import re
 import socket
 import sys
@@ -11,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import USER_DIR, run_side_by_side
-from fairseq import checkpoint_utils, tasks
+from fairseq import tasks
 from fairseq.dataclass.configs import GenerationConfig
 from fairseq_cli import generate as fairseq_generate
 from fairseq_cli import train as fairseq_train
 from fairseq_cli import validate as fairseq_validate
+from fairseq_here import here
 
 from srformer_plugin.errors import ConfigurationError
 from srformer_plugin.generation import FastSequenceGenerator
@@ -36,26 +35,6 @@ def train_arguments(corpus, save_dir, *more):
         "--save-dir", str(save_dir), "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", "1",
         "--num-workers", "0", "--cpu", *map(str, more),
     ]  # fmt: skip
-
-
-def here(tool, *arguments):
-    """Run a tool of fairseq in this process, which spares seconds of imports; returns what it logged."""
-    vars(checkpoint_utils.save_checkpoint).pop("best", None)  # the best score of the process, from another training
-    stream, root = io.StringIO(), logging.getLogger()
-    handler, level = logging.StreamHandler(stream), root.level
-    handler.setFormatter(logging.Formatter("%(name)s | %(message)s"))
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["fairseq", *map(str, arguments)])
-            patch.setattr(fairseq_validate, "reset_logging", lambda: None)  # would remove every handler, pytest's too
-            tool.cli_main()
-    finally:
-        vars(checkpoint_utils.save_checkpoint).pop("best", None)
-        root.removeHandler(handler)
-        root.setLevel(level)
-    return stream.getvalue()
 
 
 def stats(log, kind):

@@ -1,0 +1,34 @@
+"""Mends for what stock fairseq gets wrong on today's Python, PyTorch and NumPy.
+
+One function a defect. Its docstring names the file and the fault, and how one knows that the mend is no
+longer needed. Every mend may be applied twice, and none is a switch: what one thread does changes nothing for another.
+docs/platform.md has them in one table; tests/compat shows each fault. Line numbers are those of ve-fairseq 0.12.3.
+"""
+
+from .batches import bucket_batches, keep_last_batch
+from .checkpoints import allow_checkpoint_classes, explain_refused_checkpoint, show_configuration_errors
+from .decoding import attend_to_the_own_source, block_repeated_ngrams
+from .fast_path import avoid_encoder_fast_path, drop_fast_path_parameters
+from .half_precision import survive_overflow_without_cuda, train_half_precision_without_accelerator
+from .numpy_aliases import restore_numpy_aliases
+
+MENDS = (
+    keep_last_batch,
+    allow_checkpoint_classes,
+    explain_refused_checkpoint,
+    train_half_precision_without_accelerator,
+    survive_overflow_without_cuda,
+    bucket_batches,
+    restore_numpy_aliases,
+    attend_to_the_own_source,
+    block_repeated_ngrams,
+    avoid_encoder_fast_path,
+    drop_fast_path_parameters,
+    show_configuration_errors,
+)
+
+
+def apply():
+    """Apply every mend."""
+    for mend in MENDS:
+        mend()

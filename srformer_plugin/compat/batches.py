@@ -1,0 +1,53 @@
+"""Batches that hold every sentence, and batches in buckets of a length."""
+
+import numpy as np
+from fairseq.data import bucket_pad_length_dataset, data_utils
+
+from .patching import wrap
+
+
+def keep_last_batch():
+    """Keep the sentences that ``batch_by_size`` throws away.
+
+    ``data/data_utils.py:357`` drops the last batch when its size is not a multiple of
+    ``--required-batch-size-multiple`` (8 unless told): fairseq-generate leaves out up to 7 sentences, and
+    training cannot validate on fewer than 8. fairseq's batches are consecutive pieces of
+    ``indices``, so what is missing is its tail, and that was one batch within the limits on tokens and
+    sentences. Not needed when the batches of 11 sentences hold 11.
+    """
+
+    def make_wrapper(original):
+        def batch_by_size(indices, num_tokens_fn, *args, **kwargs):
+            if not isinstance(indices, np.ndarray):
+                indices = np.fromiter(indices, dtype=np.int64, count=-1)
+            batches = original(indices, num_tokens_fn, *args, **kwargs)
+            # Batches of fixed shapes are not cut by that line: fairseq fills them in another order.
+            fixed_shapes = kwargs.get("fixed_shapes", args[4] if len(args) > 4 else None)
+            kept = sum(len(batch) for batch in batches)
+            if fixed_shapes is None and kept < len(indices):
+                batches = [*batches, indices[kept:]]
+            return batches
+
+        return batch_by_size
+
+    wrap(data_utils, "batch_by_size", make_wrapper)
+
+
+def bucket_batches():
+    """Make ``--num-batch-buckets`` work.
+
+    ``data/data_utils.py:880`` gives ``np.percentile`` the argument ``interpolation``, which NumPy 1.22
+    renamed to ``method`` and 2.4 removed. Not needed when ``get_buckets`` returns. (That option also needs
+    ``np.compat``: :func:`restore_numpy_aliases`.)
+    """
+
+    def make_wrapper(original):
+        def get_buckets(sizes, num_buckets):
+            quantiles = np.linspace(0, 100, num_buckets + 1)
+            return np.unique(np.percentile(sizes, quantiles, method="lower")[1:])
+
+        return get_buckets
+
+    # raw_audio_dataset.py imports it by name as well; text tasks do not use that file.
+    for module in (data_utils, bucket_pad_length_dataset):
+        wrap(module, "get_buckets", make_wrapper)

@@ -1,0 +1,117 @@
+"""Checkpoints: what may be read, what is refused, and the reason said."""
+
+import argparse
+import collections
+import pickle
+import re
+import typing
+
+import numpy as np
+import omegaconf
+import torch
+from fairseq import checkpoint_utils
+from fairseq.distributed import utils as distributed_utils
+from fairseq.logging import meters
+from fairseq.trainer import Trainer
+
+from ..errors import ConfigurationError, UnsafeCheckpointError
+from .patching import wrap
+
+
+def checkpoint_classes():
+    """Return what a fairseq checkpoint may hold besides tensors and plain containers.
+
+    Each is a (class or function, the name that the pickle calls it by). None of them runs code that a
+    checkpoint brings along.
+    """
+    named = [(argparse.Namespace, "argparse.Namespace")]  # the options of models without a dataclass
+    # The configuration: a DictConfig in older checkpoints, and whenever rank 0 sends one to the others.
+    named += [(kind, f"builtins.{kind.__name__}") for kind in (bool, dict, float, int, list, str, tuple)]
+    named += [(typing.Any, "typing.Any"), (collections.defaultdict, "collections.defaultdict")]
+    named += [(omegaconf.DictConfig, "omegaconf.dictconfig.DictConfig")]
+    named += [(omegaconf.ListConfig, "omegaconf.listconfig.ListConfig")]
+    # omegaconf 2.0, which the official fairseq 0.12.2 needs, has fewer of these.
+    for module, name in (
+        *((omegaconf.base, name) for name in ("Metadata", "ContainerMetadata")),
+        *((omegaconf.nodes, f"{kind}Node") for kind in ("Any", "Boolean", "Bytes", "Enum", "Float")),
+        *((omegaconf.nodes, f"{kind}Node") for kind in ("Integer", "Path", "String", "Union")),
+    ):
+        if hasattr(module, name):
+            named.append((getattr(module, name), f"{module.__name__}.{name}"))
+    # Meters of --eval-bleu keep arrays. NumPy 2 renamed the module of the functions that rebuild them.
+    rebuild = getattr(np, "_core", np.core if np.__version__ < "2" else None).multiarray
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        named += [(rebuild._reconstruct, f"{module}._reconstruct"), (rebuild.scalar, f"{module}.scalar")]
+    named += [(np.ndarray, "numpy.ndarray"), (np.dtype, "numpy.dtype")]
+    dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
+    named += [(dtype, f"{dtype.__module__}.{dtype.__qualname__}") for dtype in dtypes]
+    # Meters as objects, in checkpoints of 2019 such as BART's.
+    for name in ("AverageMeter", "StopwatchMeter", "SumMeter", "TimeMeter"):
+        named += [(getattr(meters, name), f"fairseq.{package}meters.{name}") for package in ("", "logging.")]
+    # What stands for a tensor in an object that rank 0 sends to the others.
+    placeholder = distributed_utils._TensorPlaceholder
+    named.append((placeholder, f"{placeholder.__module__}.{placeholder.__name__}"))
+    return named
+
+
+def allow_checkpoint_classes():
+    """Let ``torch.load`` read fairseq's checkpoints, and go on refusing code in them.
+
+    Since PyTorch 2.6 ``torch.load`` reads with ``weights_only=True``: ``checkpoint_utils.py:340`` and
+    ``:909``, and ``distributed/utils.py:805`` for what rank 0 sends to the others, fail on the argparse and
+    omegaconf objects of every fairseq checkpoint. Registering those classes keeps the protection. Not needed
+    when fairseq registers them itself, or stores plain containers only.
+    """
+    torch.serialization.add_safe_globals(checkpoint_classes())
+
+
+def explain_refused_checkpoint():
+    """Say which file was refused and why, in one sentence.
+
+    PyTorch's own message (from ``checkpoint_utils.py:340``) does not name the file and advises, in several
+    paragraphs, to switch the protection off. Not needed when that message names the file.
+    """
+
+    def make_wrapper(original):
+        def load_checkpoint_to_cpu(path, *args, **kwargs):
+            try:
+                return original(path, *args, **kwargs)
+            except pickle.UnpicklingError as error:
+                named = re.search(r"GLOBAL (\S+)", str(error))
+                reason = (
+                    f"it asks to run or build {named.group(1)}, which no fairseq checkpoint needs"
+                    if named
+                    else "it is not a checkpoint that can be read without running code from it"
+                )
+                raise UnsafeCheckpointError(
+                    f"checkpoint {path} is refused: {reason}. Get it again from a source that you trust."
+                ) from error
+
+        return load_checkpoint_to_cpu
+
+    wrap(checkpoint_utils, "load_checkpoint_to_cpu", make_wrapper)
+
+
+def show_configuration_errors():
+    """Let the reason through when a checkpoint does not fit the model.
+
+    ``trainer.py:597`` replaces every exception by "Cannot load model parameters from checkpoint ...; please
+    ensure that the architectures match". A :class:`ConfigurationError` says which flag, so it is raised in
+    place of that sentence. Not needed when fairseq raises ``from`` the error and prints it last.
+    """
+
+    def make_wrapper(original):
+        def load_checkpoint(self, *args, **kwargs):
+            try:
+                return original(self, *args, **kwargs)
+            except Exception as error:
+                reason = error
+                while reason is not None and not isinstance(reason, ConfigurationError):
+                    reason = reason.__cause__ or reason.__context__
+                if reason is None:
+                    raise
+                raise reason from None
+
+        return load_checkpoint
+
+    wrap(Trainer, "load_checkpoint", make_wrapper)

@@ -1,0 +1,50 @@
+"""What goes wrong while fairseq decodes."""
+
+from fairseq.modules import MultiheadAttention
+from fairseq.ngram_repeat_block import NGramRepeatBlock
+
+from .patching import wrap
+
+
+def attend_to_the_own_source():
+    """Let every sentence of a training batch attend to its own source after a generator was built.
+
+    Building a generator tells BART's cross-attention the beam size, once and for all. From then on
+    ``modules/multihead_attention.py:585`` takes any batch for ``beam_size`` copies of each sentence, in training
+    and validation too: with ``--eval-bleu`` every group of ``beam`` sentences is trained on the source of its
+    first one, silently, or the batch fails with "shape ... is invalid" where the beam does not divide it. Copies
+    exist only while decoding step by step, that is, with an incremental state. Not needed when
+    a model's output stays the same after ``model.set_beam_size(2)``.
+    """
+
+    def make_wrapper(original):
+        def forward(self, query, key, value, key_padding_mask=None, incremental_state=None, *args, **kwargs):
+            if incremental_state is None and self.beam_size > 1:
+                # a view with the same parameters: the beam size on the module is another thread's decoding's
+                view = object.__new__(type(self))
+                vars(view).update(vars(self), beam_size=1)
+                self = view
+            return original(self, query, key, value, key_padding_mask, incremental_state, *args, **kwargs)
+
+        return forward
+
+    wrap(MultiheadAttention, "forward", make_wrapper)
+
+
+def block_repeated_ngrams():
+    """Make ``--no-repeat-ngram-size`` block repeated n-grams without fairseq's CUDA extension.
+
+    ``ngram_repeat_block.py:110`` takes a hypothesis' last n - 1 tokens from the end of a buffer that is as long as
+    the longest hypothesis: until it is full these are padding, and nothing is blocked. The wheels have no
+    extension, so that is the only path. Not needed when a hypothesis decoded with the option repeats no n-gram.
+    """
+
+    def make_wrapper(original):
+        def forward(self, tokens, lprobs, bsz, beam_size, step):
+            # the extension counts from `step` itself, in rows as long as the buffer
+            written = tokens if self.use_extension else tokens[:, : step + 1]
+            return original(self, written, lprobs, bsz, beam_size, step)
+
+        return forward
+
+    wrap(NGramRepeatBlock, "forward", make_wrapper)

@@ -1,0 +1,97 @@
+"""Batches of fairseq: none is lost, and buckets work."""
+
+import numpy as np
+import pytest
+from fairseq.data import bucket_pad_length_dataset, data_utils, language_pair_dataset, token_block_dataset
+from fairseq.modules import dynamic_crf_layer
+from hypothesis import given
+from hypothesis import strategies as st
+from stock_bart import generate_arguments, stock
+
+
+def test_stock_batching_loses_the_last_sentences():
+    batches = stock(data_utils.batch_by_size)(
+        np.arange(11), num_tokens_fn=None, num_tokens_vec=np.full(11, 7), required_batch_size_multiple=8
+    )
+    assert sum(map(len, batches)) == 8
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=60),
+    max_tokens=st.none() | st.integers(30, 200),
+    max_sentences=st.none() | st.integers(1, 20),
+    multiple=st.integers(1, 8),
+    vector=st.booleans(),
+)
+def test_batches_hold_every_sentence_once_in_order_and_within_the_limits(
+    lengths, max_tokens, max_sentences, multiple, vector
+):
+    lengths = np.array(sorted(lengths))
+    batches = data_utils.batch_by_size(
+        np.arange(len(lengths)),
+        num_tokens_fn=lambda index: lengths[index],
+        num_tokens_vec=lengths if vector else None,
+        max_tokens=max_tokens,
+        max_sentences=max_sentences,
+        required_batch_size_multiple=multiple,
+    )
+    assert np.concatenate(batches).tolist() == list(range(len(lengths)))
+    for batch in batches:
+        assert max_sentences is None or len(batch) <= max_sentences
+        assert max_tokens is None or len(batch) * lengths[batch].max() <= max_tokens
+
+
+def test_batches_of_fixed_shapes_are_left_to_fairseq():
+    arguments = {"num_tokens_fn": lambda index: 5, "fixed_shapes": np.array([[4, 5]])}
+    ours = data_utils.batch_by_size(np.arange(11), **arguments)
+    theirs = stock(data_utils.batch_by_size)(np.arange(11), **arguments)
+    assert [list(batch) for batch in ours] == [list(batch) for batch in theirs]
+
+
+def test_indices_may_be_any_iterable():
+    lengths = np.full(11, 7)
+    batches = data_utils.batch_by_size(iter(range(11)), lambda index: lengths[index], None, 20, None, 8)
+    assert np.concatenate(batches).tolist() == list(range(11))
+
+
+def test_fairseq_generate_answers_every_sentence(run_fairseq, tiny_corpus, trained):
+    printed = run_fairseq("generate", *generate_arguments(tiny_corpus, trained.checkpoint)).stdout
+    answered = sorted(int(line[2:].split("\t")[0]) for line in printed.splitlines() if line.startswith("H-"))
+    assert answered == list(range(tiny_corpus.sizes["test"]))
+
+
+def test_five_sentences_can_be_validated_on(trained):
+    assert "valid on 'valid' subset | loss" in trained.log
+    assert "valid on 'test1' subset | loss" in trained.log
+
+
+def test_stock_validation_on_five_sentences_dies(train_here, monkeypatch):
+    monkeypatch.setattr(data_utils, "batch_by_size", stock(data_utils.batch_by_size))
+    with pytest.raises(Exception, match="dataset is empty|division by zero"):
+        train_here("--valid-subset", "test1")
+
+def test_stock_buckets_fail():
+    with pytest.raises(TypeError, match="interpolation"):
+        stock(data_utils.get_buckets)(np.arange(10), 2)
+
+
+def test_buckets_are_quantiles_that_occur():
+    assert data_utils.get_buckets(np.array([1, 2, 3, 4, 100]), 2).tolist() == [3, 100]
+    assert bucket_pad_length_dataset.get_buckets(np.array([5, 5, 5]), 3).tolist() == [5]
+
+
+def test_batches_can_be_bucketed(train_here):
+    assert "num_updates 2" in train_here("--num-batch-buckets", "3", "--max-tokens", "400")
+
+
+def test_stock_batches_cannot_be_bucketed(train_here, monkeypatch):
+    monkeypatch.setattr(language_pair_dataset, "np", np)
+    with pytest.raises(AttributeError, match="compat"):
+        train_here("--num-batch-buckets", "3", "--max-tokens", "400")
+
+
+@pytest.mark.parametrize("module", [language_pair_dataset, token_block_dataset, dynamic_crf_layer])
+def test_removed_aliases_exist_for_fairseq_alone(module):
+    assert (module.np.float, module.np.compat.long) == (float, int)
+    assert module.np.int64 is np.int64
+    assert not hasattr(np, "compat")
