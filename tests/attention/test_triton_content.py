@@ -161,7 +161,11 @@ def test_output_and_gradients_are_exact(case):
         ([29, 13], 5, 8, 3, 16, 1),
         *(
             pytest.param(sizes, marks=pytest.mark.gpu)
-            for sizes in [([1000, 503], 128, 16, 8, 64, 3), ([900, 700], 64, 20, 5, 128, 2), ([900, 70], 64, 8, 32, 32, 2)]
+            for sizes in [
+                ([1000, 503], 128, 16, 8, 64, 3),
+                ([900, 700], 64, 20, 5, 128, 2),
+                ([900, 70], 64, 8, 32, 32, 2),
+            ]
         ),
     ],
     ids=str,

@@ -29,7 +29,8 @@ SEGMENT_BACKWARD = Launch(1, 1)
 READERS = 16  # of a segment at a time: the fewest rows that a matrix product takes
 MERGE = Launch(4, 1)
 MERGE_QUERIES = 16
-TILE = 1024  # entries of a segment's keys per warp
+MERGE_GROUP = 8  # parts of a query whose loads are under way
+TILE = 2048  # bytes of a segment's keys per warp
 
 
 def exactness(dtype: torch.dtype) -> dict:
@@ -126,12 +127,20 @@ class ContentCall:
     def _segment_numbers(self, launch: Launch) -> dict:
         """Numbers of both segment kernels."""
         rows = max(16, triton.next_power_of_2(self.segment_size))
+        warps = max(launch.warps, min(8, rows * self.head_dim * self.query.itemsize // TILE))
         return {
             "H": self.num_heads, "Q": self.num_queries, "M": self.max_segments, "dropout": self.dropout, "K": self.k,
             "SEG": self.segment_size, "D": self.head_dim, "BLOCK_S": rows, "BLOCK_R": READERS,
             "HAS_INDEX": self.index is not None, "DROPOUT": self.dropout > 0, **self.arithmetic,
             **strides("q", self.query), **source_strides("k", self.keys), **source_strides("v", self.values),
-            "num_warps": max(launch.warps, min(8, rows * self.head_dim // TILE)), "num_stages": launch.stages,
+            "num_warps": warps, "num_stages": launch.stages,
+        }  # fmt: skip
+
+    def _merge_numbers(self) -> dict:
+        """Numbers of both kernels that go from pairs to queries."""
+        return {
+            "H": self.num_heads, "Q": self.num_queries, "K": self.k, "GROUP": min(MERGE_GROUP, kept_places(self.k)),
+            "D": self.head_dim, "BLOCK_Q": MERGE_QUERIES, **MERGE.options(),
         }  # fmt: skip
 
     def readers(self) -> tuple[Tensor, Tensor]:
@@ -175,8 +184,7 @@ class ContentCall:
             forward.merge_parts, self._merge_grid(),
             {"chosen": self.chosen, "parts": parts, "part_lse": part_lse, "out": output, "lse": lse},
             lambda: {
-                "H": self.num_heads, "Q": self.num_queries, "K": self.k, "KEPT": kept_places(self.k),
-                "D": self.head_dim, "BLOCK_Q": MERGE_QUERIES, **strides("o", output), **MERGE.options(),
+                "KEPT": kept_places(self.k), **strides("o", output), **self._merge_numbers(),
             },
         )  # fmt: skip
         return output, lse, starts, listed
@@ -201,9 +209,6 @@ class ContentCall:
         launch(
             backward.sum_parts, self._merge_grid(),
             {"chosen": self.chosen, "dq_parts": dq_parts, "dq": dq},
-            lambda: {
-                "H": self.num_heads, "Q": self.num_queries, "K": self.k, "D": self.head_dim,
-                "BLOCK_Q": MERGE_QUERIES, **strides("o", dq), **MERGE.options(),
-            },
+            lambda: {**strides("o", dq), **self._merge_numbers()},
         )  # fmt: skip
         return dq, dk, dv

@@ -77,17 +77,20 @@ def segment_gradients(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def sum_parts(
-    chosen, dq_parts, dq, H, Q, o_b, o_h, o_t, K: tl.constexpr, D: tl.constexpr, BLOCK_Q: tl.constexpr
-):
-    """The gradients of BLOCK_Q queries of one head."""
+    chosen, dq_parts, dq, H, Q, o_b, o_h, o_t,
+    K: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_Q: tl.constexpr,
+):  # fmt: skip
+    """The gradients of BLOCK_Q queries of one head; loads of GROUP parts at once."""
     head = tl.program_id(1)
     row, h = head // H, head % H
     t, cols = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q), tl.arange(0, D)
     first = (head.to(tl.int64) * Q + t) * K
     added = tl.zeros([BLOCK_Q, D], tl.float32)
-    for place in tl.static_range(K):
-        there = (t < Q) & (tl.load(chosen + first + place, mask=t < Q, other=-1) >= 0)
-        part = tl.load(dq_parts + (first + place)[:, None] * D + cols[None, :], mask=there[:, None], other=0.0)
-        added += part.to(tl.float32)
+    for group in range(0, K, GROUP):
+        for member in tl.static_range(GROUP):
+            pair = first + group + member
+            there = tl.load(chosen + pair, mask=(t < Q) & (group + member < K), other=-1) >= 0
+            part = tl.load(dq_parts + pair[:, None] * D + cols[None, :], mask=there[:, None], other=0.0)
+            added += part.to(tl.float32)
     target = dq + row.to(tl.int64) * o_b + h * o_h + t[:, None] * o_t + cols[None, :]
     tl.store(target, added.to(dq.dtype.element_ty), mask=(t < Q)[:, None])

@@ -67,9 +67,9 @@ def attend_segment(
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def merge_parts(
     chosen, parts, part_lse, out, lse, H, Q, o_b, o_h, o_t,
-    K: tl.constexpr, KEPT: tl.constexpr, D: tl.constexpr, BLOCK_Q: tl.constexpr,
+    K: tl.constexpr, KEPT: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_Q: tl.constexpr,
 ):  # fmt: skip
-    """One softmax from those of the chosen segments, for BLOCK_Q queries of one head."""
+    """One softmax from those of the chosen segments, for BLOCK_Q queries of one head; loads of GROUP parts at once."""
     head = tl.program_id(1)
     row, h = head // H, head % H
     t, cols, places = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q), tl.arange(0, D), tl.arange(0, KEPT)
@@ -81,12 +81,14 @@ def merge_parts(
     weights = tl.where(segment >= 0, tl.exp(own - highest[:, None]), 0.0)
     total = highest + tl.log(tl.maximum(tl.sum(weights, 1), 1.0))  # the highest has weight 1
     output = tl.zeros([BLOCK_Q, D], tl.float32)
-    for place in tl.static_range(K):
-        there = (t < Q) & (tl.load(chosen + first + place, mask=t < Q, other=-1) >= 0)
-        weight = tl.exp(tl.load(part_lse + first + place, mask=there, other=NO_TOKEN) - total)
-        weight = tl.where(there, weight, 0.0)
-        part = tl.load(parts + (first + place)[:, None] * D + cols[None, :], mask=there[:, None], other=0.0)
-        output += weight[:, None] * part.to(tl.float32)
+    for group in range(0, K, GROUP):
+        for member in tl.static_range(GROUP):
+            pair = first + group + member
+            inside = (t < Q) & (group + member < K)
+            there = tl.load(chosen + pair, mask=inside, other=-1) >= 0
+            weight = tl.exp(tl.load(part_lse + pair, mask=there, other=NO_TOKEN) - total)
+            part = tl.load(parts + pair[:, None] * D + cols[None, :], mask=there[:, None], other=0.0)
+            output += tl.where(there, weight, 0.0)[:, None] * part.to(tl.float32)
     tl.store(lse + head.to(tl.int64) * Q + t, total, mask=t < Q)
     target = out + row.to(tl.int64) * o_b + h * o_h + t[:, None] * o_t + cols[None, :]
     tl.store(target, output.to(out.dtype.element_ty), mask=(t < Q)[:, None])
