@@ -3,10 +3,10 @@
 import hashlib
 from collections import Counter
 
-from data_prep.record import SENTENCE_SEPARATOR
 from data_prep.statistics import Lengths
+from data_prep.text import SIDES, first_words, words
+from data_prep.whole import whole_file
 
-SIDES = ("source", "target")
 DIGEST_BYTES = 16
 
 
@@ -17,7 +17,7 @@ class CorpusWriter:
 
     A duplicate is a pair of equal source and target in one split; the first stays. `duplicates` are the splits from
     which the others are removed. An overlap is a document that is in two splits, whatever its summary. Words beyond
-    `max_source_words` and `max_target_words` (0: no limit) are cut.
+    `max_source_words` and `max_target_words` (0: no limit) are cut; the marks between sentences are no words.
     """
 
     def __init__(self, folder, splits, duplicates, max_source_words=0, max_target_words=0):
@@ -57,12 +57,11 @@ class CorpusWriter:
         self.documents[record.split] += document
         self.notes.update(record.notes)
         for side, text in texts.items():
-            words = text.split(" ")
-            limit = self.limits[side]
-            self.lengths[side][record.split].add(len(words))
-            if limit and len(words) > limit:
+            length, limit = len(words(text)), self.limits[side]
+            self.lengths[side][record.split].add(length)
+            if limit and length > limit:
                 counts[f"truncated {side}"] += 1
-                text = " ".join(words[:limit]).removesuffix(f" {SENTENCE_SEPARATOR}")
+                text = first_words(text, limit)
             self.files[record.split, side].write(text.encode() + b"\n")
         self.sentences[record.split].add(len(record.target))
         counts["written"] += 1
@@ -85,10 +84,8 @@ class CorpusWriter:
         stays = [document not in held_out for document in digests(self.documents["train"])]
         for side in SIDES:
             path = self.folder / f"train.{side}"
-            kept = path.with_suffix(".kept")
-            with open(path, "rb") as lines, open(kept, "wb") as out:
+            with open(path, "rb") as lines, whole_file(path, "wb") as out:
                 out.writelines(line for line, stay in zip(lines, stays) if stay)
-            kept.replace(path)
         for lengths in (*(self.lengths[side]["train"] for side in SIDES), self.sentences["train"]):
             lengths.keep(stays)
         removed = stays.count(False)
@@ -105,12 +102,3 @@ def digests(packed):
     """Yield the digests of a bytearray."""
     for start in range(0, len(packed), DIGEST_BYTES):
         yield bytes(packed[start : start + DIGEST_BYTES])
-
-
-def sha256_of(path):
-    """The checksum of a file's content, in hexadecimal."""
-    checksum = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            checksum.update(block)
-    return checksum.hexdigest()

@@ -26,7 +26,6 @@ import platform
 import re
 import sys
 import sysconfig
-import tempfile
 import warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -35,18 +34,21 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from data_prep.arguments import non_negative, positive
 from data_prep.docstring_text import split_docstring
+from data_prep.errors import UserError, command
+from data_prep.text import SPLITS
+from data_prep.whole import MANIFEST, whole_folder
 
 logger = logging.getLogger(__name__)
 
 HEADER_END = " | "
-SPLITS = ("train", "valid", "test")
 # Tests document nothing; a vendored copy repeats an installed package.
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "_vendor", "site-packages", "dist-packages", "__pycache__"}
 MAX_ARGUMENTS = 8
 
 
-class TooFewPairs(RuntimeError):
+class TooFewPairs(UserError):
     """The installation does not hold as many pairs as were asked for."""
 
 
@@ -242,20 +244,6 @@ def split_by_module(pairs, seed, held_out):
     return {split: [pair for pair in pairs if split_of[pair.group] == split] for split in SPLITS}
 
 
-def write_atomically(out, files):
-    """Write ``{name: text}`` into folder ``out``; a reader never sees half a file.
-
-    ``manifest.json`` must be the last of ``files``: it is removed first, so that a folder with one is complete.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "manifest.json").unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(dir=out) as folder:
-        for name, text in files.items():
-            (Path(folder) / name).write_text(text, encoding="utf-8")
-        for name in files:
-            os.replace(Path(folder) / name, out / name)
-
-
 def build(out, roots, limits=DEFAULT_LIMITS, min_pairs=8000, held_out=400, seed=1, workers=None, add_short=False):
     """Build the corpus in folder ``out`` from the sources below ``roots`` and return its manifest.
 
@@ -299,7 +287,9 @@ def build(out, roots, limits=DEFAULT_LIMITS, min_pairs=8000, held_out=400, seed=
         "distributions": sorted({f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()}),
         "sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()},
     }
-    write_atomically(out, {**files, "manifest.json": json.dumps(manifest, indent=2) + "\n"})
+    with whole_folder(out) as folder:
+        for name, text in {**files, MANIFEST: json.dumps(manifest, indent=2) + "\n"}.items():
+            (folder / name).write_text(text, encoding="utf-8")
     return manifest
 
 
@@ -309,6 +299,7 @@ def installed_roots():
     return [Path(p) for p in dict.fromkeys((paths["stdlib"], paths["purelib"], paths["platlib"]))]
 
 
+@command
 def main(argv=None):
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -324,40 +315,33 @@ def main(argv=None):
     parser.add_argument(
         "--root", type=Path, action="append", help="read this folder instead of the installation; repeatable"
     )
-    parser.add_argument("--min-pairs", type=int, default=8000, help="fail if there are fewer pairs")
-    parser.add_argument("--held-out", type=int, default=400, help="pairs in each of valid and test, about")
+    parser.add_argument("--min-pairs", type=non_negative, default=8000, help="fail if there are fewer pairs")
+    parser.add_argument("--held-out", type=non_negative, default=400, help="pairs in each of valid and test, about")
     parser.add_argument("--seed", type=int, default=1, help="another seed gives other modules to valid and test")
     parser.add_argument(
-        "--min-target", type=int, default=DEFAULT_LIMITS.min_target, help="skip summaries of fewer words"
+        "--min-target", type=non_negative, default=DEFAULT_LIMITS.min_target, help="skip summaries of fewer words"
     )
     parser.add_argument(
-        "--max-target", type=int, default=DEFAULT_LIMITS.max_target, help="skip summaries of more words"
+        "--max-target", type=non_negative, default=DEFAULT_LIMITS.max_target, help="skip summaries of more words"
     )
     parser.add_argument(
-        "--min-source", type=int, default=DEFAULT_LIMITS.min_source, help="skip descriptions of fewer words"
+        "--min-source", type=non_negative, default=DEFAULT_LIMITS.min_source, help="skip descriptions of fewer words"
     )
     parser.add_argument(
-        "--max-source", type=int, default=DEFAULT_LIMITS.max_source, help="cut descriptions to as many words"
+        "--max-source", type=non_negative, default=DEFAULT_LIMITS.max_source, help="cut descriptions to as many words"
     )
     parser.add_argument(
         "--add-short",
         action="store_true",
         help="add to the training split, and to no other, symbols whose description is too short or absent",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that parse source files")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes that parse source files")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     limits = Limits(args.min_target, args.max_target, args.min_source, args.max_source)
     roots = args.root or installed_roots()
-    try:
-        manifest = build(
-            args.out, roots, limits, args.min_pairs, args.held_out, args.seed, args.workers, args.add_short
-        )
-    except TooFewPairs as error:
-        logger.error("error: %s", error)
-        return 1
+    manifest = build(args.out, roots, limits, args.min_pairs, args.held_out, args.seed, args.workers, args.add_short)
     logger.info("%s: %s pairs; skipped: %s", args.out, manifest["pairs"], manifest["skipped"])
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ parameter descriptions) and folds white space.
 import inspect
 import re
 
+from data_prep.text import lines as lines_of
+
 # Directives whose body is prose; the body of any other directive is dropped with it.
 PROSE_DIRECTIVES = {
     *("note", "tip", "hint", "topic", "rubric"),
@@ -54,13 +56,13 @@ def split_docstring(docstring):
     """
     head, _, body = inspect.cleandoc(docstring).strip().partition("\n\n")
     # "Title\n=====" is a heading like any other: the title is the summary.
-    lines = [line for line in head.splitlines() if not _UNDERLINE.match(line.strip())]
+    lines = [line for line in lines_of(head) if not _UNDERLINE.match(line.strip())]
     return plain(" ".join(lines)), describe(body)
 
 
 def describe(body):
     """The prose of ``body`` (a docstring without its summary) as one line."""
-    lines = body.splitlines()
+    lines = lines_of(body)
     kept = []
     skip_deeper_than = None  # inside a dropped block: its lines are indented deeper than this
     in_doctest = False

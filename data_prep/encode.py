@@ -19,7 +19,6 @@ import json
 import os
 import sys
 from collections import Counter
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -27,19 +26,20 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep import gpt2_bpe
-from data_prep.corpus_writer import SIDES, sha256_of
+from data_prep.arguments import positive, token_limit
+from data_prep.errors import UserError, command
 from data_prep.ordered_map import ordered_map
-from data_prep.prepare import positive, versions
-from data_prep.record import SENTENCE_SEPARATOR, SPLITS
+from data_prep.provenance import sha256_of, versions
 from data_prep.statistics import Lengths, draw_histograms
-from data_prep.whole_folder import MANIFEST, whole_folder
+from data_prep.text import SENTENCE_MARK, SIDES, SPLITS
+from data_prep.whole import MANIFEST, whole_folder
 
 MODEL = "sentencepiece.model"
 
 _pieces = None  # in a worker: the function text -> list of pieces
 
 
-class BadCorpus(RuntimeError):
+class BadCorpus(UserError):
     """The line files are not there, not aligned, or no text."""
 
 
@@ -56,7 +56,7 @@ def start_worker(bpe, path):
 
 def without_separator(lines):
     """The lines with the separator of sentences left out."""
-    return (" ".join(word for word in line.split() if word != SENTENCE_SEPARATOR) for line in lines)
+    return (" ".join(word for word in line.split() if word != SENTENCE_MARK) for line in lines)
 
 
 def encode_line(task):
@@ -165,7 +165,7 @@ def train_sentencepiece(corpus, folder, splits, size):
         raise BadCorpus(f"{corpus} has no train.source to train SentencePiece on; name a model with --model")
     files = [corpus / f"train.{side}" for side in SIDES]
     try:
-        train_model(files, (folder / MODEL).with_suffix(""), size, [SENTENCE_SEPARATOR])
+        train_model(files, (folder / MODEL).with_suffix(""), size, [SENTENCE_MARK])
     except RuntimeError as error:  # "Vocabulary size too high (32000). Please set it to a value <= 500."
         raise BadCorpus(f"{corpus}: SentencePiece cannot be trained: {error}") from error
     return folder / MODEL
@@ -197,6 +197,7 @@ def report(manifest):
     return "\n".join([*lines, "![lengths](histogram.png)", ""])
 
 
+@command
 def main(argv=None):
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -219,13 +220,13 @@ def main(argv=None):
     )
     for side in SIDES:
         parser.add_argument(
-            f"--max-{side}", type=limit_of, default=1024, metavar="TOKENS",
+            f"--max-{side}", type=token_limit, default=1024, metavar="TOKENS",
             help=f"cut longer {side}s to this, the end of sentence included; 0: never (default: 1024)",
         )  # fmt: skip
     parser.add_argument(
         "--leave-out-separator",
         action="store_true",
-        help=f"leave {SENTENCE_SEPARATOR!r} out of the targets; the lines of CORPUS keep it, for scoring",
+        help=f"leave {SENTENCE_MARK!r} out of the targets; the lines of CORPUS keep it, for scoring",
     )
     parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
     options = parser.parse_args(argv)
@@ -233,34 +234,19 @@ def main(argv=None):
         parser.error("--bpe gpt2 needs --gpt2-files")
     if options.model and not options.model.is_file():
         parser.error(f"--model: {options.model} is not a file")
-    try:
-        if options.bpe == "gpt2" and not options.own_vocabulary:
-            gpt2_bpe.check_files(options.gpt2_files)
-        manifest = encode(
-            options.corpus,
-            options.out,
-            options.bpe,
-            options.gpt2_files if options.bpe == "gpt2" else options.model,
-            {side: getattr(options, f"max_{side}") for side in SIDES},
-            options.workers,
-            options.vocabulary if options.bpe == "sentencepiece" and not options.model else 0,
-            not options.leave_out_separator,
-        )
-    except (BadCorpus, gpt2_bpe.WrongVocabulary, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BrokenProcessPool:
-        print("error: a process died, perhaps for want of memory; try fewer --workers", file=sys.stderr)
-        return 1
+    if options.bpe == "gpt2" and not options.own_vocabulary:
+        gpt2_bpe.check_files(options.gpt2_files)
+    manifest = encode(
+        options.corpus,
+        options.out,
+        options.bpe,
+        options.gpt2_files if options.bpe == "gpt2" else options.model,
+        {side: getattr(options, f"max_{side}") for side in SIDES},
+        options.workers,
+        options.vocabulary if options.bpe == "sentencepiece" and not options.model else 0,
+        not options.leave_out_separator,
+    )
     print(report(manifest))
-    return 0
-
-
-def limit_of(text):
-    value = int(text)
-    if value < 0 or value == 1:
-        raise argparse.ArgumentTypeError("0, or at least 2: one piece and the end of sentence")
-    return value
 
 
 if __name__ == "__main__":

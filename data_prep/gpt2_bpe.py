@@ -8,6 +8,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from data_prep.errors import UserError
+
 ENCODER, MERGES = "encoder.json", "vocab.bpe"
 SHA256 = {
     ENCODER: "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
@@ -18,7 +20,7 @@ PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 END_OF_TEXT = "<|endoftext|>"  # a number of its own, that no text is encoded to
 
 
-class WrongVocabulary(RuntimeError):
+class WrongVocabulary(UserError):
     """The files are not there, not GPT-2's, or do not belong together."""
 
 

@@ -14,24 +14,25 @@ manifest.json only when everything else is complete, and an interrupted run begi
 import argparse
 import json
 import os
-import platform
 import sys
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 from tqdm import tqdm
 
-from data_prep.corpus_writer import SIDES, CorpusWriter, sha256_of
+from data_prep.arguments import non_negative, positive, share
+from data_prep.corpus_writer import CorpusWriter
+from data_prep.errors import UserError, command
 from data_prep.mojibake import mend
 from data_prep.ordered_map import ordered_map
 from data_prep.prepare_report import report
+from data_prep.provenance import sha256_of, versions
 from data_prep.readers import READERS
-from data_prep.record import SENTENCE_SEPARATOR, SPLITS, Malformed, RawDataError, parse_unit
+from data_prep.record import Malformed, RawDataError, parse_unit
 from data_prep.statistics import draw_histograms
-from data_prep.whole_folder import MANIFEST, whole_folder
+from data_prep.text import SENTENCE_MARK, SIDES, SPLITS
+from data_prep.whole import MANIFEST, whole_folder
 
 MOJIBAKE = "UTF-8 that was read as Latin-1 (mojibake)"
 REMOVED_FROM = {"train": ("train",), "all": SPLITS, "none": ()}
@@ -39,7 +40,7 @@ REMOVED_FROM = {"train": ("train",), "all": SPLITS, "none": ()}
 READING_PACKAGES = ("ijson", "pyarrow")
 
 
-class TooManyMalformed(RuntimeError):
+class TooManyMalformed(UserError):
     """More records could not be read than the user allows."""
 
 
@@ -77,7 +78,7 @@ def prepare(reader_name, raw, out, options, workers=1):
             raise RawDataError(f"{raw}: no usable record for {', '.join(empty)} ({describe(writer, empty)})")
         manifest = {
             "format": reader_name,
-            "sentence_separator": SENTENCE_SEPARATOR,
+            "sentence_separator": SENTENCE_MARK,
             "counts": {split: dict(writer.counts[split]) for split in options.splits},
             "malformed": malformed,
             "malformed_examples": examples,
@@ -146,17 +147,6 @@ def options_of(options):
     }
 
 
-def versions(*packages):
-    """Versions of Python, of this package and of `packages`; one that is not installed is left out."""
-    found = {"python": platform.python_version()}
-    for name in ("srformer-plugin", *packages):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def add_options(parser):
     """The options that all formats have."""
     parser.add_argument("raw", type=Path, metavar="RAW", help="folder with the raw files")
@@ -181,26 +171,14 @@ def add_options(parser):
         metavar="SHARE",
         help="more than this share of malformed records is an error (default: %(default)s)",
     )
-    parser.add_argument("--max-source-words", type=int, default=0, help="cut longer sources (default: never)")
-    parser.add_argument("--max-target-words", type=int, default=0, help="cut longer targets (default: never)")
+    for side in SIDES:
+        parser.add_argument(
+            f"--max-{side}-words", type=non_negative, default=0, help=f"cut longer {side}s; 0: never (default: never)"
+        )
     parser.add_argument(
         "--mend-mojibake", action="store_true", help="mend UTF-8 that was read as Latin-1; it is counted in any case"
     )
     parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
-
-
-def share(text):
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError("a share is between 0 and 1")
-    return value
-
-
-def positive(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
 
 
 def parser():
@@ -229,21 +207,13 @@ def default_options(reader_name, **changes):
     return SimpleNamespace(**{**vars(parser().parse_args(arguments)), **changes})
 
 
+@command
 def main(argv=None):
     """Command line; returns the exit status."""
     options = parser().parse_args(argv)
     # in the order of SPLITS, whatever the order on the command line
     options.splits = [split for split in SPLITS if split in options.splits]
-    try:
-        manifest = prepare(options.format, options.raw, options.out, options, options.workers)
-    except (RawDataError, TooManyMalformed, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BrokenProcessPool:
-        print("error: a process died, perhaps for want of memory; try fewer --workers", file=sys.stderr)
-        return 1
-    print(report(manifest))
-    return 0
+    print(report(prepare(options.format, options.raw, options.out, options, options.workers)))
 
 
 if __name__ == "__main__":

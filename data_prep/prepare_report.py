@@ -1,6 +1,6 @@
 """The report of `data_prep.prepare`: what is in the corpus, and what is not and why."""
 
-from data_prep.corpus_writer import SIDES
+from data_prep.text import SIDES
 
 # Counts in the order in which a reader of the report wants them.
 ROWS = [

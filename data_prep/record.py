@@ -9,10 +9,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SPLITS = ("train", "valid", "test")
-
-# Stands between the sentences of a target, with a space on either side, until scoring: ROUGE-Lsum needs the sentences.
-SENTENCE_SEPARATOR = "<q>"
+from data_prep.errors import UserError
+from data_prep.text import SENTENCE_MARK, decode, join_sentences
 
 
 class Record(NamedTuple):
@@ -29,8 +27,8 @@ class Record(NamedTuple):
 
     @property
     def target_line(self):
-        """The sentences of the target with the separator between them."""
-        return f" {SENTENCE_SEPARATOR} ".join(self.target)
+        """The sentences of the target with the mark between them."""
+        return join_sentences(self.target)
 
 
 class Unit(NamedTuple):
@@ -60,14 +58,14 @@ class MalformedRecord(ValueError):
     """Raised by a parser: this one document is not in the format."""
 
 
-class RawDataError(RuntimeError):
+class RawDataError(UserError):
     """The raw files are not what the format says, so that reading cannot go on."""
 
 
 def fold(text):
     """`text` on one line, with single spaces between its words.
 
-    Every separator that Python's `str.splitlines` knows goes as well, or a later tool would see more lines.
+    Whatever `str.splitlines` takes for the end of a line becomes a space as well, or a later tool would see more lines.
     Raises MalformedRecord for half of a surrogate pair, which JSON can express and UTF-8 cannot; a byte that is not
     UTF-8 stands as one where a file was opened with `errors="surrogateescape"`.
     """
@@ -80,7 +78,7 @@ def fold(text):
 
 def make_record(unit, source, sentences, notes=()):
     """The Record of `unit`: texts folded, empty sentences left out, separators that the text already holds honoured."""
-    parts = [fold(part) for sentence in sentences for part in sentence.split(SENTENCE_SEPARATOR)]
+    parts = [fold(part) for sentence in sentences for part in sentence.split(SENTENCE_MARK)]
     return Record(fold(unit.id), unit.split, fold(source), tuple(part for part in parts if part), tuple(notes))
 
 
@@ -121,7 +119,7 @@ def member(mapping, name, kind):
 def read_text(path):
     """The text of a file, UTF-8. Raises MalformedRecord."""
     try:
-        return Path(path).read_bytes().decode()
+        return decode(Path(path).read_bytes())
     except UnicodeDecodeError as error:
         raise MalformedRecord(f"not UTF-8 at byte {error.start}") from error
     except OSError as error:

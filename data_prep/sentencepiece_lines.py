@@ -8,7 +8,7 @@ from pathlib import Path
 import sentencepiece
 from tqdm import tqdm
 
-SIDES = ("source", "target")
+from data_prep.text import SIDES, SPLITS
 
 WORDS_AT_ONCE = 100
 # Training holds its text in memory: of a larger corpus every n-th piece is used. 50 million words, some 300 MB.
@@ -75,7 +75,7 @@ def main(argv=None):
     prefix = args.out / "sentencepiece"
     train_model([args.corpus / f"train.{side}" for side in SIDES], prefix, args.vocabulary, fold_case=args.fold_case)
     processor = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
-    for split in ("train", "valid", "test"):
+    for split in SPLITS:
         for side in SIDES:
             encode_file(processor, args.corpus / f"{split}.{side}", args.out / f"{split}.{side}")
     return 0

@@ -14,11 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from data_prep.text import join_sentences, split_sentences
 from recipes import learning_curves
 from recipes.experiment import ReportError, read_experiment
 from recipes.report_text import page
 from srformer_plugin.scoring.evaluate import ALSO, PAIRS_PER_WORKER, evaluate, to_json
-from srformer_plugin.scoring.rouge import ROUGE_TYPES, SENTENCE_MARK, split_sentences
+from srformer_plugin.scoring.rouge import ROUGE_TYPES
 from srformer_plugin.scoring.statistics import SAMPLES, SEED
 
 BASELINES = {"(first sentence)": 1, "(first 3 sentences)": 3}  # named as "(reference)" is
@@ -37,7 +38,7 @@ def read_experiments(folders):
 
 def lead(source, sentences):
     """The first sentences of a source, with the marks that ROUGE-Lsum wants between them."""
-    return f" {SENTENCE_MARK} ".join(split_sentences(source)[:sentences])
+    return join_sentences(split_sentences(source)[:sentences])
 
 
 def comparable(signature):

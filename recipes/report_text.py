@@ -3,9 +3,10 @@
 import shlex
 from statistics import mean, stdev
 
+from data_prep.text import without_marks
 from recipes.examples import examples
 from srformer_plugin.scoring.evaluate import LABELS, markdown_table, table
-from srformer_plugin.scoring.rouge import ROUGE_TYPES, without_marks
+from srformer_plugin.scoring.rouge import ROUGE_TYPES
 
 LONGEST_SAMPLE = 600  # characters of a text that is shown
 SPLITS = ("train", "valid", "test")

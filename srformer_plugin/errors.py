@@ -1,7 +1,9 @@
-"""The package's own exception."""
+"""The package's own errors; `data_prep.errors` has their root, and turns them into one line and an exit status."""
+
+from data_prep.errors import UserError
 
 
-class ConfigurationError(ValueError):
+class ConfigurationError(UserError, ValueError):
     """A setting that cannot work.
 
     The message is one clear sentence that names the flag and its value and says what to do. It is

@@ -11,7 +11,8 @@ import hashlib
 from pathlib import Path
 
 from data_prep.readers.raw_files import SPLIT_NAMES, files_below, not_found, not_listed
-from data_prep.record import SPLITS, MalformedRecord, RawDataError, Unit, make_record, read_text
+from data_prep.record import MalformedRecord, RawDataError, Unit, make_record, read_text
+from data_prep.text import SPLITS, lines
 
 HIGHLIGHT = "@highlight"
 ENDS = (".", "!", "?", "...", "'", "`", '"', "\u2019", "\u201d", ")", "-RRB-", "-rrb-")
@@ -80,7 +81,7 @@ def units(raw, options):
 def parse(unit):
     article, highlights = [], []
     in_highlight = False
-    for line in read_text(unit.file).splitlines():
+    for line in lines(read_text(unit.file)):
         line = line.strip()
         if line == HIGHLIGHT:
             in_highlight = True

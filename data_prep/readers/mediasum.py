@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_prep.readers.raw_files import not_found, not_listed, one_file, read_split_json
 from data_prep.record import RawDataError, Unit, make_record, member
+from data_prep.text import lines
 
 LENGTHS_DIFFER = "utterances and speakers differ in number: speakers left out"
 
@@ -73,6 +74,6 @@ def parse(unit):
     utterances, speakers = member(interview, "utt", list), member(interview, "speaker", list)
     summary = member(interview, "summary", str)
     if len(utterances) != len(speakers):
-        return make_record(unit, " ".join(utterances), summary.splitlines(), [LENGTHS_DIFFER])
+        return make_record(unit, " ".join(utterances), lines(summary), [LENGTHS_DIFFER])
     turns = (f"{speaker}: {utterance}" for speaker, utterance in zip(speakers, utterances))
-    return make_record(unit, " ".join(turns), summary.splitlines())
+    return make_record(unit, " ".join(turns), lines(summary))

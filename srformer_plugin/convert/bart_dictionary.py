@@ -9,13 +9,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq.data.encoders.gpt2_bpe_utils import bytes_to_unicode
+from data_prep.gpt2_bpe import END_OF_TEXT, byte_characters
+from data_prep.text import read_lines
 
 from ..errors import ConfigurationError
 from .weights import read_json
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
-END_OF_TEXT = "<|endoftext|>"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         ids = read_json(folder / "vocab.json")
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        lines = read_lines(folder / "merges.txt")
         merges = [line for line in lines if line and not line.startswith("#version")]
         added_file = folder / "added_tokens.json"
         ids = {**ids, **(read_json(added_file) if added_file.is_file() else {})}
@@ -62,7 +62,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 def gpt2_ids(merges: list[str]) -> dict[str, int]:
     """Token -> id as in GPT-2's encoder.json."""
-    tokens = [*bytes_to_unicode().values(), *(merge.replace(" ", "") for merge in merges), END_OF_TEXT]
+    tokens = [*byte_characters().values(), *(merge.replace(" ", "") for merge in merges), END_OF_TEXT]
     return {token: number for number, token in enumerate(tokens)}
 
 

@@ -1,9 +1,6 @@
-"""Read and write fairseq's checkpoints, and replace folders as a whole."""
+"""Read and write fairseq's checkpoints."""
 
 import argparse
-import contextlib
-import shutil
-import uuid
 import warnings
 from pathlib import Path
 
@@ -74,42 +71,6 @@ def read_checkpoint(path: Path) -> tuple[str, dict, dict]:
     args = argparse.Namespace(**stored)
     ARCH_CONFIG_REGISTRY[architecture](args)
     return ARCH_MODEL_NAME_REGISTRY[architecture], vars(args), content["model"]
-
-
-@contextlib.contextmanager
-def new_folder(out: Path, replaceable: set[str] | None = None):
-    """A folder that appears at `out` when the block ends, complete, or not at all.
-
-    Args:
-        replaceable: replace an existing folder if it holds nothing but files of these names; None: do not replace.
-
-    Raises:
-        ConfigurationError: `out` exists and may not be replaced.
-    """
-    if out.is_symlink() or out.exists():
-        if replaceable is None:
-            raise ConfigurationError(f"{out} exists; --force replaces it")
-        strange = None if out.is_symlink() or not out.is_dir() else {path.name for path in out.iterdir()} - replaceable
-        if strange is None or strange:
-            what = f"it also holds {min(strange)}" if strange else "it is no folder"
-            raise ConfigurationError(f"{out} is not replaced: {what}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # siblings: a rename is atomic only within one file system
-    temporary, old = (out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.{kind}" for kind in ("new", "old"))
-    try:
-        temporary.mkdir()
-        yield temporary
-        if out.exists():
-            out.rename(old)
-        try:
-            temporary.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def dtype_name(tensor: torch.Tensor) -> str:

@@ -3,12 +3,14 @@
 import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
+
+from data_prep.errors import command
+from data_prep.whole import new_folder
 
 from ..errors import ConfigurationError
 from . import bart, rename, t5
-from .checkpoint import CHECKPOINT, dtype_name, new_folder, read_checkpoint, write_checkpoint
+from .checkpoint import CHECKPOINT, dtype_name, read_checkpoint, write_checkpoint
 from .weights import PICKLE, SAFETENSORS, Weights, read_json, write_weights
 
 TOKENIZER_FILES = (
@@ -147,21 +149,17 @@ def parser() -> argparse.ArgumentParser:
     back.add_argument(
         "--tokenizer", metavar="DIR", type=Path, help="copy tokenizer files from here (default: beside CHECKPOINT)"
     )
-    for command in (here, back):
-        command.add_argument("--force", action="store_true", help="replace OUT_DIR if it holds a converted model")
-        command.add_argument("--verbose", action="store_true", help="print what every weight became")
+    for one in (here, back):
+        one.add_argument("--force", action="store_true", help="replace OUT_DIR if it holds a converted model")
+        one.add_argument("--verbose", action="store_true", help="print what every weight became")
     return top
 
 
-def main(argv=None) -> int:
+@command
+def main(argv=None):
     """Run the command line; returns the exit status."""
     args = vars(parser().parse_args(argv))
     convert = {"hf-to-fairseq": hf_to_fairseq, "fairseq-to-hf": fairseq_to_hf}[args.pop("command")]
     verbose = args.pop("verbose")
-    try:
-        convert(**args, report=print if verbose else _silent)
-    except (ConfigurationError, OSError) as error:
-        print(f"srformer-convert: error: {error}", file=sys.stderr)
-        return 1
+    convert(**args, report=print if verbose else _silent)
     print(f"wrote {args['out']}")
-    return 0

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from ..models.t5_names import OUTPUT, ROWS_ARE_TOKENS, SHARED_EMBEDDINGS, t5_names, t5_row_of_fairseq_id
-from ..tools.t5_dictionary import t5_dictionary
 from .fields import check_config, choose, from_options, to_options
 from .rename import Names, Parameter
+from .t5_dictionary import t5_dictionary
 
 MODEL_TYPES = ("t5",)
 ARCHITECTURE = "srformer_t5"  # of converted checkpoints

@@ -22,7 +22,7 @@ def read_json(path: Path) -> dict:
         ConfigurationError: no such file, no JSON, or no object.
     """
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_bytes())
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -103,7 +103,7 @@ def _open_pickle(path):
             "Get it again from a source that you trust, best as safetensors"
         ) from error
     except (OSError, RuntimeError, EOFError) as error:
-        raise ConfigurationError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+        raise ConfigurationError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConfigurationError(f"{path} is not a mapping of names to tensors")
     return state

@@ -10,8 +10,11 @@ and a space. Scores are mean F1 in percent. Systems after the first are compared
 
 import argparse
 import os
-import sys
 from pathlib import Path
+
+from data_prep.arguments import positive
+from data_prep.errors import command
+from data_prep.whole import write_text
 
 from .evaluate import ALSO, PAIRS_PER_WORKER, evaluate, table, to_json
 from .files import ScoringError, read_hypotheses, read_lines
@@ -33,9 +36,9 @@ def parse_arguments(argv=None):
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--save", metavar="FOLDER", help="also write what --json prints, score.json, and score.txt")
     parser.add_argument("--per-example", metavar="FILE", help="write a JSON line for each text of each system")
-    parser.add_argument("--bootstrap-samples", type=_positive, default=SAMPLES, metavar="N")
+    parser.add_argument("--bootstrap-samples", type=positive, default=SAMPLES, metavar="N")
     parser.add_argument("--seed", type=int, default=SEED, help="of the bootstrap")
-    parser.add_argument("--workers", type=_positive, help="processes (default: one for every 20,000 pairs)")
+    parser.add_argument("--workers", type=positive, help="processes (default: one for every 20,000 pairs)")
     return parser.parse_args(argv)
 
 
@@ -44,13 +47,6 @@ def _metrics(text):
     if not set(names) <= set(ALSO):
         raise argparse.ArgumentTypeError(f"{text!r} is not a comma-separated list of {', '.join(ALSO)}")
     return names
-
-
-def _positive(text):
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
-    return number
 
 
 def run(options):
@@ -91,20 +87,13 @@ def _make_folder(path):
 
 
 def _write(path, text):
-    """Write a file whole or not at all."""
-    partial = Path(f"{path}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_text(path, text)
     except OSError as error:
         raise ScoringError(f"cannot write {path}: {error.strerror}") from error
 
 
+@command
 def main(argv=None):
-    """Command line: 0, or 1 after one line on standard error."""
-    try:
-        print(run(parse_arguments(argv)))
-    except ScoringError as error:
-        print(f"srformer-score: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Command line; returns the exit status."""
+    print(run(parse_arguments(argv)))

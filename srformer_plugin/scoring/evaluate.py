@@ -5,7 +5,9 @@ import math
 
 import numpy as np
 
-from .rouge import ROUGE_TYPES, score_texts, signature, without_marks
+from data_prep.text import without_marks
+
+from .rouge import ROUGE_TYPES, score_texts, signature
 from .statistics import SAMPLES, SEED, bootstrap_means, interval, paired_p_values
 from .text_statistics import describe_all, mean_statistics
 

@@ -1,24 +1,24 @@
 """Texts from files: one a line, or what `fairseq-generate` wrote."""
 
 import re
-from pathlib import Path
 
-_GENERATED = re.compile(r"^([DH])-(\d+)\t(?:-?[\d.]+(?:e[+-]?\d+)?|-?inf|nan)\t(.*)$", flags=re.MULTILINE)
+from data_prep.errors import UserError
+from data_prep.text import BadText, lines, read_text
+
+_GENERATED = re.compile(r"^([DH])-(\d+)\t(?:-?[\d.]+(?:e[+-]?\d+)?|-?inf|nan)\t(.*)$", flags=re.DOTALL)
 
 
-class ScoringError(ValueError):
+class ScoringError(UserError, ValueError):
     """Files that cannot be scored. The message is one sentence that names the file."""
 
 
 def read_lines(path) -> list[str]:
-    """The lines of a UTF-8 text file without their ends; blank lines count, only line feeds end a line.
+    """The lines of a UTF-8 text file without their ends; blank lines count.
 
     Raises:
         ScoringError: the file cannot be read, is not UTF-8, or is empty.
     """
-    text = _read(path)
-    lines = text.removesuffix("\n").split("\n")
-    return [line.removesuffix("\r") for line in lines]
+    return lines(_read(path))
 
 
 def read_hypotheses(path, count: int) -> list[str]:
@@ -32,22 +32,20 @@ def read_hypotheses(path, count: int) -> list[str]:
         ScoringError: as `read_lines`; or a hypothesis is missing, unknown or there twice. A mean over the others would
             look like a score.
     """
-    generated = _GENERATED.findall(_read(path))
+    texts = read_lines(path)
+    generated = [found.groups() for found in map(_GENERATED.match, texts) if found]
     if generated:
         return _in_order(path, generated, count)
-    lines = read_lines(path)
-    if len(lines) != count:
-        raise ScoringError(f"{path} has {len(lines):,} lines, but there are {count:,} references")
-    return lines
+    if len(texts) != count:
+        raise ScoringError(f"{path} has {len(texts):,} lines, but there are {count:,} references")
+    return texts
 
 
 def _read(path):
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ScoringError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ScoringError(f"{path} is not UTF-8 text (byte {error.start})") from error
+        text = read_text(path)
+    except BadText as error:
+        raise ScoringError(str(error)) from error
     if not text.strip():
         raise ScoringError(f"{path} is empty")
     return text

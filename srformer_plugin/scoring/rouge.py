@@ -15,14 +15,13 @@ import numpy as np
 from nltk.stem.porter import PorterStemmer
 from rouge_score import scoring, tokenize
 
+from data_prep.text import SENTENCE_MARK, split_sentences
+
 from .. import __version__
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-SENTENCE_MARK = "<q>"  # between the sentences of a target, from data preparation to scoring
-SENTENCE_SPLIT = "<q>,newline,else:.?!"  # `split_sentences` in a signature
+SENTENCE_SPLIT = f"{SENTENCE_MARK},newline,else:.?!"  # `split_sentences` in a signature
 
-_MARKS = re.compile(rf"{SENTENCE_MARK}|\n")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _WORD = re.compile(r"[a-z0-9]+")
 _ZERO = scoring.Score(0, 0, 0)
 
@@ -36,20 +35,11 @@ def signature(samples: int | None = None, seed: int | None = None) -> str:
     return "|".join(f"{name}:{value}" for name, value in fields.items())
 
 
-def split_sentences(text: str) -> list[str]:
-    """The sentences of a text: between the marks `<q>` and newline where it has one, else after . ? ! and a space."""
-    if _MARKS.search(text):
-        return _MARKS.split(text)
-    return _SENTENCE_END.split(text)
+def rouge_words(text: str) -> list[str]:
+    """What ROUGE takes for words, before stemming: runs of a-z and 0-9 of the lower-case text.
 
-
-def without_marks(text: str) -> str:
-    """The text with a space in place of each sentence mark, for scores that know no sentences."""
-    return re.sub(rf"\s*(?:{SENTENCE_MARK}|\n)\s*", " ", text).strip()
-
-
-def words(text: str) -> list[str]:
-    """What ROUGE takes for words, before stemming: runs of a-z and 0-9 of the lower-case text."""
+    A sentence mark would be the word "q": ask for the words of a sentence, or of a text without marks.
+    """
     return _WORD.findall(text.lower())
 
 
@@ -70,7 +60,8 @@ _stems = _Stems()
 
 def tokens_by_sentence(text: str) -> list[list[str]]:
     """rouge-score's tokens of each sentence of a text; sentences without any are left out."""
-    sentences = ([stem for word in words(sentence) for stem in _stems[word]] for sentence in split_sentences(text))
+    words = map(rouge_words, split_sentences(text))
+    sentences = ([stem for word in sentence for stem in _stems[word]] for sentence in words)
     return [tokens for tokens in sentences if tokens]
 
 

@@ -1,11 +1,13 @@
 """What ROUGE does not say about summaries: how long, how repetitive and how much their own words they are.
 
-Words are ROUGE's, unstemmed: runs of a-z and 0-9 of the lower-case text.
+Words are ROUGE's, unstemmed: runs of a-z and 0-9 of the lower-case text. The marks between sentences are no words.
 """
 
 import math
 
-from .rouge import split_sentences, words
+from data_prep.text import split_sentences, without_marks
+
+from .rouge import rouge_words
 
 NOVEL = (1, 2, 3, 4)  # n of the n-grams looked up in the source
 REPEATED = (1, 2, 3)  # n of the n-grams looked for twice in a text
@@ -23,13 +25,14 @@ def describe(text: str, source: str | None = None) -> dict[str, float]:
     `novel_N`: share of the text's different N-grams that the source lacks, and `compression`: words of the source per
     word.
     """
-    tokens = words(text)
-    found = {"words": len(tokens), "sentences": sum(1 for sentence in split_sentences(text) if words(sentence))}
+    tokens = rouge_words(without_marks(text))
+    sentences = sum(1 for sentence in split_sentences(text) if rouge_words(sentence))
+    found = {"words": len(tokens), "sentences": sentences}
     grams = {n: ngrams(tokens, n) for n in {*NOVEL, *REPEATED}}
     for n in REPEATED:
         found[f"repeated_{n}"] = 1 - len(set(grams[n])) / len(grams[n]) if grams[n] else math.nan
     if source is not None:
-        source_tokens = words(source)
+        source_tokens = rouge_words(without_marks(source))
         found["compression"] = len(source_tokens) / len(tokens) if tokens else math.nan
         for n in NOVEL:
             own = set(grams[n])

@@ -15,6 +15,7 @@ pytest.importorskip("transformers", reason="the development extra (transformers)
 
 from safetensors.torch import load_file, save_file
 
+from data_prep.errors import EXIT_STATUS
 from srformer_plugin.convert import checkpoint, cli
 from srformer_plugin.convert.weights import Weights
 
@@ -124,10 +125,10 @@ def test_what_does_not_fit_is_one_error_that_names_it(folder, tmp_path, convert,
     damage, message = DAMAGES[kind]
     damage(folder)
     status, output, errors = convert("hf-to-fairseq", folder, tmp_path / "out")
-    assert status == 1
+    assert status == EXIT_STATUS
     assert output == ""
     (line,) = errors.splitlines()
-    assert line.startswith("srformer-convert: error: ")
+    assert line.startswith("error: ")
     assert re.search(message, line), line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf"]  # nothing half written
 
@@ -148,7 +149,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(folder, tmp_path, convert, le
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
     status, _, errors = convert("hf-to-fairseq", folder, tmp_path / "out")
-    assert status == 1
+    assert status == EXIT_STATUS
     assert f"{folder / 'pytorch_model.bin'} is refused" in errors
     assert not (tmp_path / "ran").exists()
 
@@ -158,7 +159,7 @@ def test_a_fairseq_checkpoint_with_code_is_refused_and_not_run(converted_bart, t
     (tmp_path / "in").mkdir()
     torch.save({**content, "extra_state": Malicious(tmp_path / "ran")}, tmp_path / "in" / "evil.pt")
     status, _, errors = convert("fairseq-to-hf", tmp_path / "in" / "evil.pt", tmp_path / "out")
-    assert status == 1
+    assert status == EXIT_STATUS
     assert "evil.pt is refused" in errors
     assert not (tmp_path / "ran").exists()
 
@@ -228,7 +229,7 @@ def test_a_fairseq_model_that_hugging_face_cannot_have_is_refused(converted_bart
     (tmp_path / "in").mkdir()
     torch.save(content, tmp_path / "in" / "model.pt")
     status, _, errors = convert("fairseq-to-hf", tmp_path / "in" / "model.pt", tmp_path / "out")
-    assert status == 1
+    assert status == EXIT_STATUS
     assert re.search(message, errors), errors
     assert not (tmp_path / "out").exists()
 
@@ -238,7 +239,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, convert):
     torch.save({"a": 1}, tmp_path / "other.pt")
     for name, message in (("gone.pt", "cannot be read"), ("text.pt", "text.pt"), ("other.pt", "no fairseq checkpoint")):
         status, _, errors = convert("fairseq-to-hf", tmp_path / name, tmp_path / "out")
-        assert status == 1
+        assert status == EXIT_STATUS
         assert message in errors
 
 
@@ -247,18 +248,18 @@ def test_an_existing_folder_is_replaced_only_if_asked_and_only_if_it_is_ours(fol
     assert convert("hf-to-fairseq", folder, out)[0] == 0
     (out / "model.pt").write_text("old")
     status, _, errors = convert("hf-to-fairseq", folder, out)
-    assert status == 1
+    assert status == EXIT_STATUS
     assert f"{out} exists; --force replaces it" in errors
     assert convert("hf-to-fairseq", folder, out, "--force")[0] == 0
     assert (out / "model.pt").stat().st_size > 1000
     (out / "thesis.tex").touch()
     status, _, errors = convert("hf-to-fairseq", folder, out, "--force")
-    assert status == 1
+    assert status == EXIT_STATUS
     assert "it also holds thesis.tex" in errors
     assert (out / "thesis.tex").exists()
     for inside in (folder, folder.parent):
         status, _, errors = convert("hf-to-fairseq", folder, inside, "--force")
-        assert status == 1
+        assert status == EXIT_STATUS
         assert "holds the input" in errors
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "out"]
 
@@ -273,7 +274,7 @@ def test_a_failure_leaves_the_old_folder_as_it_was(folder, tmp_path, convert, mo
 
     monkeypatch.setattr(checkpoint.checkpoint_utils, "torch_persistent_save", full_disk)
     status, _, errors = convert("hf-to-fairseq", folder, out, "--force")
-    assert status == 1
+    assert status == EXIT_STATUS
     assert "No space left on device" in errors
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "out"]
@@ -291,7 +292,7 @@ def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one_there(folder, t
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refused)
-    assert convert("hf-to-fairseq", folder, out, "--force")[0] == 1
+    assert convert("hf-to-fairseq", folder, out, "--force")[0] == EXIT_STATUS
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "out"]
 

@@ -10,6 +10,7 @@ pytest.importorskip("transformers", reason="the development extra (transformers)
 
 from safetensors.torch import load_file, save_file
 
+from data_prep.errors import EXIT_STATUS
 from srformer_plugin.convert.cli import fairseq_to_hf, hf_to_fairseq, main
 from srformer_plugin.convert.weights import Weights
 
@@ -133,7 +134,7 @@ def test_what_does_not_fit_is_named(save_t5, tmp_path, capsys, change, message):
         path = tmp_path / "hf" / file
         content = json.loads(path.read_text())
         path.write_text(json.dumps({**content, **{k: v for k, v in change.items() if "config" in file}}))
-    assert main(["hf-to-fairseq", str(tmp_path / "hf"), str(tmp_path / "out")]) == 1
+    assert main(["hf-to-fairseq", str(tmp_path / "hf"), str(tmp_path / "out")]) == EXIT_STATUS
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
 
@@ -144,7 +145,7 @@ def test_a_head_that_a_tied_configuration_does_not_expect_is_refused(save_t5, tm
     config = {**json.loads(path.read_text()), "tie_word_embeddings": True}
     config.pop("scale_decoder_outputs", None)
     path.write_text(json.dumps(config))
-    assert main(["hf-to-fairseq", str(tmp_path / "hf"), str(tmp_path / "out")]) == 1
+    assert main(["hf-to-fairseq", str(tmp_path / "hf"), str(tmp_path / "out")]) == EXIT_STATUS
     assert "weight lm_head.weight differs from shared.weight" in capsys.readouterr().err
 
 

@@ -9,6 +9,7 @@ import sentencepiece
 from data_prep import encode as encode_module
 from data_prep import gpt2_bpe
 from data_prep.encode import BadCorpus, encode, main
+from data_prep.errors import EXIT_STATUS
 from data_prep.gpt2_bpe import END_OF_TEXT, WrongVocabulary, byte_characters
 from data_prep.sentencepiece_lines import train_model
 
@@ -147,7 +148,7 @@ def test_the_report_says_how_many_sources_are_longer(corpus, vocabulary, tmp_pat
 
 def test_files_that_are_not_gpt2s_are_refused(corpus, vocabulary, tmp_path, capsys):
     arguments = [str(corpus(["a"])), str(tmp_path / "out"), "--bpe", "gpt2", "--gpt2-files", str(vocabulary)]
-    assert main(arguments) == 1
+    assert main(arguments) == EXIT_STATUS
     assert re.search("encoder.json is not GPT-2's: its sha256 is [0-9a-f]{64}", capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
 
@@ -183,7 +184,7 @@ def test_a_damaged_corpus_is_an_error_that_says_where_and_nothing_is_written(
     folder = corpus(["a", "b"])
     damage(folder)
     arguments = ["--bpe", "gpt2", "--gpt2-files", str(vocabulary), "--own-vocabulary", "--workers", "1"]
-    assert main([str(folder), str(tmp_path / "out"), *arguments]) == 1
+    assert main([str(folder), str(tmp_path / "out"), *arguments]) == EXIT_STATUS
     assert message in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*"))
 

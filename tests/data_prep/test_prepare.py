@@ -4,12 +4,14 @@ import hashlib
 import json
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
 from data_prep import prepare as prepare_module
-from data_prep import whole_folder as whole_folder_module
+from data_prep import whole
+from data_prep.errors import EXIT_STATUS
 from data_prep.mojibake import mend
 from data_prep.prepare import MOJIBAKE, TooManyMalformed, default_options, main, prepare
 from data_prep.record import RawDataError
@@ -88,9 +90,9 @@ def test_the_manifest_names_options_and_versions_and_no_folder_of_this_machine(r
 
 
 def test_lengths_are_counted_in_words(run):
-    manifest = run({"train": [("w " * n, "x " * 2 * n) for n in (1, 2, 3, 4, 10)]})
+    manifest = run({"train": [("w " * n, "x\n" * 2 * n) for n in (1, 2, 3, 4, 10)]})
     assert manifest["words"]["source"]["train"] == {"mean": 4, "median": 3, "p95": 10, "max": 10}
-    assert manifest["words"]["target"]["train"]["median"] == 6
+    assert manifest["words"]["target"]["train"]["median"] == 6  # and not 11, with the marks between sentences
 
 
 @pytest.mark.parametrize(("where", "written"), [("train", (1, 2)), ("all", (1, 1)), ("none", (2, 2))])
@@ -131,8 +133,9 @@ def test_empty_texts_are_left_out_on_both_sides_and_counted(run, out):
 
 def test_longer_texts_are_cut_and_counted_where_asked(run, out):
     manifest = run({"train": [("a b c d", "e\nf g"), ("a b", "e")]}, max_source_words=3, max_target_words=2)
+    # the mark between sentences is no word
     assert lines(out / "train.source") == ["a b c", "a b"]
-    assert lines(out / "train.target") == ["e", "e"]  # no separator at the end
+    assert lines(out / "train.target") == ["e <q> f", "e"]
     assert manifest["counts"]["train"]["truncated source"] == 1
     assert manifest["counts"]["train"]["truncated target"] == 1
     assert manifest["words"]["source"]["train"]["max"] == 4
@@ -161,8 +164,8 @@ def test_a_split_without_a_usable_record_is_an_error_that_says_why(run, out):
     assert not (out / "manifest.json").exists()
 
 
-def test_an_error_is_one_line_and_exit_status_1(tmp_path, capsys):
-    assert main(["arxiv", str(tmp_path / "nowhere"), str(tmp_path / "out")]) == 1
+def test_an_error_is_one_line_and_the_exit_status_of_a_users_error(tmp_path, capsys):
+    assert main(["arxiv", str(tmp_path / "nowhere"), str(tmp_path / "out")]) == EXIT_STATUS
     assert capsys.readouterr().err.endswith(f"\nerror: {tmp_path / 'nowhere'} is not a folder\n")
 
 
@@ -193,7 +196,7 @@ def test_an_interruption_while_files_move_leaves_no_manifest_and_the_next_run_co
             raise KeyboardInterrupt
         moved.append(source.rename(destination))
 
-    monkeypatch.setattr(whole_folder_module.os, "replace", interrupted)
+    monkeypatch.setattr(whole.os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run({"train": many(4)})
     assert not (out / "manifest.json").exists()
@@ -202,8 +205,8 @@ def test_an_interruption_while_files_move_leaves_no_manifest_and_the_next_run_co
 
 
 def test_a_killed_run_leaves_nothing_that_the_next_one_takes_for_its_own(run, out):
-    (out / whole_folder_module.PARTIAL).mkdir(parents=True)
-    (out / whole_folder_module.PARTIAL / "test.source").write_text("half a li")
+    (out / whole.PARTIAL).mkdir(parents=True)
+    (out / whole.PARTIAL / "test.source").write_text("half a li")
     manifest = run({"train": many(3)})
     assert "test.source" not in manifest["sha256"]
     assert sorted(path.name for path in out.iterdir()) == sorted([*manifest["sha256"], "manifest.json"])
@@ -252,10 +255,10 @@ def test_workers_that_die_are_an_error_and_no_traceback(tmp_path, write_corpus, 
     write_corpus("arxiv", tmp_path / "raw")
 
     def dies(*_):
-        raise prepare_module.BrokenProcessPool
+        raise BrokenProcessPool
 
     monkeypatch.setattr(prepare_module, "ordered_map", dies)
-    assert main(["arxiv", str(tmp_path / "raw"), str(tmp_path / "out")]) == 1
+    assert main(["arxiv", str(tmp_path / "raw"), str(tmp_path / "out")]) == EXIT_STATUS
     assert "fewer --workers" in capsys.readouterr().err
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rouge_score import rouge_scorer
 
+from data_prep.errors import EXIT_STATUS
 from srformer_plugin.scoring import cli
 from srformer_plugin.scoring.evaluate import markdown_table
 from srformer_plugin.scoring.rouge import ROUGE_TYPES
@@ -131,8 +132,8 @@ def test_generated_output_scores_as_the_line_file(score, files, tmp_path):
 def test_unfit_hypotheses_are_one_clear_error(score, files, tmp_path, text, message):
     (tmp_path / "text").write_text(text)
     status, out, err = score(tmp_path / "text", files["ref"], "--json")
-    assert (status, out) == (1, "")
-    assert err.startswith("srformer-score: error: ")
+    assert (status, out) == (EXIT_STATUS, "")
+    assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
 
@@ -145,7 +146,7 @@ def test_other_misuse_is_one_clear_error(score, files, tmp_path):
             ([files["hyp"], files["ref"], "--save", files["src"]], "cannot make the folder"),
     ):
         status, out, err = score(*arguments)
-        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert (status, out, err.count("\n")) == (EXIT_STATUS, "", 1)
         assert message in err
     (tmp_path / "src").write_text("one\n")
     assert "src has 1 lines" in score(files["hyp"], files["ref"], "--source", tmp_path / "src")[2]

@@ -9,7 +9,7 @@ from srformer_plugin.scoring.text_statistics import describe, describe_all, mean
 
 def test_words_and_sentences_are_counted():
     found = describe("It's all. Is it? <q> ")
-    assert (found["words"], found["sentences"]) == (6, 1)  # a mark switches off the search for full stops
+    assert (found["words"], found["sentences"]) == (5, 1)  # no stop is looked for beside a mark, which is no word
     assert describe("It is over. Is it?")["sentences"] == 2
 
 
@@ -39,3 +39,12 @@ def test_texts_too_short_for_an_ngram_do_not_count_in_its_mean():
     assert means["words"] == pytest.approx(5 / 3)
     assert means["empty"] == 1
     assert math.isnan(mean_statistics(describe_all(["a"]))["repeated_3"])
+
+
+def test_marks_between_sentences_are_no_words():
+    marked = describe("A cat. <q> It slept.<q>So.", source="a cat <q> it slept so")
+    plain = describe("A cat. It slept. So.")
+    assert {name: marked[name] for name in plain} == plain
+    # a verbatim lead has no n-gram of its own
+    assert [marked[f"novel_{n}"] for n in (1, 2, 3, 4)] == [0] * 4
+    assert marked["compression"] == 1

@@ -1,6 +1,7 @@
 """Token ids survive text -> fairseq's ids -> text, and are T5's plus one, for real lines."""
 
 import itertools
+import re
 import sysconfig
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from fairseq.data import Dictionary, data_utils
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE, SentencepieceConfig
 
 from data_prep.docstring_corpus import DEFAULT_LIMITS, read_file, source_files
+from data_prep.errors import EXIT_STATUS
+from srformer_plugin.convert.t5_dictionary import t5_dictionary
 from srformer_plugin.errors import ConfigurationError
 from srformer_plugin.models.t5_names import fairseq_id_of_t5_row, t5_row_of_fairseq_id
-from srformer_plugin.tools.t5_dictionary import main, t5_dictionary
+from srformer_plugin.tools.t5_dictionary import main
 
 NUM_LINES = 1000
 # characters that no training line holds, white space of all kinds, what looks like a special token
@@ -49,7 +52,7 @@ def spiece(lines, tmp_path_factory):
 def written(spiece, tmp_path_factory):
     """The dictionary as the tool writes it."""
     path = tmp_path_factory.mktemp("t5") / "new" / "dict.txt"
-    main([str(spiece), str(path)])
+    assert main([str(spiece), str(path)]) == 0
     return path
 
 
@@ -122,13 +125,13 @@ def test_t5s_own_sizes_give_32128_rows(monkeypatch, tmp_path):
     assert t5_row_of_fairseq_id(dictionary.index("<extra_id_0>"), 32_128) == 32_099
 
 
-def test_what_is_no_t5_tokenizer_is_one_clear_error_and_leaves_no_file(lines, tmp_path, spiece):
+def test_what_is_no_t5_tokenizer_is_one_clear_error_and_leaves_no_file(lines, tmp_path, spiece, capsys):
     out = tmp_path / "dict.txt"
     default_ids = train_sentencepiece(tmp_path, lines, pad_id=-1, unk_id=0, bos_id=1, eos_id=2)
     with pytest.raises(ConfigurationError, match="special ids are .* T5's pad 0, eos 1, unk 2"):
         t5_dictionary(default_ids)
-    with pytest.raises(SystemExit, match="error: .*not a T5 tokenizer"):
-        main([str(default_ids), str(out)])
+    assert main([str(default_ids), str(out)]) == EXIT_STATUS
+    assert re.match("error: .*not a T5 tokenizer.*\n$", capsys.readouterr().err)
     out.with_name("text").write_text("no model")
     with pytest.raises(ConfigurationError, match="not a SentencePiece model"):
         t5_dictionary(out.with_name("text"))

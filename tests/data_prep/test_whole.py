@@ -1,0 +1,96 @@
+"""Files and folders appear whole or not at all."""
+
+import os
+
+import pytest
+
+from data_prep.errors import UserError
+from data_prep.whole import new_folder, whole_file, whole_folder, write_json, write_text
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "é and space"
+    with whole_file(path) as file:
+        file.write("a\n\u2028")
+        assert not path.exists()
+    assert path.read_bytes() == "a\n\u2028".encode()
+    assert names(tmp_path) == [path.name]
+
+
+def test_an_exception_leaves_the_earlier_file_and_no_other(tmp_path):
+    write_text(tmp_path / "file", "first")
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "file") as file:
+        file.write("second")
+        raise KeyboardInterrupt
+    assert (tmp_path / "file").read_text() == "first"
+    assert names(tmp_path) == ["file"]
+
+
+def test_what_a_killed_process_wrote_is_not_at_the_files_place(tmp_path, monkeypatch):
+    write_text(tmp_path / "file", "first")
+    monkeypatch.setattr(os, "replace", lambda *_: None)  # the process ends before
+    write_json(tmp_path / "file", {"a": 1})
+    assert (tmp_path / "file").read_text() == "first"
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "target").write_text("first")
+    (tmp_path / "link").symlink_to("target")
+    write_text(tmp_path / "link", "second")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "second"
+
+
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    write_text(tmp_path / "whole", "")
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_pipe_is_written_to(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "text")
+    assert os.read(reader, 10) == b"text"
+    os.close(reader)
+
+
+@pytest.mark.parametrize("place", ["folder", "absent/file"])
+def test_an_error_names_the_file_that_was_asked_for(place, tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError) as error:
+        write_text(tmp_path / place, "text")
+    assert error.value.filename == str(tmp_path / place)
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_folder_has_its_manifest_last(tmp_path):
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "z").write_text("z")
+        (folder / "manifest.json").write_text('{"sha256": {"z": ""}}')
+        assert names(tmp_path / "out") == [".partial"]
+    assert names(tmp_path / "out") == ["manifest.json", "z"]
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("a")
+    assert names(tmp_path / "out") == ["a"]  # nothing of the earlier run
+
+
+def test_a_new_folder_replaces_only_what_it_may(tmp_path):
+    out = tmp_path / "new" / "out"
+    with new_folder(out) as folder:
+        (folder / "a").write_text("first")
+    with pytest.raises(UserError, match="exists; --force"), new_folder(out):
+        pass
+    with pytest.raises(UserError, match="also holds a"), new_folder(out, {"b"}):
+        pass
+    with pytest.raises(KeyboardInterrupt), new_folder(out, {"a"}):
+        raise KeyboardInterrupt
+    assert (out / "a").read_text() == "first"
+    with new_folder(out, {"a"}) as folder:
+        (folder / "a").write_text("second")
+    assert (out / "a").read_text() == "second"
+    assert names(out.parent) == ["out"]
