@@ -20,27 +20,24 @@ import os
 import sys
 from collections import Counter
 from functools import partial
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
 
 from data_prep import gpt2_bpe
 from data_prep.arguments import positive, token_limit
-from data_prep.errors import UserError, command
+from data_prep.errors import command
+from data_prep.line_files import BadCorpus, lines_of, splits_of
 from data_prep.ordered_map import ordered_map
 from data_prep.provenance import sha256_of, versions
 from data_prep.statistics import Lengths, draw_histograms
-from data_prep.text import SENTENCE_MARK, SIDES, SPLITS
+from data_prep.text import SENTENCE_MARK, SIDES
 from data_prep.whole import MANIFEST, whole_folder
 
 MODEL = "sentencepiece.model"
 
 _pieces = None  # in a worker: the function text -> list of pieces
-
-
-class BadCorpus(UserError):
-    """The line files are not there, not aligned, or no text."""
 
 
 def start_worker(bpe, path):
@@ -68,34 +65,6 @@ def encode_line(task):
     pieces = _pieces(" ".join(line.split()))
     kept = pieces[: limit - 1] if limit else pieces
     return " ".join(map(str, kept)), len(pieces) + 1
-
-
-def lines_of(path):
-    """Yield the lines of a file, ended by newlines only; raises BadCorpus for what is not UTF-8."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield line.decode()
-            except UnicodeDecodeError as error:
-                raise BadCorpus(f"{path}:{number}: not UTF-8 at byte {error.start} of the line") from error
-
-
-def splits_of(corpus):
-    """`{split: lines}` of the splits that folder `corpus` has; raises BadCorpus if their two sides differ in length."""
-    splits = [split for split in SPLITS if any((corpus / f"{split}.{side}").exists() for side in SIDES)]
-    if not splits:
-        raise BadCorpus(f"{corpus} has no {{train,valid,test}}.{{source,target}}")
-    lines = {}
-    for split in splits:
-        lines[split] = 0
-        with open(corpus / f"{split}.source", "rb") as sources, open(corpus / f"{split}.target", "rb") as targets:
-            for source, target in zip_longest(sources, targets):
-                if source is None or target is None:
-                    raise BadCorpus(
-                        f"{corpus}: {split}.source and {split}.target differ in length after line {lines[split]}"
-                    )
-                lines[split] += 1
-    return lines
 
 
 def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0, separator=True):

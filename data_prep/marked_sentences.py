@@ -19,16 +19,19 @@ import json
 import os
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.corpus_writer import SIDES, sha256_of
-from data_prep.encode import BadCorpus, lines_of, splits_of
+from data_prep.arguments import non_negative, positive, share
+from data_prep.errors import command
+from data_prep.line_files import BadCorpus, lines_of, splits_of
 from data_prep.ordered_map import ordered_map
-from data_prep.prepare import positive, versions
-from data_prep.whole_folder import MANIFEST, whole_folder
+from data_prep.provenance import sha256_of, versions
+from data_prep.text import SIDES
+from data_prep.whole import MANIFEST, whole_folder
 
 MARK, MASK = "<mark>", "<mask>"
 WORD_START = "\u2581"  # SentencePiece's, before the first piece of a word
@@ -103,7 +106,7 @@ def tasks(corpus, seed, number, share, limit):
     """What `example` needs, for every training pair of `corpus`, in order."""
     pairs = zip(lines_of(corpus / "train.source"), lines_of(corpus / "train.target"))
     for line, (source, target) in enumerate(pairs):
-        yield source.rstrip("\n"), target.rstrip("\n"), (seed, number, line), share, limit
+        yield source, target, (seed, number, line), share, limit
 
 
 def mark(corpus, out, passes, share, limit, seed, workers=1):
@@ -114,12 +117,11 @@ def mark(corpus, out, passes, share, limit, seed, workers=1):
     lines = splits_of(corpus).get("train")
     if lines is None:
         raise BadCorpus(f"{corpus} has no train.source")
-    with open(corpus / "train.source", encoding="utf-8", newline="\n") as file:
-        if lines and WORD_START not in "".join(file.readline() for _ in range(min(lines, 100))):
-            raise BadCorpus(
-                f"{corpus}/train.source has no SentencePiece pieces: "
-                "encode the corpus with data_prep.encode --bpe sentencepiece"
-            )
+    if WORD_START not in "".join(islice(lines_of(corpus / "train.source"), 100)):
+        raise BadCorpus(
+            f"{corpus}/train.source has no SentencePiece pieces: "
+            "encode the corpus with data_prep.encode --bpe sentencepiece"
+        )
     counts = {}
     with whole_folder(out) as folder:
         for number in range(1, passes + 1):
@@ -147,17 +149,7 @@ def mark(corpus, out, passes, share, limit, seed, workers=1):
     return manifest
 
 
-def probability(text):
-    """An argument in [0, 1]."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
-    return value
-
-
+@command
 def main(argv=None):
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -169,27 +161,20 @@ def main(argv=None):
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     parser.add_argument("--passes", type=positive, default=1, help="passes over the training data (default: 1)")
     parser.add_argument(
-        "--share", type=probability, default=0.6, help="probability of a copying example (default: 0.6)"
+        "--share", type=share, default=0.6, help="probability of a copying example (default: 0.6)"
     )
     parser.add_argument(
         "--max-target", type=positive, default=96, metavar="TOKENS",
         help="tokens of a copied target at most, the end of sentence included (default: 96)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=1, help="of the draws, 0 or more (default: 1)")
+    parser.add_argument("--seed", type=non_negative, default=1, help="of the draws, 0 or more (default: 1)")
     parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one a core)")
     args = parser.parse_args(argv)
-    if args.seed < 0:
-        parser.error(f"argument --seed: {args.seed} is below 0")
-    try:
-        manifest = mark(args.corpus, args.out, args.passes, args.share, args.max_target - 1, args.seed, args.workers)
-    except (BadCorpus, OSError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
+    manifest = mark(args.corpus, args.out, args.passes, args.share, args.max_target - 1, args.seed, args.workers)
     total = Counter()
     for count in manifest["counts"].values():
         total.update(count)
     print(", ".join(f"{count:,} {kind}" for kind, count in sorted(total.items())))
-    return 0
 
 
 if __name__ == "__main__":

@@ -145,8 +145,8 @@ def test_the_draws_depend_on_the_seed_and_not_on_the_workers(encoded, tmp_path):
     [
         (["12 4096 318"], [], "has no SentencePiece pieces"),  # GPT-2's BPE
         (["▁no ▁end"], [], "no sentence of 5 to 70 pieces"),
-        ([SENTENCE], ["--share", "1.5"], "'1.5' is not between 0 and 1"),
-        ([SENTENCE], ["--seed", "-1"], "-1 is below 0"),
+        ([SENTENCE], ["--share", "1.5"], "1.5 is no share: it must be from 0 to 1"),
+        ([SENTENCE], ["--seed", "-1"], "-1 is not at least 0"),
         (None, [], "has no"),
     ],
 )
