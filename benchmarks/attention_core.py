@@ -27,12 +27,12 @@ from benchmarks import flex_local
 from benchmarks.exactness import by_entry, relative_error
 from benchmarks.rows import provenance, write_rows
 from srformer_plugin.attention.method.memory import RAFMemory
-from srformer_plugin.attention.method.runs import query_runs
 from srformer_plugin.attention.method.schedule import build_schedule
 from srformer_plugin.attention.method.segments import SourceLayout
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.attention.torch import attend as torch_ops
-from srformer_plugin.attention.triton import attend as triton_ops
+from srformer_plugin.attention.triton.backend import TritonBackend
+from srformer_plugin.attention.triton.tables import state_tables
 
 SIZES = [(16, 128, 1024), (8, 256, 4096), (4, 512, 16384), (16, 1024, 1024)]  # B, T, N
 HEADS, HEAD_DIM, SEGMENT = 12, 64, 64
@@ -64,7 +64,7 @@ class Inputs:
         batch, targets, source = self.size
         self.layout = SourceLayout(self.mask, batch, source, SEGMENT, self.device)
         self.segment_plan = self.schedule.plan(self.layout, 0, targets)
-        query_runs(self.segment_plan, self.layout)
+        state_tables(self.segment_plan, self.layout)
 
     def bytes(self):
         return sum(x.numel() * x.element_size() for x in (self.query, self.keys, self.values))
@@ -227,7 +227,7 @@ def kernel_times(function, calls=20):
 
 
 def least_bytes(inputs):
-    """Bytes that every kernel must move, inputs and outputs once (notes_attention.md)."""
+    """Bytes that every kernel must move, inputs and outputs once (docs/kernels.md)."""
     batch, targets, source = inputs.size
     heads = batch * HEADS
     states, width = inputs.segment_plan.num_states, inputs.keys.element_size()
@@ -269,7 +269,7 @@ def main():
         case = dict(zip(("batch", "targets", "source"), size))
         print(case, flush=True)
         exact = {}
-        candidates = {"triton": inputs.segmented(triton_ops.attend_source)}
+        candidates = {"triton": inputs.segmented(TritonBackend().attend_source)}
         if not options.quick:
             candidates["torch"] = inputs.segmented(torch_ops.attend_source)
         candidates["sdpa default"] = inputs.full()

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.rows import Results, add_options, provenance, this_cpu
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
-from srformer_plugin.attention.method.plan import MAX_DENSE_OVERHEAD
 from srformer_plugin.attention.settings import SegmentSettings
+from srformer_plugin.attention.torch.grouping import MAX_DENSE_OVERHEAD
 
 HEADS, HEAD_DIM = 8, 64
 WIDTH = HEADS * HEAD_DIM

@@ -41,26 +41,6 @@ def training_updates(rows):
     )
 
 
-def attention_core_cpu(rows):
-    """Milliseconds of the attention core on a CPU, a line per length, mode and peer."""
-    case, first = rows[0]["case"], rows[0]
-    loads = [row["load"] for row in rows]
-    return _table(
-        "| source | pass | peer | ours, ms | peer, ms | ratio | ratio of the shortest times |",
-        (
-            f"| {row['case']['source']:,} | {row['case']['mode']} | {row['peer']} | {row['ours']:.1f} "
-            f"| {row['theirs']:.1f} | {row['ratio']:.2f} | {row['ratio_of_shortest']:.2f} |"
-            for row in rows
-        ),
-        f"{case['batch']} x {case['targets']} targets, {case['heads']} heads of 64, {case['dtype']}, {case['threads']} "
-        f"threads, medians of {case['rounds']} interleaved rounds; `forward` without gradients, `both` to all of them; "
-        f"`sdpa` is full attention with the same mask, `torch` the plain operations; "
-        f"load average {min(loads)} to {max(loads)}",
-        first,
-        f"torch {first['torch']}",
-    )
-
-
 def decoding(rows):
     """Tokens a second and memory, a line per batch shape and system."""
     case, first = rows[0]["case"], rows[0]
@@ -282,7 +262,6 @@ TABLES = {
     "scaling": scaling,
     "scaling_cpu": scaling,
     "operations": operations,
-    "attention_core_cpu": attention_core_cpu,
     "rouge_scoring": rouge_scoring,
     "decoding": decoding,
     "decoding_cpu": decoding,

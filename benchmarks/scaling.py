@@ -36,12 +36,12 @@ from benchmarks.attention_core import (
 )
 from benchmarks.fits import add_exponents, series
 from benchmarks.rows import Results, add_options, provenance, this_device
-from srformer_plugin.attention.cpu import attend as cpu_ops
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.attention.shared_by_beams import FullCrossAttention
 from srformer_plugin.attention.source_context import SourceContext
-from srformer_plugin.attention.triton import attend as triton_ops
+from srformer_plugin.attention.torch import attend as torch_ops
+from srformer_plugin.attention.triton.backend import TritonBackend
 
 TARGETS, BEAMS = 128, 4
 SHORTEST, LONGEST = 512, {"cuda": 65536, "cpu": 8192}
@@ -52,8 +52,8 @@ def core_systems(inputs, with_flex):
     """name -> function that makes (function, leaves) of a system."""
     systems = {PEER: inputs.full}
     if inputs.device == "cuda":
-        systems["SRformer, triton"] = lambda: inputs.segmented(triton_ops.attend_source)
-    systems["SRformer, torch"] = lambda: inputs.segmented(cpu_ops.attend_source)  # on a GPU, plain operations
+        systems["SRformer, triton"] = lambda: inputs.segmented(TritonBackend().attend_source)
+    systems["SRformer, torch"] = lambda: inputs.segmented(torch_ops.attend_source)
     systems["full attention, eager"] = lambda: eager_full(inputs)
     if with_flex:
         systems[flex_local.NAME] = lambda: flex_local.local_part(inputs)

@@ -1,52 +1,191 @@
 """The one place that chooses how the attention is computed (`--attention-backend`).
 
-To add a backend: put it into `BACKENDS` and say in `resolve` where `auto` prefers it. fairseq's own step-by-step
-decoding (its incremental state) uses `torch_ops.attend` whatever the backend.
+A backend computes a call or says why it cannot (`obstacle`); the dispatcher asks those of a choice in their order, and
+the last one, `torch`, computes everything. To add one: write a class with the methods of `Backend` and name it in
+`CHOICES`, before those that cover more.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from typing import Protocol
 
 import torch
+from torch import Tensor, nn
 
 from ..errors import ConfigurationError
 from ..registry import choose
-from .cpu import attend as cpu_ops
-from .torch import attend as torch_ops
-from .triton import attend as triton_ops
-from .triton import decode as triton_step
+from .method.plan import SegmentPlan
+from .method.segments import SourceLayout
+from .request import Request
+from .torch.backend import TorchBackend
+from .triton.backend import TritonBackend
 from .triton.support import OLDEST_TRITON, unusable
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Backend:
-    """Functions with the signatures and results of those of `torch_ops`.
 
-    Attributes:
-        attend_source: all positions of a training or scoring batch at once.
-        open_source: what steps read of a source.
-        attend_step: one step of `--fast-generate`.
+class Backend(Protocol):
+    """One way of computing the attention.
+
+    Shapes: B sentences, H heads, Q queries (all hypotheses of a sentence, one after the other), D head size,
+    N source positions, m segments of s slots. `query` (B, H, Q, D) is scaled already.
     """
 
-    attend_source: Callable
-    open_source: Callable
-    attend_step: Callable
+    name: str  # as the log calls it
+
+    def obstacle(self, request: Request) -> str | None:
+        """Why this backend cannot compute a call; None: it can."""
+
+    def attend_source(
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        layout: SourceLayout,
+        plan: SegmentPlan,
+        memory: nn.Module,
+        dropout: float = 0.0,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """All positions of a training or scoring batch at once.
+
+        Args:
+            keys, values: (N, B, H * D), projections of the padded source.
+            layout: where its segments lie.
+            plan: what every query reads.
+            dropout: probability, on the local weights.
+            need_weights: also return the local weights.
+        Returns:
+            (B, H, Q, D) in the query's dtype, and (B, H, Q, k, s) or None.
+        """
+
+    def open_source(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        num_heads: int,
+        layout: SourceLayout,
+        plan: SegmentPlan,
+        memory: nn.Module,
+    ) -> dict[str, Tensor | None]:
+        """What `attend_step` reads of a source; the first dimension is the sentence.
+
+        Args:
+            keys, values: (N, B, H * D), projections of the padded source.
+            plan: of all positions that will be decoded.
+        """
+
+    def attend_step(
+        self, query: Tensor, source: dict[str, Tensor], position: Tensor, memory: nn.Module, segment_size: int
+    ) -> Tensor:
+        """One position of every hypothesis (`--fast-generate`): (B, H, x, D) to (B, H, x, D), x hypotheses a sentence.
+
+        Args:
+            source: what `open_source` returned and is not None; `segments` and `states` (B, 1, T) of the plan where it
+                returned none.
+            position: (1,) int64, in [0, T), on the device.
+        """
+
+    def attend_next(
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        layout: SourceLayout,
+        plan: SegmentPlan,
+        memory: nn.Module,
+        states: Tensor | None,
+        dropout: float = 0.0,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The next positions of every hypothesis, from what fairseq's incremental state keeps of the source.
+
+        Args:
+            keys, values: (B, H, m, s, D), zeros in empty slots.
+            states: what the memory's `encode` returned; None: there is no recurrent term.
+            dropout, need_weights: as in `attend_source`, and so is what is returned.
+        """
 
 
-# `torch` itself takes the loops of cpu_loop.py for what they cover, and torch_ops.py for all else.
-BACKENDS = {
-    "torch": Backend(cpu_ops.attend_source, torch_ops.open_source, torch_ops.attend_step),
-    "triton": Backend(triton_ops.attend_source, triton_step.open_source, triton_step.attend_step),
+class OpenedSource(dict):
+    """The tensors that one backend keeps of a source, by name, for its own `attend_step`."""
+
+    def __init__(self, backend: Backend, tensors: dict[str, Tensor | None]):
+        super().__init__((name, tensor) for name, tensor in tensors.items() if tensor is not None)
+        self.backend = backend
+
+
+class Dispatcher:
+    """The backends of one choice; has their methods, and lets the first one that can compute a call do so.
+
+    Args:
+        backends: in the order in which they are asked; the last one computes everything.
+    """
+
+    def __init__(self, *backends: Backend):
+        self.backends = backends
+
+    def backend_for(self, request: Request) -> Backend:
+        """The first backend that can; the log says once why an earlier one cannot."""
+        *others, last = self.backends
+        for backend in others:
+            reason = backend.obstacle(request)
+            if reason is None:
+                return backend
+            tell(f"attention is computed by {last.name} and not by {backend.name}: {reason}")
+        return last
+
+    def attend_source(self, query, keys, values, layout, plan, memory, dropout=0.0, need_weights=False):
+        """As `Backend.attend_source`."""
+        tensors, heads = (query, keys, values), (query.size(1), query.size(3))
+        backend = self.backend_for(Request.of("attend_source", tensors, heads, layout, plan, memory, need_weights))
+        return backend.attend_source(query, keys, values, layout, plan, memory, dropout, need_weights)
+
+    def open_source(self, keys, values, num_heads, layout, plan, memory) -> OpenedSource:
+        """As `Backend.open_source`, for `attend_step` below."""
+        heads = (num_heads, keys.size(2) // num_heads)
+        backend = self.backend_for(Request.of("open_source", (keys, values), heads, layout, plan, memory))
+        return OpenedSource(backend, backend.open_source(keys, values, num_heads, layout, plan, memory))
+
+    def attend_step(self, query, source: OpenedSource, position, memory, segment_size):
+        """As `Backend.attend_step`, by the backend that opened the source."""
+        return source.backend.attend_step(query, source, position, memory, segment_size)
+
+    def attend_next(
+        self, query, keys, values, layout, plan, memory, states, dropout=0.0, need_weights=False
+    ):
+        """As `Backend.attend_next`."""
+        tensors, heads = (query, keys, values), (query.size(1), query.size(3))
+        backend = self.backend_for(Request.of("attend_next", tensors, heads, layout, plan, memory, need_weights))
+        return backend.attend_next(query, keys, values, layout, plan, memory, states, dropout, need_weights)
+
+
+_told: set[str] = set()
+
+
+def tell(message: str) -> None:
+    """Log a message once."""
+    if message not in _told:
+        _told.add(message)
+        logger.info(message)
+
+
+CHOICES = {
+    "torch": Dispatcher(TorchBackend()),
+    "triton": Dispatcher(TritonBackend(), TorchBackend()),
 }
 
 
-def resolve(name: str) -> Backend:
-    """The backend registered as `name`; `auto` takes the kernels where there is a GPU to run them."""
+def resolve(name: str) -> Dispatcher:
+    """The choice registered as `name`; `auto` takes the kernels where there is a GPU to run them.
+
+    Raises:
+        ConfigurationError: there is no such choice, or it cannot run here.
+    """
     if name == "auto":
-        name = "triton" if unusable() is None and torch.cuda.is_available() else "torch"
+        name = "triton" if torch.cuda.is_available() and unusable() is None else "torch"
     if name == "triton" and unusable() is not None:
         raise ConfigurationError(
             f"--attention-backend triton needs Triton {'.'.join(map(str, OLDEST_TRITON))} or later, and {unusable()}; "
             "pip install -U triton, or use auto or torch"
         )
-    return choose(BACKENDS, name, "--attention-backend")
+    return choose(CHOICES, name, "--attention-backend")

@@ -10,7 +10,6 @@ from .method.schedule import build_schedule
 from .settings import SegmentSettings
 from .shared_by_beams import SharedByBeams, add_projections
 from .source_context import SourceContext, as_context
-from .torch import attend as torch_ops
 
 
 class SegmentedCrossAttention(SharedByBeams):
@@ -102,15 +101,15 @@ class SegmentedCrossAttention(SharedByBeams):
         context = as_context(key_padding_mask)
         with_weights = need_weights or need_head_weights
         if incremental_state is None:
-            beam = 1
+            hypotheses = 1
             output, weights, layout, plan = self._attend_whole(query, key, context, with_weights)
         else:
-            output, weights, layout, plan, beam = self._attend_next(
+            output, weights, layout, plan, hypotheses = self._attend_next(
                 query, key, context, incremental_state, with_weights
             )
         if weights is not None:
-            weights = self.join_weights(layout.scatter_weights(weights, plan.segments), beam, need_head_weights)
-        return self.out_proj(self.join_heads(output, beam)), weights
+            weights = self.join_weights(layout.scatter_weights(weights, plan.segments), hypotheses, need_head_weights)
+        return self.out_proj(self.join_heads(output, hypotheses)), weights
 
     def _attend_whole(self, query: Tensor, key: Tensor, context: SourceContext, need_weights: bool):
         """All positions at once, by the chosen backend: output, weights, layout and plan."""
@@ -138,7 +137,10 @@ class SegmentedCrossAttention(SharedByBeams):
     def _attend_next(
         self, query: Tensor, key: Tensor | None, context: SourceContext, incremental_state: dict, need_weights: bool
     ):
-        """The positions after those of the calls before, which kept the source: output, weights, layout, plan, beam."""
+        """The positions after those of the calls before, which kept the source.
+
+        Returns output, weights, layout, plan, and the number of hypotheses per sentence.
+        """
         length, rows, _ = query.shape
         saved = self._load(incremental_state)
         if not saved:
@@ -151,35 +153,28 @@ class SegmentedCrossAttention(SharedByBeams):
                 "beam_size": rows // key.size(1),
                 "position": 0,
             }
-        keys, values, layout, beam = (saved[k] for k in ("prev_key", "prev_value", "layout", "beam_size"))
-        queries = self.split_query(self.q_proj(query) * self.scaling, beam)
+        keys, values, layout, hypotheses = (saved[k] for k in ("prev_key", "prev_value", "layout", "beam_size"))
+        queries = self.split_query(self.q_proj(query) * self.scaling, hypotheses)
         first = saved["position"] if context.first_position is None else context.first_position
         plan = context.plan(
             self.schedule,
             layout,
             first_position=first,
             length=length,
-            copies=beam,
+            hypotheses=hypotheses,
             decoding=True,
             query=queries,
             keys=keys,
         )
         if "memory" not in saved:
-            saved["memory"] = self.memory.encode(keys, values, plan)
+            saved["memory"] = self.memory.encode(keys, values, layout, plan)
         saved["position"] = first + length
         self.set_incremental_state(incremental_state, "attn_state", saved)
-        output, weights = torch_ops.attend(
-            queries,
-            keys,
-            values,
-            layout.is_real,
-            plan,
-            self.memory,
-            saved["memory"],
-            dropout=self.dropout if self.training else 0.0,
-            need_weights=need_weights,
+        dropout = self.dropout if self.training else 0.0
+        output, weights = self.backend.attend_next(
+            queries, keys, values, layout, plan, self.memory, saved["memory"], dropout, need_weights
         )
-        return output, weights, layout, plan, beam
+        return output, weights, layout, plan, hypotheses
 
     def open_source(self, encoder_states, context, length):
         """As in `SharedByBeams.open_source`; what every position will read is planned at once."""
@@ -193,9 +188,9 @@ class SegmentedCrossAttention(SharedByBeams):
         source = self.backend.open_source(
             self.k_proj(encoder_states), self.v_proj(encoder_states), self.num_heads, layout, plan, self.memory
         )
-        # a backend that keeps the visited segments alone counts them anew
-        source = {"segments": plan.segments.squeeze(3), "states": plan.states.squeeze(3), **source}
-        return {name: tensor for name, tensor in source.items() if tensor is not None}
+        source.setdefault("segments", plan.segments.squeeze(3))  # there where a backend counts those it keeps anew
+        source.setdefault("states", plan.states.squeeze(3))
+        return source
 
     def _attend_step(self, queries, source, position):
         return self.backend.attend_step(queries, source, position, self.memory, self.segment_size)

@@ -33,7 +33,7 @@ class LinearMemory(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(num_heads))
 
-    def encode(self, keys, values, plan):
+    def encode(self, keys, values, layout, plan):
         products = keys.transpose(-1, -2) @ values
         return products.sum(dim=2, keepdim=True) - products
 

@@ -170,7 +170,7 @@ class ByTorch:
         golden = self.p.golden
         plan = self.schedule.plan(self.layout, first, stop - first, decoding=stop - first < golden.T)
         if self.states is None:
-            self.states = self.memory.encode(self.keys, self.values, plan)
+            self.states = self.memory.encode(self.keys, self.values, self.layout, plan)
         is_real = attended(golden) if golden.is_masked else None
         query = self.p.query[:, :, first:stop]
         return torch_ops.attend(query, self.keys, self.values, is_real, plan, self.memory, self.states)[0]

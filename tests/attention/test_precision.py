@@ -18,7 +18,7 @@ def core(query, keys, values, mask, memory):
     layout = SourceContext(mask).layout(keys.size(1), keys.size(0), 64, keys.device)
     keys, values = (layout.split_heads(x, query.size(1)) for x in (keys, values))
     plan = build_schedule("fixed", 60).plan(layout, 0, query.size(2))
-    return attend(query, keys, values, layout.is_real, plan, memory, memory.encode(keys, values, plan))[0]
+    return attend(query, keys, values, layout.is_real, plan, memory, memory.encode(keys, values, layout, plan))[0]
 
 
 def with_gradients(inputs, mask, memory, upstream, device, dtype):

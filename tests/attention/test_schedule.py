@@ -42,8 +42,8 @@ def test_a_position_reads_the_state_that_its_own_visit_made(lengths, segment_siz
         on_the_way = sorted(set(path))
         states = plan.states[row, 0, :, 0].tolist()
         assert states == [on_the_way.index(segment) for segment in path]
-        if plan.visited is not None:
-            assert [plan.visited[row, state].item() for state in states] == path
+        if plan.segment_of_state is not None:
+            assert [plan.segment_of_state[row, state].item() for state in states] == path
         else:
             assert states == path
 

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srformer_plugin.attention.method.plan import group_reads
 from srformer_plugin.attention.method.segments import SourceLayout
+from srformer_plugin.attention.torch.grouping import group_reads
 
 
 @settings(max_examples=60, deadline=None)

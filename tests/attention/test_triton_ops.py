@@ -1,25 +1,27 @@
 """The fused kernels against the plain reference in float64: on a GPU, and in Triton's interpreter on small shapes."""
 
 import random
-import types
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from benchmarks.exactness import by_entry, relative_error, scan_of_firing
+from srformer_plugin.attention import backends
 from srformer_plugin.attention.backends import resolve
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
 from srformer_plugin.attention.method.memory import NoMemory, RAFMemory
 from srformer_plugin.attention.method.reference import segmented_recurrent_attention
-from srformer_plugin.attention.method.runs import query_runs
 from srformer_plugin.attention.method.schedule import build_schedule
 from srformer_plugin.attention.method.segments import SourceLayout
+from srformer_plugin.attention.request import Request
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.attention.torch import attend as torch_ops
 from srformer_plugin.attention.triton import attend as triton_ops
 from srformer_plugin.attention.triton import support as triton_support
 from srformer_plugin.attention.triton.launches import launches
+from srformer_plugin.attention.triton.tables import state_tables
 from srformer_plugin.errors import ConfigurationError
 
 triton = pytest.importorskip("triton")
@@ -115,7 +117,7 @@ class Case:
         """Output and gradients by the kernels; padding holds NaN."""
         inputs, memory = self._leaves(DEVICE, self.dtype, poison)
         layout, plan = self.layout_and_plan(DEVICE)
-        assert triton_support.obstacle(*inputs, layout, plan, memory, False) is None
+        assert obstacle(inputs, layout, plan, memory) is None
         output, _ = triton_ops.attend_source(*inputs, layout, plan, memory, dropout)
         return self._results(output, inputs, memory)
 
@@ -131,7 +133,7 @@ class Case:
         layout, plan = self.layout_and_plan(DEVICE)
         if dtype is None:
             return triton_ops.memory_states(query, keys, values, layout, plan, memory) > 0
-        states = memory.encode(*(layout.split_heads(x, self.heads) for x in (keys, values)), plan)
+        states = memory.encode(*(layout.split_heads(x, self.heads) for x in (keys, values)), layout, plan)
         read = torch.arange(states.size(2), device=DEVICE) <= plan.states.amax((1, 2, 3)).unsqueeze(1)
         return (states > 0) & read[:, None, :, None, None]
 
@@ -166,6 +168,13 @@ class Case:
         if self._gated():
             output = local + (output - local) * memory.gate.tanh().view(1, -1, 1, 1)
         return self._results(output, inputs, memory, local)
+
+
+def obstacle(inputs, layout, plan, memory, device=None, method="attend_source"):
+    """What keeps the kernels from a call with these queries, keys and values."""
+    heads = (inputs[0].size(1), inputs[0].size(3))
+    request = Request.of(method, tuple(inputs), heads, layout, plan, memory)
+    return triton_support.obstacle(replace(request, device=torch.device(device or request.device)))
 
 
 def check(ours, exact, tolerance, upstream=None):
@@ -322,30 +331,30 @@ def test_calls_that_look_alike_give_what_triton_gives_when_it_looks_at_every_arg
 def test_the_tables_hold_every_query_once_in_blocks_of_one_state():
     case = Case([60, 21, 9], 50, 8, expected=20)
     layout, plan = case.layout_and_plan("cpu")
-    runs = query_runs(plan, layout)
+    tables = state_tables(plan, layout)
     states, segments = plan.states[:, 0, :, 0], plan.segments[:, 0, :, 0]
     for b in range(3):
-        count = int(runs.item_count[b])
-        first = runs.item_first[b, : count + 1].tolist()
-        assert first[0] == 0 and first[-1] == 50 and (runs.item_first[b, count:] == 50).all()
+        count = int(tables.item_count[b])
+        first = tables.item_first[b, : count + 1].tolist()
+        assert first[0] == 0 and first[-1] == 50 and (tables.item_first[b, count:] == 50).all()
         for i in range(count):
-            assert 0 < first[i + 1] - first[i] <= runs.block
-            assert (states[b, first[i] : first[i + 1]] == runs.item_state[b, i]).all()
+            assert 0 < first[i + 1] - first[i] <= tables.block
+            assert (states[b, first[i] : first[i + 1]] == tables.item_state[b, i]).all()
         for t in range(50):
             state = int(states[b, t])
-            assert runs.starts[b, state] <= t < runs.starts[b, state + 1]
-            assert runs.state_of_segment[b, segments[b, t]] == state
-        visited = set(segments[b].tolist())
-        assert {j for j in range(plan.max_segments) if runs.state_of_segment[b, j] >= 0} == visited
+            assert tables.starts[b, state] <= t < tables.starts[b, state + 1]
+            assert tables.state_of_segment[b, segments[b, t]] == state
+        read = set(segments[b].tolist())
+        assert {j for j in range(plan.max_segments) if tables.state_of_segment[b, j] >= 0} == read
 
 
 def test_what_the_kernels_cannot_do_is_done_by_pytorch_and_said_once(caplog):
     case = Case([40, 25], 6, 8, head_dim=24)
     inputs, memory = case._leaves(DEVICE, torch.float32)
     layout, plan = case.layout_and_plan(DEVICE)
-    triton_support._told.clear()
+    backends._told.clear()
     with caplog.at_level("INFO"):
-        results = [triton_ops.attend_source(*inputs, layout, plan, memory)[0] for _ in range(2)]
+        results = [resolve("triton").attend_source(*inputs, layout, plan, memory)[0] for _ in range(2)]
     expected = torch_ops.attend_source(*inputs, layout, plan, memory)[0]
     assert all(torch.equal(result, expected) for result in results)
     assert [r.message.split(": ")[1] for r in caplog.records] == ["the head size 24 is none of 16, 32, 64, 128"]
@@ -370,22 +379,22 @@ def test_the_module_trains_by_kernels_as_by_pytorch():
 
 @pytest.mark.parametrize(("version", "message"), [(None, "is not installed"), ("3.3.1", "3.3.1 is older than 3.6")])
 def test_triton_asked_for_and_missing_or_old_is_one_clear_error(monkeypatch, version, message):
-    module = None if version is None else types.SimpleNamespace(__version__=version)  # 3.3 has no `knobs`
-    monkeypatch.setattr(triton_support, "triton", module)
+    monkeypatch.setattr(triton_support, "unusable", triton_support.unusable.__wrapped__)
+    monkeypatch.setattr(backends, "unusable", triton_support.unusable)
+    monkeypatch.setattr(triton_support, "triton_version", lambda: version)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ConfigurationError, match=f"--attention-backend triton needs Triton 3.6 or later.*{message}"):
         resolve("triton")
     assert resolve("auto") is resolve("torch")
     case = Case([40, 25], 6, 8)
     inputs, memory = case._leaves("cpu", torch.float32)
-    assert message in triton_support.obstacle(*inputs, *case.layout_and_plan("cpu"), memory, False)
+    assert message in obstacle(inputs, *case.layout_and_plan("cpu"), memory)
 
 
 def test_a_gpu_with_too_little_shared_memory_is_an_obstacle(monkeypatch):
     case = Case([40, 25], 6, 8)
     inputs, memory = case._leaves(DEVICE, torch.float32)
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    arguments = (*case.layout_and_plan(DEVICE), memory, False)
+    arguments = (*case.layout_and_plan(DEVICE), memory)
     for size, dtype, fits in (
         (64, torch.bfloat16, False),  # T4
         (99, torch.bfloat16, True),  # A10
@@ -393,7 +402,7 @@ def test_a_gpu_with_too_little_shared_memory_is_an_obstacle(monkeypatch):
         (227, torch.float32, True),  # H100
     ):
         monkeypatch.setattr(triton_support, "shared_memory", lambda _, size=size: size * 1024)
-        found = triton_support.obstacle(*(x.to(dtype) for x in inputs), *arguments)
+        found = obstacle([x.to(dtype) for x in inputs], *arguments, device="cuda")
         assert (found is None) == fits, found
         assert fits or "more shared memory than this GPU has" in found
 
@@ -402,7 +411,7 @@ def test_a_memory_with_another_scan_is_left_to_pytorch():
     case = Case([40, 25], 6, 8)
     inputs, memory = case._leaves(DEVICE, torch.float32)
     by_entry(memory)
-    found = triton_support.obstacle(*inputs, *case.layout_and_plan(DEVICE), memory, False)
+    found = obstacle(inputs, *case.layout_and_plan(DEVICE), memory)
     assert found == "the memory's scan is not its own"
 
 

@@ -2,8 +2,8 @@
 
 A memory is a module built as `Memory(num_heads, head_dim, settings)` with two methods:
 
-    encode(keys, values, plan) -> states   from the source alone; decoding keeps it, once per sentence
-    read(query, states) -> recurrent term  of queries that are grouped by the state they read
+    encode(keys, values, layout, plan) -> states   from the source alone; decoding keeps it, once per sentence
+    read(query, states) -> recurrent term          of queries that are grouped by the state they read
 
 To add one: write the module and put it into `MEMORIES`.
 """
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .plan import SegmentPlan
 from .raf import constrain_leak, constrain_threshold, raf_scan
+from .segments import SourceLayout
 
 # A key channel whose norm over the whole source is below this carries nothing.
 MIN_KEY_NORM = 1e-6
@@ -62,11 +63,12 @@ class RAFMemory(nn.Module):
         self.gate = nn.Parameter(torch.zeros(num_heads)) if settings.memory_gate else None
         self.scan = raf_scan
 
-    def encode(self, keys: Tensor, values: Tensor, plan: SegmentPlan) -> Tensor:
+    def encode(self, keys: Tensor, values: Tensor, layout: SourceLayout, plan: SegmentPlan) -> Tensor:
         """The memory states of a source.
 
         Args:
             keys, values: (B, H, m, s, D), zeros in empty slots.
+            layout, plan: which slots these are, and which states are read.
         Returns:
             (B, H, R, D, D), row = key channel, column = value channel, in `state_dtype`.
         """
@@ -79,13 +81,13 @@ class RAFMemory(nn.Module):
             return self.scan(drive, leak, threshold) * inverse_norm[:, :, None, None, :]
 
     def _drive(self, keys: Tensor, values: Tensor, weight: Tensor, plan: SegmentPlan) -> Tensor:
-        """X of every visited segment, (B, H, R, D, D)."""
+        """X of every state, (B, H, R, D, D)."""
         if self.acts_on_values(keys.size(2) * keys.size(3), plan):
             # S_j W^T = K_j^T (V_j W^T)
             products = keys.transpose(-1, -2) @ (values @ weight.T)
-            return products.sum(dim=2, keepdim=True) - self._of_visited(products, plan)
+            return products.sum(dim=2, keepdim=True) - self._of_states(products, plan)
         products = keys.transpose(-1, -2) @ values
-        total, own = products.sum(dim=2, keepdim=True), self._of_visited(products, plan)
+        total, own = products.sum(dim=2, keepdim=True), self._of_states(products, plan)
         if self.clamp is not None:
             total, own = total.clamp(-self.clamp, self.clamp), own.clamp(-self.clamp, self.clamp)
         return (total - own) @ weight.T
@@ -95,12 +97,12 @@ class RAFMemory(nn.Module):
         return self.clamp is None and slots < plan.num_states * self.proj.in_features
 
     @staticmethod
-    def _of_visited(products: Tensor, plan: SegmentPlan) -> Tensor:
+    def _of_states(products: Tensor, plan: SegmentPlan) -> Tensor:
         """From one product per segment (B, H, m, D, D) to one per memory state (B, H, R, D, D)."""
-        if plan.visited is None:
+        if plan.segment_of_state is None:
             return products[:, :, : plan.num_states]
         batch = torch.arange(products.size(0), device=products.device).unsqueeze(1)
-        return products.transpose(1, 2)[batch, plan.visited].transpose(1, 2)
+        return products.transpose(1, 2)[batch, plan.segment_of_state].transpose(1, 2)
 
     def read(self, query: Tensor, states: Tensor) -> Tensor:
         """q^T P, gated: `query` (B, H, G, size, D), `states` (B, H, G, D, D) -> (B, H, G, size, D)."""
@@ -117,7 +119,7 @@ class NoMemory(nn.Module):
     def __init__(self, num_heads: int, head_dim: int, settings):
         super().__init__()
 
-    def encode(self, keys: Tensor, values: Tensor, plan: SegmentPlan) -> None:
+    def encode(self, keys: Tensor, values: Tensor, layout: SourceLayout, plan: SegmentPlan) -> None:
         return None
 
 

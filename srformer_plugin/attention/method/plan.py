@@ -1,172 +1,54 @@
-"""What every query reads, as a schedule decided it, and how queries are batched by what they read."""
+"""What every query reads, as a schedule decided it."""
 
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ...cpu.tables import VisitTables
-    from .runs import QueryRuns
 
-
-@dataclass
-class Grouping:
-    """Queries batched by what they read: every group of `size` slots reads one segment (or memory state).
-
-    Without it, each query would need a copy of its own of the segment's keys and values; with it, a group
-    shares one. Empty slots hold some query again, and what they compute is never collected.
-
-    Attributes:
-        target: (B, H or 1, G) int64, the segment or state that group g reads; None: group g reads number g.
-        count: G, groups per sentence (and head).
-        size: slots per group.
-        query_of_slot: (B, H or 1, G * size) int64, into the Q queries.
-        slot_of_read: (B, H or 1, Q * k) int64, where the reads of query 0, query 1, ... are.
-        reads: k, reads per query.
-    """
-
-    target: Tensor | None
-    count: int
-    size: int
-    query_of_slot: Tensor
-    slot_of_read: Tensor
-    reads: int = 1
-
-    def spread(self, query: Tensor) -> Tensor:
-        """Copy queries (B, H, Q, D) to their slots: (B, H, G, size, D)."""
-        return _take(query, self.query_of_slot).unflatten(2, (self.count, self.size))
-
-    def collect(self, slots: Tensor) -> Tensor:
-        """Read (B, H, G, size, E) back per query: (B, H, Q, k, E)."""
-        return _take(slots.flatten(2, 3), self.slot_of_read).unflatten(2, (-1, self.reads))
-
-    def spread_reads(self, reads: Tensor) -> Tensor:
-        """The inverse of `collect`: (B, H, Q, k, E) to (B, H, G, size, E), zeros in empty slots."""
-        flat = reads.flatten(2, 3)
-        slots = flat.new_zeros(*flat.shape[:2], self.count * self.size, flat.size(-1))
-        index = self.slot_of_read.expand(-1, flat.size(1), -1).unsqueeze(-1).expand_as(flat)
-        return slots.scatter(2, index, flat).unflatten(2, (self.count, self.size))
-
-    def select(self, table: Tensor) -> Tensor:
-        """The entry of `table` (B, H or 1, S, ...) that each group reads: (B, H or 1, G, ...)."""
-        if self.target is None:
-            return table[:, :, : self.count]
-        heads = max(table.size(1), self.target.size(1))
-        table, target = table.expand(-1, heads, *table.shape[2:]), self.target.expand(-1, heads, -1)
-        batch = torch.arange(table.size(0), device=table.device).view(-1, 1, 1)
-        head = torch.arange(heads, device=table.device).view(1, -1, 1)
-        return table[batch, head, target]
-
-
-def _take(rows: Tensor, index: Tensor) -> Tensor:
-    """rows (B, H, R, E), index (B, H or 1, K) into R -> (B, H, K, E)."""
-    index = index.expand(-1, rows.size(1), -1).unsqueeze(-1)
-    return rows.gather(2, index.expand(-1, -1, -1, rows.size(-1)))
-
-
-# Padding slots a dense grouping may add per real read before groups of a fixed size are cheaper.
-MAX_DENSE_OVERHEAD = 2.0
-
-
-def group_reads(targets: Tensor, num_targets: int) -> Grouping:
-    """Batch queries by the segment (or memory state) they read.
-
-    Dense where reads are spread evenly over the targets (one group a target, as many slots as the most read
-    one needs); groups of a fixed size where one target takes many more reads than the others, as the last
-    segment does when a hypothesis outgrows the schedule.
-
-    Args:
-        targets: (B, H or 1, Q, k) int64 in [0, num_targets).
-        num_targets: a Python int.
-    One host synchronisation on a GPU: the number of groups and slots decide shapes.
-    """
-    batch_size, num_heads, num_queries, reads = targets.shape
-    flat = targets.flatten(2)
-    num_reads = flat.size(2)
-    counts = flat.new_zeros(batch_size, num_heads, num_targets).scatter_add_(2, flat, torch.ones_like(flat))
-    fixed_size = max(1, -(-num_reads // num_targets))
-    groups_per_target = (counts + fixed_size - 1) // fixed_size
-    highest, most_read, fixed_count = torch.stack(
-        (flat.max(), counts.max(), groups_per_target.sum(2).max())
-    ).tolist()
-
-    # rank of each read among those of the same target, in query order
-    order = flat.argsort(dim=2, stable=True)
-    first = counts.cumsum(2) - counts
-    rank_sorted = torch.arange(num_reads, device=flat.device) - first.gather(2, flat.gather(2, order))
-    rank = torch.empty_like(flat).scatter_(2, order, rank_sorted)
-
-    if (highest + 1) * most_read <= MAX_DENSE_OVERHEAD * num_reads:
-        count, size, target = highest + 1, most_read, None
-        slot = flat * size + rank
-    else:
-        count, size = fixed_count, fixed_size
-        first_group = groups_per_target.cumsum(2) - groups_per_target
-        group = first_group.gather(2, flat) + rank // size
-        target = flat.new_zeros(batch_size, num_heads, count).scatter_(2, group, flat)
-        slot = group * size + rank % size
-    query = torch.arange(num_reads, device=flat.device) // reads
-    query_of_slot = flat.new_zeros(batch_size, num_heads, count * size)
-    query_of_slot.scatter_(2, slot, query.expand_as(slot))
-    return Grouping(target, count, size, query_of_slot, slot, reads)
-
-
-def group_together(target: Tensor, num_queries: int) -> Grouping:
-    """One group per sentence, for queries that all read the same `target` (B,): a decoding step's beams.
-
-    Needs no host synchronisation.
-    """
-    slots = torch.arange(num_queries, device=target.device).expand(target.size(0), 1, -1)
-    return Grouping(target.view(-1, 1, 1), 1, num_queries, slots, slots)
-
-
-@dataclass
+@dataclass(eq=False)  # two plans are never the same one: what backends make of a plan is kept by it (`once_per_plan`)
 class SegmentPlan:
     """What every query reads, as a schedule decided it.
 
     Attributes:
-        segments: (B, H or 1, Q, k) int64: the segments query q (of head h) attends to by softmax.
+        segments: (B, H or 1, Q, k) int64: the segments query q (of head h) attends to by softmax. One that lies beyond
+            a sentence's own segments has empty slots alone (`SourceLayout.is_real`), and adds nothing.
         states: (B, H or 1, Q, 1) int64: the memory state it reads.
-        visited: (B, R) int64: the segment whose visit made memory state r; None: state r belongs to segment r.
+        segment_of_state: (B, R) int64: the segment that memory state r belongs to; None: state r belongs to segment r.
         num_states: R, memory states that are read at most, a Python int.
         max_segments: m of the longest row.
         state_follows_segment: queries with the same segment also read the same state (k is 1), so that both
             terms share one grouping.
         same_segment: all queries of a sentence read the same segment (one decoding step).
         in_order: queries come in the order of the states they read, the same for all heads, from state 0 on and
-            without a gap; a state's readers attend to the segment whose visit made it. What kernels ask for.
+            without a gap; a state's readers attend to the segment that it belongs to. What kernels ask for.
     """
 
     segments: Tensor
     states: Tensor
-    visited: Tensor | None
+    segment_of_state: Tensor | None
     num_states: int
     max_segments: int
     state_follows_segment: bool = False
     same_segment: bool = False
     in_order: bool = False
-    runs: "QueryRuns | None" = field(default=None, repr=False, compare=False)  # kept here by `runs.query_runs`
-    visits: "dict[int, VisitTables]" = field(default_factory=dict, repr=False, compare=False)  # by `cpu.tables`, per H
 
-    @cached_property
-    def local(self) -> Grouping:
-        """Queries grouped by the segment they attend to."""
-        if self.same_segment:
-            return group_together(self.segments[:, 0, 0, 0], self.segments.size(2))
-        return group_reads(self.segments, self.max_segments)
 
-    @cached_property
-    def recall(self) -> Grouping:
-        """Queries grouped by the memory state they read."""
-        local = self.local
-        if not self.state_follows_segment:
-            return group_reads(self.states, self.num_states)
-        if self.visited is None:  # state r belongs to segment r: the same numbers
-            return local
-        # the same groups under other numbers; a group without reads names state 0 and is never collected
-        target = self.states.new_zeros(*self.states.shape[:2], local.count)
-        target.scatter_(2, local.slot_of_read // local.size, self.states.squeeze(-1))
-        return Grouping(target, local.count, local.size, local.query_of_slot, local.slot_of_read)
+def once_per_plan(function: Callable) -> Callable:
+    """Make `function(plan, *others)` compute its result once for all layers that share a plan.
+
+    The result lives as long as the plan does, so it must not hold the plan; `others` are compared as dictionaries
+    compare keys.
+    """
+    kept = WeakKeyDictionary()
+
+    @wraps(function)
+    def once(plan: SegmentPlan, *others):
+        results = kept.setdefault(plan, {})
+        if others not in results:
+            results[others] = function(plan, *others)
+        return results[others]
+
+    return once

@@ -40,7 +40,7 @@ class ClockSchedule:
         layout: SourceLayout,
         first_position: int,
         length: int,
-        copies: int = 1,
+        hypotheses: int = 1,
         target_lengths: Tensor | None = None,
         decoding: bool = False,
         query: Tensor | None = None,
@@ -50,8 +50,7 @@ class ClockSchedule:
 
         Args:
             layout: the source's segments, B sentences.
-            copies: hypotheses per sentence (beams); the plan has Q = copies * length queries, hypothesis by
-                hypothesis.
+            hypotheses: per sentence; the plan has Q = hypotheses * length queries, hypothesis by hypothesis.
             target_lengths: (B,), true target lengths; None where nobody can know them (decoding).
             decoding: later positions will come: memory states for all of them are wanted.
             query, keys: (B, H, Q, D) and (B, H, m, s, D), for schedules with `uses_content`.
@@ -70,22 +69,22 @@ class ClockSchedule:
             num_states = min(num_states, row_lengths + 1)
         if last_position is not None:
             num_states = min(num_states, last_position + 1)
-        visited = None
+        segment_of_state = None
         if not isinstance(row_lengths, int) or row_lengths < layout.max_segments:
-            ranks = torch.arange(num_states, device=counts.device)
-            visited = self._segment(ranks, counts.unsqueeze(1), row_lengths)
-            all_visited = torch.minimum(ranks, counts.unsqueeze(1) - 1)
-            visited = torch.where(counts.unsqueeze(1) <= row_lengths, all_visited, visited)
+            numbers = torch.arange(num_states, device=counts.device)
+            segment_of_state = self._segment(numbers, counts.unsqueeze(1), row_lengths)
+            every_segment = torch.minimum(numbers, counts.unsqueeze(1) - 1)
+            segment_of_state = torch.where(counts.unsqueeze(1) <= row_lengths, every_segment, segment_of_state)
             states = states.clamp(max=num_states - 1)  # only rows past their own target's end are above
         return SegmentPlan(
-            segments=segments.repeat(1, copies)[:, None, :, None],
-            states=states.repeat(1, copies)[:, None, :, None],
-            visited=visited,
+            segments=segments.repeat(1, hypotheses)[:, None, :, None],
+            states=states.repeat(1, hypotheses)[:, None, :, None],
+            segment_of_state=segment_of_state,
             num_states=num_states,
             max_segments=layout.max_segments,
             state_follows_segment=True,
             same_segment=length == 1,
-            in_order=first_position == 0 and copies == 1,
+            in_order=first_position == 0 and hypotheses == 1,
         )
 
     def _row_lengths(self, target_lengths: Tensor | None) -> int | Tensor:
@@ -98,7 +97,7 @@ class ClockSchedule:
 
     @staticmethod
     def _state(positions: Tensor, segments: Tensor, counts: Tensor, lengths: int | Tensor) -> Tensor:
-        """Rank of a position's segment among the visited ones: (B, P).
+        """The state that a position reads, which is the number of its segment among the visited ones: (B, P).
 
         With m <= L every segment is visited. With m > L positions 0 .. L-1 visit L different segments and
         position L the last one.

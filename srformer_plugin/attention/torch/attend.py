@@ -1,15 +1,16 @@
 """Vectorised segmented recurrent attention in ordinary PyTorch operations, for any device and dtype.
 
 No loop over target positions, no (B, H, T, N) tensor. Queries are grouped by the segment they read
-(`segments.Grouping`), so that a group shares its segment's keys, values and memory state.
+(`grouping.py`), so that a group shares its segment's keys, values and memory state.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..method.plan import SegmentPlan
 from ..method.segments import SourceLayout
+from .grouping import by_segment, by_state
 
 
 def attend_source(
@@ -18,56 +19,44 @@ def attend_source(
     values: Tensor,
     layout: SourceLayout,
     plan: SegmentPlan,
-    memory: torch.nn.Module,
+    memory: nn.Module,
     dropout: float = 0.0,
     need_weights: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """`attend` from the projections of a source, all at once: training and scoring.
-
-    Args:
-        query: (B, H, Q, D), scaled already.
-        keys, values: (N, B, H * D), projections of the padded source.
-        layout: where its segments lie.
-        plan, memory, dropout, need_weights: as in `attend`.
-    Returns:
-        as `attend`.
-    """
+    """As `backends.Backend.attend_source`."""
     keys, values = (layout.split_heads(x, query.size(1)) for x in (keys, values))
-    states = memory.encode(keys, values, plan)
+    states = memory.encode(keys, values, layout, plan)
     return attend(query, keys, values, layout.is_real, plan, memory, states, dropout, need_weights)
 
 
 def open_source(
-    keys: Tensor, values: Tensor, num_heads: int, layout: SourceLayout, plan: SegmentPlan, memory: torch.nn.Module
-) -> "dict[str, Tensor | None]":
-    """What `attend_step` reads of a source; the first dimension is the sentence.
-
-    Args:
-        keys, values: (N, B, H * D), projections of the padded source.
-        layout, plan, memory: as in `attend_source`; the plan is of all positions that will be decoded.
-    """
+    keys: Tensor, values: Tensor, num_heads: int, layout: SourceLayout, plan: SegmentPlan, memory: nn.Module
+) -> dict[str, Tensor | None]:
+    """As `backends.Backend.open_source`."""
     keys, values = (layout.split_heads(x, num_heads) for x in (keys, values))
-    states = memory.encode(keys, values, plan)
-    return {"keys": keys, "values": values, "is_real": layout.is_real, "memory": states, "visited": plan.visited}
+    states = memory.encode(keys, values, layout, plan)
+    return {
+        "keys": keys,
+        "values": values,
+        "is_real": layout.is_real,
+        "memory": states,
+        "segment_of_state": plan.segment_of_state,
+    }
 
 
 def attend_step(
-    query: Tensor, source: "dict[str, Tensor]", position: Tensor, memory: torch.nn.Module, segment_size: int
+    query: Tensor, source: dict[str, Tensor], position: Tensor, memory: nn.Module, segment_size: int
 ) -> Tensor:
-    """One position of every hypothesis: (B, H, x, D), scaled already, to (B, H, x, D).
-
-    Args:
-        source: what `open_source` returned and is not None; `segments` and `states` (B, 1, T) of the plan.
-        position: (1,) int64, in [0, T), on the device.
-    """
-    count, states = query.size(2), source.get("memory")
-    segments, ranks = (
-        source[name].index_select(2, position).expand(-1, -1, count).unsqueeze(3) for name in ("segments", "states")
+    """As `backends.Backend.attend_step`."""
+    hypotheses, states = query.size(2), source.get("memory")
+    segments, state_numbers = (
+        source[name].index_select(2, position).expand(-1, -1, hypotheses).unsqueeze(3)
+        for name in ("segments", "states")
     )
     plan = SegmentPlan(
         segments=segments,
-        states=ranks,
-        visited=source.get("visited"),
+        states=state_numbers,
+        segment_of_state=source.get("segment_of_state"),
         num_states=0 if states is None else states.size(2),
         max_segments=source["keys"].size(2),
         state_follows_segment=True,
@@ -82,7 +71,7 @@ def attend(
     values: Tensor,
     is_real: Tensor | None,
     plan: SegmentPlan,
-    memory: torch.nn.Module,
+    memory: nn.Module,
     states: Tensor | None,
     dropout: float = 0.0,
     need_weights: bool = False,
@@ -100,17 +89,18 @@ def attend(
     Returns:
         (B, H, Q, D) in the query's dtype, and (B, H, Q, k, s) or None.
     """
-    spread = plan.local.spread(query)
+    by_read = by_segment(plan)
+    spread = by_read.spread(query)
     local, weights = _local_term(spread, keys, values, is_real, plan, dropout, need_weights)
     if states is None:
-        return plan.local.collect(local).sum(3), weights
-    recall = plan.recall
+        return by_read.collect(local).sum(3), weights
+    recall = by_state(plan)
     if plan.state_follows_segment:  # the same slots: add before collecting
         recalled = memory.read(spread, recall.select(states))
-        output = plan.local.collect(local + recalled).squeeze(3)
+        output = by_read.collect(local + recalled).squeeze(3)
     else:
         recalled = memory.read(recall.spread(query), recall.select(states))
-        output = plan.local.collect(local).sum(3) + recall.collect(recalled).squeeze(3)
+        output = by_read.collect(local).sum(3) + recall.collect(recalled).squeeze(3)
     return output.to(query.dtype), weights
 
 
@@ -127,7 +117,7 @@ def _local_term(
 
     A query that reads k segments has k slots and one softmax over all k * s keys.
     """
-    grouping = plan.local
+    grouping = by_segment(plan)
     keys, values = grouping.select(keys), grouping.select(values)
     scores = spread @ keys.transpose(-1, -2)  # (B, H, G, size, s)
     if is_real is not None:

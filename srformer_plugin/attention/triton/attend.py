@@ -3,7 +3,7 @@
 Six launches for forward and backward together, no tensor of all targets by all sources, no host synchronisation.
 Keys and values are read from the projections as they are: padding is skipped by index, not copied away. Memory beside
 inputs and gradients, per sentence and head: m D^2 numbers of the inputs' width (of 4 bytes for fp16) between forward
-and backward, and m D^2 float32 during the forward pass. benchmarks/notes_attention.md has the byte counts.
+and backward, and m D^2 float32 during the forward pass. docs/kernels.md has the byte counts.
 
 Results are the same every time for the same inputs and seed.
 """
@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..cpu import attend as cpu_ops
 from ..method.memory import RAFMemory
 from ..method.plan import SegmentPlan
-from ..method.runs import query_runs
 from ..method.segments import SourceLayout
 from .call import Call
-from .support import obstacle, tell
+from .tables import state_tables
 
 
 def attend_source(
@@ -33,11 +31,7 @@ def attend_source(
     dropout: float = 0.0,
     need_weights: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """`torch_ops.attend_source` by kernels; as `torch` does it where they do not apply, with the reason logged once."""
-    reason = obstacle(query, keys, values, layout, plan, memory, need_weights)
-    if reason is not None:
-        tell(reason)
-        return cpu_ops.attend_source(query, keys, values, layout, plan, memory, dropout, need_weights)
+    """As `backends.Backend.attend_source`, where `support.obstacle` has none."""
     with on(query.device):
         return _attend_fused(query, keys, values, layout, plan, memory, dropout), None
 
@@ -62,7 +56,7 @@ def _arguments(query, keys, values, layout, plan, memory):
         weight, leak, threshold, gate = memory.proj.weight, memory.leak, memory.threshold, memory.gate
         clamp = memory.clamp
     sizes = (layout.segment_size, plan.max_segments, plan.num_states)
-    return (query, keys, values, weight, leak, threshold, gate), (query_runs(plan, layout), sizes, clamp)
+    return (query, keys, values, weight, leak, threshold, gate), (state_tables(plan, layout), sizes, clamp)
 
 
 def memory_states(query: Tensor, keys: Tensor, values: Tensor, layout: SourceLayout, plan: SegmentPlan, memory):
@@ -81,14 +75,14 @@ class FusedAttention(torch.autograd.Function):
     """Local plus recurrent term: `query` (B, H, Q, D), `keys` and `values` (N, B, H * D) -> (B, H, Q, D)."""
 
     @staticmethod
-    def forward(ctx, query, keys, values, weight, leak, threshold, gate, runs, sizes, clamp, dropout, keep):
-        call = Call(query, keys, values, weight, leak, threshold, gate, runs, sizes, clamp, dropout)
+    def forward(ctx, query, keys, values, weight, leak, threshold, gate, tables, sizes, clamp, dropout, keep):
+        call = Call(query, keys, values, weight, leak, threshold, gate, tables, sizes, clamp, dropout)
         seed = None
         if dropout > 0:
             seed = torch.randint(2**31, (1,), device=query.device, dtype=torch.int64)
         output, saved = call.forward(seed, call.new_excess() if keep else None)
         if keep:
-            ctx.call_arguments = (runs, sizes, clamp, dropout)
+            ctx.call_arguments = (tables, sizes, clamp, dropout)
             ctx.has_run = False
             ctx.save_for_backward(query, keys, values, weight, leak, threshold, gate, seed, *saved)
         return output

@@ -3,18 +3,15 @@
 from functools import cached_property
 
 import torch
+import triton
 from torch import Tensor
 
 from ..method.memory import MIN_KEY_NORM
 from ..method.raf import MIN_THRESHOLD
-from ..method.runs import QueryRuns
+from .kernels import backward, forward
 from .launches import Launch, launches, look
-from .support import is_interpreted, unusable
-
-if unusable() is None:
-    import triton
-
-    from .kernels import backward, forward
+from .support import is_interpreted
+from .tables import StateTables
 
 
 def arithmetic_of(dtype: torch.dtype) -> dict:
@@ -36,7 +33,7 @@ def _state_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float32 else torch.bfloat16
 
 
-# How kernels are launched; measured on an H100 (benchmarks/notes_attention.md).
+# How kernels are launched; measured on an H100 (docs/kernels.md).
 SEGMENT_FORWARD = Launch(4, 2)
 SEGMENT_BACKWARD = Launch(4, 1)
 SEGMENT_LARGE = Launch(8, 1)  # at D 128
@@ -59,16 +56,16 @@ def _chunking(batch_heads: int, max_segments: int) -> tuple[int, int]:
 class Call:
     """The launches for one set of inputs."""
 
-    def __init__(self, query, keys, values, weight, leak, threshold, gate, runs: QueryRuns, sizes, clamp, dropout):
+    def __init__(self, query, keys, values, weight, leak, threshold, gate, tables: StateTables, sizes, clamp, dropout):
         self.query, self.keys, self.values = query, keys, values
         self.weight, self.leak, self.threshold, self.gate = weight, leak, threshold, gate
-        self.runs = runs
+        self.tables = tables
         self.segment_size, self.max_segments, self.num_states = sizes
         self.dropout = dropout
         self.batch_size, self.num_heads, self.num_queries, self.head_dim = query.shape
         self.batch_heads = self.batch_size * self.num_heads
         self.clamp = clamp
-        self.key = (*map(look, (query, keys, values, weight, leak, threshold, gate)), runs.key, sizes, clamp, dropout)
+        self.key = (*map(look, (query, keys, values, weight, leak, threshold, gate)), tables.key, sizes, clamp, dropout)
 
     @cached_property
     def arithmetic(self) -> dict:
@@ -84,18 +81,18 @@ class Call:
 
     def _source(self) -> dict:
         """Tensors of both segment kernels."""
-        runs = self.runs
+        tables = self.tables
         return {
-            "q": self.query, "k": self.keys, "v": self.values, "weight": self.weight, "lengths": runs.lengths,
-            "index": runs.source_index, "state_of": runs.state_of_segment, "starts": runs.starts,
+            "q": self.query, "k": self.keys, "v": self.values, "weight": self.weight, "lengths": tables.lengths,
+            "index": tables.source_index, "state_of": tables.state_of_segment, "starts": tables.starts,
         }  # fmt: skip
 
     def _items(self) -> dict:
         """Tensors of both scan kernels."""
-        runs = self.runs
+        tables = self.tables
         return {
             "q": self.query, "leak": self.leak, "threshold": self.threshold, "gate": self.gate,
-            "item_first": runs.item_first, "item_state": runs.item_state, "item_count": runs.item_count,
+            "item_first": tables.item_first, "item_state": tables.item_state, "item_count": tables.item_count,
         }  # fmt: skip
 
     def _segment_numbers(self, per: int, chunks: int) -> dict:
@@ -106,8 +103,8 @@ class Call:
             "H": self.num_heads, "Q": self.num_queries, "N": self.keys.size(0), "R": self.num_states,
             "M": self.max_segments, "SEG": self.segment_size, "PER": per, "CHUNKS": chunks,
             "bound": self.clamp or 0.0, "dropout": self.dropout, "D": self.head_dim, "BLOCK_N": block_n,
-            "SUBS": -(-self.segment_size // block_n), "BLOCK_Q": self.runs.block,
-            "HAS_INDEX": self.runs.source_index is not None, "MEMORY": self.weight is not None,
+            "SUBS": -(-self.segment_size // block_n), "BLOCK_Q": self.tables.block,
+            "HAS_INDEX": self.tables.source_index is not None, "MEMORY": self.weight is not None,
             "CLAMP": self.clamp is not None, "DROPOUT": self.dropout > 0, **self.arithmetic,
             **_strides("q", self.query), **_source_strides("k", self.keys), **_source_strides("v", self.values),
         }  # fmt: skip
@@ -115,8 +112,8 @@ class Call:
     def _scan_numbers(self) -> dict:
         """Numbers of both scan kernels."""
         return {
-            "H": self.num_heads, "Q": self.num_queries, "R": self.num_states, "ITEMS": self.runs.max_items,
-            "D": self.head_dim, "BLOCK_Q": self.runs.block, "HAS_GATE": self.gate is not None,
+            "H": self.num_heads, "Q": self.num_queries, "R": self.num_states, "ITEMS": self.tables.max_items,
+            "D": self.head_dim, "BLOCK_Q": self.tables.block, "HAS_GATE": self.gate is not None,
             "MIN_THRESHOLD": MIN_THRESHOLD, **_strides("q", self.query),
             **{name: self.arithmetic[name] for name in ("DOT", "LOW", "PREC")},
         }  # fmt: skip

@@ -1,40 +1,56 @@
-"""Whether the fused kernels can run: which Triton, which GPU, which calls."""
+"""Whether the fused kernels can run: which Triton, which GPU, which calls.
 
-import logging
+Triton is imported only where something can run a kernel.
+"""
+
+import importlib.util
+import os
 from functools import lru_cache
+from importlib import metadata
 
 import torch
-from torch import Tensor
 
-from ..method.plan import SegmentPlan
-from ..method.runs import unordered
-from ..method.segments import SourceLayout
-
-try:
-    import triton
-except ImportError:  # it comes with PyTorch's CUDA wheels
-    triton = None
-
-logger = logging.getLogger(__name__)
+from ..method.memory import NoMemory, RAFMemory
+from ..method.raf import raf_scan
+from ..request import Request
 
 OLDEST_TRITON = (3, 6)  # what the kernels were run with, by the GPU and by the interpreter
 HEAD_DIMS = (16, 32, 64, 128)
 MAX_SEGMENT_SIZE = 256
+MAX_STEP_TILE = 2**16  # bytes of a segment's keys: what fits in shared memory beside its values and a state
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
+def triton_version() -> str | None:
+    """Of the installed Triton, which comes with PyTorch's CUDA wheels; None: there is none."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:  # built from source, or under another name
+        import triton
+
+        return triton.__version__
+
+
+@lru_cache
 def unusable() -> str | None:
     """Why no kernel can be built here; None: they can."""
-    if triton is None:
+    version = triton_version()
+    if version is None:
         return "Triton is not installed"
-    if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST_TRITON:
-        return f"Triton {triton.__version__} is older than {'.'.join(map(str, OLDEST_TRITON))}"
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_TRITON:
+        return f"Triton {version} is older than {'.'.join(map(str, OLDEST_TRITON))}"
     return None
 
 
 def is_interpreted() -> bool:
     """Kernels run in Triton's interpreter, on the CPU (TRITON_INTERPRET=1 when Triton was imported)."""
-    return unusable() is None and triton.knobs.runtime.interpret
+    if not os.environ.get("TRITON_INTERPRET") or unusable() is not None:
+        return False
+    import triton
+
+    return triton.knobs.runtime.interpret
 
 
 def needed_shared_memory(dtype: torch.dtype, head_dim: int) -> int:
@@ -47,6 +63,8 @@ def needed_shared_memory(dtype: torch.dtype, head_dim: int) -> int:
 
 @lru_cache  # asking takes a millisecond
 def _shared_memory(index: int) -> int:
+    import triton
+
     return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
 
 
@@ -55,34 +73,36 @@ def shared_memory(device: torch.device) -> int:
     return _shared_memory(torch.cuda.current_device() if device.index is None else device.index)
 
 
-def obstacle(
-    query: Tensor, keys: Tensor, values: Tensor, layout: SourceLayout, plan: SegmentPlan, memory, need_weights: bool
-) -> str | None:
-    """Why the kernels cannot compute this call; None: they can."""
-    head_dim = query.size(3)
+def obstacle(request: Request) -> str | None:
+    """Why the kernels cannot compute a call; None: they can."""
+    memory, size, head_dim = request.memory, request.layout.segment_size, request.head_dim
+    if request.method == "attend_next":
+        return "fairseq's step-by-step decoding has none, --fast-generate has"
     if unusable() is not None:
         return unusable()
-    if not (query.is_cuda or is_interpreted()):
-        return f"tensors are on the device {query.device.type}"
-    reason = unordered(query, keys, values, plan, memory, need_weights)
-    if reason is not None:
-        return reason
-    if query.dtype not in DTYPES:
-        return f"the dtype is {query.dtype}"
+    if not (request.device.type == "cuda" or is_interpreted()):
+        return f"tensors are on the device {request.device.type}"
+    if request.need_weights:
+        return "attention weights are asked for"
+    if type(memory) not in (RAFMemory, NoMemory):
+        return f"the memory is a {type(memory).__name__}"
+    if isinstance(memory, RAFMemory) and memory.scan is not raf_scan:
+        return "the memory's scan is not its own"
+    if not request.plan.in_order:
+        return "queries do not come in the order of the segments they read"
+    if len(request.dtypes) > 1:
+        return f"dtypes are {' and '.join(map(str, request.dtypes))}"
+    if request.dtype not in DTYPES:
+        return f"the dtype is {request.dtype}"
     if head_dim not in HEAD_DIMS:
         return f"the head size {head_dim} is none of {', '.join(map(str, HEAD_DIMS))}"
-    if layout.segment_size > MAX_SEGMENT_SIZE:
-        return f"the segment size {layout.segment_size} is above {MAX_SEGMENT_SIZE}"
-    if query.is_cuda and shared_memory(query.device) < needed_shared_memory(query.dtype, head_dim):
-        return f"{query.dtype} with a head size of {head_dim} needs more shared memory than this GPU has"
+    if size > MAX_SEGMENT_SIZE:
+        return f"the segment size {size} is above {MAX_SEGMENT_SIZE}"
+    if request.device.type == "cuda" and shared_memory(request.device) < needed_shared_memory(request.dtype, head_dim):
+        return f"{request.dtype} with a head size of {head_dim} needs more shared memory than this GPU has"
+    if request.method == "open_source":
+        if torch.is_grad_enabled():
+            return "a source is opened for gradients"
+        if size * head_dim * request.dtype.itemsize > MAX_STEP_TILE:
+            return f"a segment of {size} tokens is too long for a decoding step's kernel"
     return None
-
-
-_told: set[str] = set()
-
-
-def tell(reason: str) -> None:
-    """Log once why PyTorch operations are used."""
-    if reason not in _told:
-        _told.add(reason)
-        logger.info(f"attention is computed by PyTorch operations and not by Triton kernels: {reason}")

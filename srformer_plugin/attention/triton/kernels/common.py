@@ -1,6 +1,6 @@
 """What the forward and the backward kernels share: tiles of a segment, exact products, clipping, dropout.
 
-Arithmetic is chosen by constexprs that `triton_ops` sets by the inputs' dtype:
+Arithmetic is chosen by constexprs that `call.py` sets by the inputs' dtype:
 
     DOT    dtype in which tiles of queries, keys, values and output gradients enter a product
     LOW    dtype in which float32 results (states, probabilities, their gradients) enter a product
@@ -44,7 +44,7 @@ def segment_tiles(
 
 @triton.jit
 def readers(state_of, starts, row, segment, M, R):
-    """The memory state of a segment, -1 for none, and the range of queries that read it (`runs.QueryRuns`)."""
+    """The memory state of a segment, -1 for none, and the range of queries that read it (`tables.StateTables`)."""
     state = tl.load(state_of + row * M + segment)
     begin = tl.load(starts + row * (R + 1) + tl.maximum(state, 0))
     end = tl.load(starts + row * (R + 1) + tl.maximum(state, 0) + 1)

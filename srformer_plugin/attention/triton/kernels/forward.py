@@ -7,7 +7,7 @@ Three launches. Tensors, B sentences, H heads, Q queries, m segments of s slots,
     sums, squares   (B * H, chunks, D, D) and (B * H, chunks, D) float32, of a chunk of segments
     excess          (B * H, R, D, D), U' / threshold - 1: whether it fires, what it emits, and its potential
 
-and the tables of `runs.QueryRuns`.
+and the tables of `tables.StateTables`.
 """
 
 import triton

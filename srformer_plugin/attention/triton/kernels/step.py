@@ -4,7 +4,7 @@ One launch in place of some fifteen. Tensors, B sentences, H heads, X hypotheses
 
     q, out          (B, H, X, D) by strides
     k, v            (B, N, H * D) by strides, the projections of the padded source, and the tables of
-                    `runs.QueryRuns` that say where a segment's tokens are
+                    `tables.StateTables` that say where a segment's tokens are
     states          (B, H, R, D, D) float32, row = key channel
     segments, ranks (B, T), what the position t of the target attends to and reads; `position` (1,) holds t
 """

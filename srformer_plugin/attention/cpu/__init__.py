@@ -1,1 +1,0 @@
-"""The attention as loops over visits for training on a CPU."""
