@@ -1,7 +1,7 @@
 """Launching a Triton kernel again, for calls that look alike.
 
 `kernel[grid](...)` looks at every argument to find the compiled kernel for it: 0.12 ms a launch of some fifty arguments
-on an H100's host, where launching what is compiled takes 0.016 ms (benchmarks/notes_attention.md). Calls of tensors of
+on an H100's host, where launching what is compiled takes 0.016 ms (docs/kernels.md). Calls of tensors of
 the same dtypes, shapes, strides and alignment need the same compiled kernel with the same numbers, so both are kept.
 """
 

@@ -1,4 +1,4 @@
-"""Triton kernels of the segmented recurrent attention; `..triton_ops` launches them (benchmarks/notes_attention.md).
+"""Triton kernels of the segmented recurrent attention; `call.py` launches them (docs/kernels.md).
 
 Importing a module of this package needs Triton.
 """
