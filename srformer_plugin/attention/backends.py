@@ -150,9 +150,7 @@ class Dispatcher:
         """As `Backend.attend_step`, by the backend that opened the source."""
         return source.backend.attend_step(query, source, position, memory, segment_size)
 
-    def attend_next(
-        self, query, keys, values, layout, plan, memory, states, dropout=0.0, need_weights=False
-    ):
+    def attend_next(self, query, keys, values, layout, plan, memory, states, dropout=0.0, need_weights=False):
         """As `Backend.attend_next`."""
         tensors, heads = (query, keys, values), (query.size(1), query.size(3))
         backend = self.backend_for(Request.of("attend_next", tensors, heads, layout, plan, memory, need_weights))
