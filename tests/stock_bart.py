@@ -1,5 +1,6 @@
 """Stock BART, tiny: what the tests of the mends train and decode with."""
 
+import helpers
 from conftest import USER_DIR
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -13,12 +14,8 @@ TINY_BART = [
 
 def train_arguments(corpus, save_dir, *more):
     """Arguments of a two-update training run of a tiny stock BART."""
-    return [
-        str(corpus.binarised), "--task", "translation", "--source-lang", "source", "--target-lang", "target",
-        *TINY_BART, "--criterion", "label_smoothed_cross_entropy", "--optimizer", "adam", "--lr", "1e-3",
-        "--batch-size", "8", "--max-update", "2", "--save-dir", str(save_dir), "--no-epoch-checkpoints",
-        "--log-format", "simple", "--log-interval", "1", "--num-workers", "0", "--cpu", *map(str, more),
-    ]  # fmt: skip
+    own = [*TINY_BART, "--criterion", "label_smoothed_cross_entropy", "--max-update", "2"]
+    return helpers.train_arguments(corpus, save_dir, *own, *more)
 
 
 def generate_arguments(corpus, checkpoint):

@@ -1,11 +1,11 @@
 """Two processes over gloo train what one process trains on the joined batches."""
 
-import socket
 import sys
 
 import pytest
 import torch
-from conftest import USER_DIR, run_side_by_side
+from conftest import run_side_by_side
+from helpers import free_port, train_arguments
 
 import srformer_plugin  # noqa: F401 (lets torch.load read fairseq checkpoints)
 
@@ -17,19 +17,9 @@ for side in ("encoder", "decoder"):
 
 def train_command(corpus, save_dir, *more):
     """Two plain gradient steps on batches of 4; no dropout, so that nothing depends on the rank."""
-    return [
-        sys.executable, "-m", "fairseq_cli.train", str(corpus.binarised), "--user-dir", str(USER_DIR), "--task",
-        "translation", "--source-lang", "source", "--target-lang", "target", "--arch", "srformer_bart_tiny",
-        *FIRING, "--dropout", "0", "--criterion", "cross_entropy", "--optimizer", "sgd", "--lr", "0.5",
-        "--batch-size", "4", "--max-update", "2", "--save-dir", str(save_dir), "--no-epoch-checkpoints",
-        "--disable-validation", "--num-workers", "0", "--cpu", *more,
-    ]  # fmt: skip
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    own = [*FIRING, "--dropout", "0", "--optimizer", "sgd", "--lr", "0.5", "--batch-size", "4", "--max-update", "2"]
+    arguments = train_arguments(corpus, save_dir, *own, "--disable-validation", *more)
+    return [sys.executable, "-m", "fairseq_cli.train", *arguments]
 
 
 def parameters(folder):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import USER_DIR, make_corpus
 from fairseq import checkpoint_utils
+from helpers import train_arguments
 
 from data_prep.docstring_corpus import DEFAULT_LIMITS, deduplicate, read_file, source_files
 from srformer_plugin.errors import ConfigurationError
@@ -23,6 +24,10 @@ STOCK_TINY = [
     "--arch", "bart_base", "--encoder-layers", "1", "--decoder-layers", "1",
     "--encoder-embed-dim", "32", "--encoder-ffn-embed-dim", "64", "--encoder-attention-heads", "2",
     "--decoder-embed-dim", "32", "--decoder-ffn-embed-dim", "64", "--decoder-attention-heads", "2",
+]  # fmt: skip
+SETTINGS = [
+    "--truncate-source", "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
+    "--lr", "1e-2", "--batch-size", "6",
 ]  # fmt: skip
 RESET = ["--reset-optimizer", "--reset-lr-scheduler", "--reset-dataloader", "--reset-meters"]
 
@@ -37,21 +42,10 @@ def docstrings(tmp_path_factory):
     return make_corpus(tmp_path_factory.mktemp("docstrings"), SIZES, texts)
 
 
-def train_arguments(corpus, save_dir, *more):
-    return [
-        str(corpus.binarised), "--user-dir", str(USER_DIR), "--task", "translation", "--truncate-source",
-        "--source-lang", "source", "--target-lang", "target", "--share-all-embeddings",
-        "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
-        "--optimizer", "adam", "--lr", "1e-2", "--batch-size", "6", "--save-dir", str(save_dir),
-        "--no-epoch-checkpoints", "--log-format", "simple", "--log-interval", "1", "--num-workers", "0", "--cpu",
-        *map(str, more),
-    ]  # fmt: skip
-
-
 @pytest.fixture
 def train_here(docstrings, train_in_process):
-    """:func:`train_in_process` with the arguments of :func:`train_arguments` and more."""
-    return lambda save_dir, *more: train_in_process(*train_arguments(docstrings, save_dir, *more))
+    """:func:`train_in_process` on the docstrings, with these settings and more."""
+    return lambda save_dir, *more: train_in_process(*train_arguments(docstrings, save_dir, *SETTINGS, *more))
 
 
 def losses(log):
@@ -63,9 +57,7 @@ def losses(log):
 def trained(run_fairseq, docstrings, tmp_path_factory):
     """fairseq-train for 20 updates, validated and saved on the way at 10."""
     folder = tmp_path_factory.mktemp("trained")
-    arguments = train_arguments(
-        docstrings, folder, "--arch", "srformer_bart_tiny", "--max-update", 20, "--save-interval-updates", 10
-    )
+    arguments = train_arguments(docstrings, folder, *SETTINGS, "--max-update", 20, "--save-interval-updates", 10)
     log = run_fairseq("train", *arguments).stdout
     return argparse.Namespace(folder=folder, log=log, last=folder / "checkpoint_last.pt")
 
@@ -197,7 +189,7 @@ def test_a_bad_flag_is_refused_before_training(train_here, tmp_path, flags, mess
 def test_a_checkpoint_of_another_segment_size_is_refused_in_one_clear_line(run_fairseq, docstrings, trained, tmp_path):
     done = run_fairseq(
         "train",
-        *train_arguments(docstrings, tmp_path, "--arch", "srformer_bart_tiny", "--max-update", 30),
+        *train_arguments(docstrings, tmp_path, *SETTINGS, "--max-update", 30),
         *("--segment-size", 8, "--restore-file", trained.last, *RESET),
         check=False,
     )

@@ -5,7 +5,6 @@ import builtins
 import collections
 import os
 import pickle
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import meters
 from fairseq.modules import transformer_layer
 from fairseq.trainer import Trainer
+from helpers import free_port
 from stock_bart import full_configuration, generate_arguments, stock, train_arguments
 
 from srformer_plugin.errors import ConfigurationError, UnsafeCheckpointError
@@ -175,12 +175,6 @@ def test_tools_refuse_a_checkpoint_with_code(tool, run_fairseq, tiny_corpus, tra
     last_line = done.stdout.strip().splitlines()[-1]
     assert f"checkpoint {file} is refused: it asks to run or build" in last_line
     assert "system" in last_line
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.slow

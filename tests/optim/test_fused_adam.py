@@ -10,6 +10,7 @@ from fairseq import options, utils
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.optim import FP16Optimizer, build_optimizer
 from fairseq.optim.adam import FairseqAdamConfig
+from helpers import train_arguments
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -177,15 +178,10 @@ def test_half_precision_trains_as_with_fairseqs_adam_and_through_an_overflow(kin
 # --- fairseq-train --------------------------------------------------------------------------------------------
 
 
-def train_arguments(corpus, save_dir, optimizer, *more):
-    return [
-        corpus.binarised, "--user-dir", USER_DIR, "--task", "translation", "--arch", "srformer_bart_tiny",
-        "--source-lang", "source", "--target-lang", "target", "--share-all-embeddings", "--dropout", "0.1",
-        "--criterion", "cross_entropy", "--optimizer", optimizer, "--adam-betas", "(0.9, 0.98)", "--lr", "1e-3",
-        "--weight-decay", "0.01", "--clip-norm", "1", "--batch-size", "5", "--update-freq", "2",
-        "--save-dir", save_dir, "--no-epoch-checkpoints", "--log-format", "simple", "--log-interval", "1",
-        "--num-workers", "0", "--disable-validation", "--cpu", *more,
-    ]  # fmt: skip
+def adam_arguments(corpus, save_dir, optimizer, *more):
+    own = ["--dropout", "0.1", "--optimizer", optimizer, "--adam-betas", "(0.9, 0.98)", "--weight-decay", "0.01"]
+    own += ["--clip-norm", "1", "--batch-size", "5", "--update-freq", "2", "--disable-validation"]
+    return train_arguments(corpus, save_dir, *own, *more)
 
 
 def logged(log, name):
@@ -203,7 +199,7 @@ PRECISIONS = {"float32": [], "bf16": ["--bf16"], "fp16": ["--fp16", "--fp16-init
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_fairseq_train_prints_the_losses_of_adam_and_resumes(tiny_corpus, train_in_process, tmp_path, precision):
     flags = ["--max-update", 6, "--save-interval-updates", 3, *PRECISIONS[precision]]
-    logs = [train_in_process(*train_arguments(tiny_corpus, tmp_path / name, name, *flags)) for name in BOTH]
+    logs = [train_in_process(*adam_arguments(tiny_corpus, tmp_path / name, name, *flags)) for name in BOTH]
     # the last digit printed; a weight that is rounded to another half changes what follows
     tolerance = {"abs": 2e-3} if precision == "float32" else {"rel": 0.02}
     for number in ("loss", "gnorm"):
@@ -212,7 +208,7 @@ def test_fairseq_train_prints_the_losses_of_adam_and_resumes(tiny_corpus, train_
         assert ours == pytest.approx(theirs, **tolerance)
 
     saved = next((tmp_path / "fused_adam").glob("checkpoint_*_3.pt"))
-    resumed = train_arguments(tiny_corpus, tmp_path / "resumed", "fused_adam", *flags, "--restore-file", saved)
+    resumed = adam_arguments(tiny_corpus, tmp_path / "resumed", "fused_adam", *flags, "--restore-file", saved)
     losses, whole = logged(train_in_process(*resumed), "loss"), logged(logs[1], "loss")[3:]
     assert losses == pytest.approx(whole, rel=2e-3)
     if precision != "float32":
@@ -230,10 +226,10 @@ def test_fairseq_train_prints_the_losses_of_adam_and_resumes(tiny_corpus, train_
 def test_a_training_in_bf16_goes_on_with_the_other_optimizer(tiny_corpus, train_in_process, tmp_path, first):
     second = BOTH[1 - BOTH.index(first)]
     flags = ["--bf16", "--max-update", 6, "--save-interval-updates", 3]
-    whole = train_in_process(*train_arguments(tiny_corpus, tmp_path / "whole", first, *flags))
+    whole = train_in_process(*adam_arguments(tiny_corpus, tmp_path / "whole", first, *flags))
     saved = next((tmp_path / "whole").glob("checkpoint_*_3.pt"))
     more = ["--restore-file", saved]
-    changed = train_in_process(*train_arguments(tiny_corpus, tmp_path / "changed", second, *flags, *more))
+    changed = train_in_process(*adam_arguments(tiny_corpus, tmp_path / "changed", second, *flags, *more))
     assert logged(changed, "loss") == pytest.approx(logged(whole, "loss")[3:], rel=2e-3)
     states = [load(tmp_path / folder)["last_optimizer_state"]["state"].values() for folder in ("whole", "changed")]
     assert {state["step"] for values in states for state in values} == {6}
@@ -243,8 +239,8 @@ def test_a_training_in_bf16_goes_on_with_the_other_optimizer(tiny_corpus, train_
 
 
 def test_in_float32_fairseq_refuses_to_go_on_from_adam_and_says_what_helps(tiny_corpus, train_in_process, tmp_path):
-    train_in_process(*train_arguments(tiny_corpus, tmp_path, "adam", "--max-update", 1))
-    arguments = train_arguments(tiny_corpus, tmp_path, "fused_adam", "--max-update", 2)
+    train_in_process(*adam_arguments(tiny_corpus, tmp_path, "adam", "--max-update", 1))
+    arguments = adam_arguments(tiny_corpus, tmp_path, "fused_adam", "--max-update", 2)
     with pytest.raises(AssertionError, match="please reset the optimizer .--reset-optimizer.*FusedAdam"):
         train_in_process(*arguments)
 
@@ -334,7 +330,7 @@ def test_a_device_without_the_kernel_is_refused_by_name():
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_memory_efficient_half_precision_is_refused(tiny_corpus, train_in_process, tmp_path, precision):
-    arguments = train_arguments(tiny_corpus, tmp_path, "fused_adam", f"--memory-efficient-{precision}")
+    arguments = adam_arguments(tiny_corpus, tmp_path, "fused_adam", f"--memory-efficient-{precision}")
     with pytest.raises(ConfigurationError, match="or --fp16 or --bf16 in place of --memory-efficient-fp16"):
         train_in_process(*arguments)
 

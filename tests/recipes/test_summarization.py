@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import time
 import pytest
 import sentencepiece
 from conftest import ROOT, run_side_by_side, sentence_pairs
+from helpers import free_port
 from raw_corpora import real_files, repeat_real, write_corpus, write_gpt2
 
 RECIPES = ROOT / "recipes"
@@ -210,12 +210,6 @@ def training(data, out, *more):
     """The arguments of a training on those data."""
     own = ["--arch", TINY_ARCH["bart"], "--bpe", "sentencepiece", "--data-from", data, "--out", out, "--to", "train"]
     return [*TINY, *own, *more]
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.mark.slow

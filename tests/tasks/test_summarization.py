@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from fairseq_cli import generate as fairseq_generate
 from fairseq_cli import train as fairseq_train
 from fairseq_cli import validate as fairseq_validate
 from fairseq_here import here
+from helpers import free_port, train_arguments
 
 from srformer_plugin.errors import ConfigurationError
 from srformer_plugin.generation import FastSequenceGenerator
@@ -27,14 +27,9 @@ EVAL_ROUGE = ["--eval-rouge", "--eval-rouge-args", json.dumps(GENERATION)]
 BEST = ["--best-checkpoint-metric", "rouge1", "--maximize-best-checkpoint-metric"]
 
 
-def train_arguments(corpus, save_dir, *more):
-    return [
-        str(corpus.binarised), "--user-dir", str(USER_DIR), "--task", "summarization", "--arch", "srformer_bart_tiny",
-        "--source-lang", "source", "--target-lang", "target", "--share-all-embeddings",
-        "--criterion", "cross_entropy", "--optimizer", "adam", "--lr", "1e-2", "--dropout", "0.1", "--batch-size", "8",
-        "--save-dir", str(save_dir), "--no-epoch-checkpoints", "--log-format", "json", "--log-interval", "1",
-        "--num-workers", "0", "--cpu", *map(str, more),
-    ]  # fmt: skip
+def summarization_arguments(corpus, save_dir, *more):
+    own = ["--task", "summarization", "--lr", "1e-2", "--dropout", "0.1", "--log-format", "json"]
+    return train_arguments(corpus, save_dir, *own, *more)
 
 
 def stats(log, kind):
@@ -70,7 +65,7 @@ def trained(tiny_corpus, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fairseq.logging.progress_bar.SummaryWriter", Tensorboard)
         log = here(
-            fairseq_train, *train_arguments(tiny_corpus, folder, "--max-update", 30, *EVAL_ROUGE, *BEST),
+            fairseq_train, *summarization_arguments(tiny_corpus, folder, "--max-update", 30, *EVAL_ROUGE, *BEST),
             "--eval-rouge-print-samples", "--tensorboard-logdir", folder / "tb",
         )  # fmt: skip
     return folder, log
@@ -163,7 +158,8 @@ def test_fast_generation_leaves_other_tools_alone(trained, tiny_corpus, tmp_path
 
 
 def test_fast_generation_measures_the_same_while_training(trained, tiny_corpus, tmp_path):
-    arguments = train_arguments(tiny_corpus, tmp_path, "--max-update", 10, *EVAL_ROUGE, "--fast-generate", *BEST)
+    flags = ["--max-update", 10, *EVAL_ROUGE, "--fast-generate", *BEST]
+    arguments = summarization_arguments(tiny_corpus, tmp_path, *flags)
     fast, stock = stats(here(fairseq_train, *arguments), "valid"), stats(trained[1], "valid")[:2]
     for name in ("valid_loss", *(f"valid_{rouge}" for rouge in ROUGE_TYPES)):
         assert [entry[name] for entry in fast] == [entry[name] for entry in stock]
@@ -178,7 +174,7 @@ for side in ("encoder", "decoder"):
 def test_measuring_rouge_does_not_change_the_training(tiny_corpus, tmp_path, model):
     logs = [
         here(
-            fairseq_train, *train_arguments(tiny_corpus, tmp_path / name, *model, "--max-update", 4),
+            fairseq_train, *summarization_arguments(tiny_corpus, tmp_path / name, *model, "--max-update", 4),
             "--validate-interval-updates", 2, "--no-save", *flags,
         )
         for name, flags in (("with", EVAL_ROUGE), ("without", []))
@@ -269,11 +265,11 @@ def test_an_unknown_word_matches_no_other(tiny_corpus, monkeypatch, bpe):
 )
 def test_settings_that_cannot_work_are_refused_before_training(tiny_corpus, tmp_path, flags, message):
     with pytest.raises(ConfigurationError, match=re.escape(message)):
-        here(fairseq_train, *train_arguments(tiny_corpus, tmp_path, "--max-update", 1), "--eval-rouge", *flags)
+        here(fairseq_train, *summarization_arguments(tiny_corpus, tmp_path, "--max-update", 1), "--eval-rouge", *flags)
 
 
 def test_generation_cuts_sources_to_what_the_checkpoint_takes_without_a_flag(tiny_corpus, tmp_path):
-    here(fairseq_train, *train_arguments(tiny_corpus, tmp_path, "--max-update", 1, "--max-source-positions", 8))
+    here(fairseq_train, *summarization_arguments(tiny_corpus, tmp_path, "--max-update", 1, "--max-source-positions", 8))
     here(
         fairseq_generate, tiny_corpus.binarised, "--user-dir", USER_DIR, "--task", "summarization", "--cpu",
         "--path", tmp_path / "checkpoint_last.pt", "--max-len-b", 3, "--beam", 1, "--results-path", tmp_path,
@@ -285,10 +281,8 @@ def test_generation_cuts_sources_to_what_the_checkpoint_takes_without_a_flag(tin
 def test_two_processes_measure_what_one_does(trained, tiny_corpus, tmp_path):
     """9 sentences in batches of 2: the two have different numbers of them, and one gets a dummy batch."""
     folder, log = trained
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    arguments = train_arguments(
+    port = free_port()
+    arguments = summarization_arguments(
         tiny_corpus, tmp_path, "--restore-file", folder / "checkpoint_last.pt", "--max-update", 31, "--lr", "0",
         "--reset-optimizer", "--batch-size", 2, *EVAL_ROUGE, "--eval-rouge-samples", 0, *BEST, "--no-save",
         "--reset-lr-scheduler", "--reset-dataloader", "--reset-meters",

@@ -1,0 +1,26 @@
+"""What test files of several folders call."""
+
+import socket
+
+from conftest import USER_DIR
+
+
+def train_arguments(corpus, save_dir, *more):
+    """fairseq-train's arguments for the tiny SRformer-BART on a `conftest.Corpus`.
+
+    What `more` says comes last, and so it wins: another --arch, --task, --lr, ...
+    """
+    return [
+        str(corpus.binarised), "--user-dir", str(USER_DIR), "--task", "translation", "--arch", "srformer_bart_tiny",
+        "--source-lang", "source", "--target-lang", "target", "--share-all-embeddings",
+        "--criterion", "cross_entropy", "--optimizer", "adam", "--lr", "1e-3", "--batch-size", "8",
+        "--save-dir", str(save_dir), "--no-epoch-checkpoints", "--log-format", "simple", "--log-interval", "1",
+        "--num-workers", "0", "--cpu", *map(str, more),
+    ]  # fmt: skip
+
+
+def free_port():
+    """A TCP port of this host that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
