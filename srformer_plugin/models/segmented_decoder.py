@@ -1,8 +1,5 @@
 """fairseq's transformer decoder with a segmented cross-attention."""
 
-import json
-import logging
-
 import torch
 from fairseq.distributed import fsdp_wrap
 from fairseq.models.transformer import TransformerDecoderBase
@@ -13,9 +10,8 @@ from ..attention.cross_attention import SegmentedCrossAttention
 from ..attention.settings import SegmentSettings
 from ..attention.shared_by_beams import FullCrossAttention
 from ..attention.source_context import SourceContext
-from ..errors import ConfigurationError
-
-logger = logging.getLogger(__name__)
+from .checkpoint_state import check_memory, check_schedule, fill_memory
+from .schedule_record import encode_schedule
 
 
 class SegmentedDecoderLayer(TransformerDecoderLayerBase):
@@ -141,64 +137,10 @@ class SegmentedDecoder(TransformerDecoderBase):
         """Give parameters that a checkpoint lacks their initial values; refuse one of another schedule."""
         state_dict = super().upgrade_state_dict_named(state_dict, name)
         own = self.state_dict(prefix=f"{name}.")
-        self._check_memory(state_dict, own)
-        self._fill_memory(state_dict, own)
-        self._check_schedule(state_dict, f"{name}.segment_schedule")
+        check_memory(state_dict, own)
+        fill_memory(state_dict, own)
+        check_schedule(state_dict, f"{name}.segment_schedule", own.get(f"{name}.segment_schedule"))
         return state_dict
-
-    @staticmethod
-    def _check_memory(state_dict, own):
-        unknown = sorted(key for key in state_dict if ".encoder_attn.memory." in key and key not in own)
-        if unknown:
-            raise ConfigurationError(
-                f"the checkpoint holds memory parameters that this model has no place for ({unknown[0]}"
-                f"{' and more' if len(unknown) > 1 else ''}): use the --cross-attention (and --memory-gate) "
-                "it was trained with"
-            )
-
-    @staticmethod
-    def _fill_memory(state_dict, own):
-        """Add the memory parameters that no layer of the checkpoint has (it has full cross-attention, or segmented).
-
-        Where only some layers have one, the checkpoint is damaged: left to strict loading to report.
-        """
-        mine = [key for key in own if ".encoder_attn.memory." in key]
-        for parameter in sorted({key.split(".encoder_attn.memory.")[1] for key in mine}):
-            keys = [key for key in mine if key.endswith(f".encoder_attn.memory.{parameter}")]
-            if not any(key in state_dict for key in keys):
-                for key in keys:
-                    state_dict[key] = own[key].clone()
-                logger.info(
-                    f"not in the checkpoint, keeps its initial value: encoder_attn.memory.{parameter} "
-                    f"in {len(keys)} decoder layers"
-                )
-
-    def _check_schedule(self, state_dict, key):
-        trained = state_dict.pop(key, None)
-        if self.settings.is_full:
-            if trained is not None:
-                raise ConfigurationError(
-                    "the checkpoint was trained with segmented cross-attention, not with --cross-attention full; "
-                    "start from a checkpoint with full cross-attention"
-                )
-            return
-        if trained is not None:
-            theirs, ours = decode_schedule(trained), decode_schedule(self.segment_schedule)
-            for field, flag in (("segment_size", "--segment-size"), ("segment_schedule", "--segment-schedule")):
-                if theirs[field] != ours[field]:
-                    raise ConfigurationError(
-                        f"the checkpoint was trained with {flag} {theirs[field]}, but this run has {ours[field]}; "
-                        f"use {flag} {theirs[field]}, or start from a checkpoint with full cross-attention"
-                    )
-            if theirs["expected_target_length"] != ours["expected_target_length"]:
-                logger.warning(
-                    f"the checkpoint was trained with --expected-target-length {theirs['expected_target_length']}; "
-                    f"this run goes on with {ours['expected_target_length']}"
-                )
-        else:
-            schedule = decode_schedule(self.segment_schedule)
-            logger.info(f"not in the checkpoint, taken from the flags: schedule {schedule}")
-        state_dict[key] = self.segment_schedule.clone()
 
 
 def wrap_layer(layer, cfg):
@@ -207,16 +149,3 @@ def wrap_layer(layer, cfg):
         layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
     # wrap checkpointed layers whatever their size, as stock fairseq does
     return fsdp_wrap(layer, min_num_params=0 if cfg.checkpoint_activations else cfg.min_params_to_wrap)
-
-
-def encode_schedule(settings: SegmentSettings) -> torch.Tensor:
-    """The schedule as int64 code points of JSON: a tensor, since fairseq's tools (averaging, EMA) expect tensors
-    in a model's state, and an integer one of this width survives the averaging of equal values."""
-    fields = ("segment_size", "segment_schedule", "expected_target_length")
-    text = json.dumps({name: getattr(settings, name) for name in fields})
-    return torch.tensor(list(text.encode()), dtype=torch.int64)
-
-
-def decode_schedule(buffer: torch.Tensor) -> dict:
-    """The inverse of `encode_schedule`."""
-    return json.loads(bytes(buffer.tolist()))

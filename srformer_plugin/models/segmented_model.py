@@ -6,11 +6,12 @@ from dataclasses import asdict
 import torch
 import torch.nn.functional as F
 from fairseq import utils
-from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf, gen_parser_from_dataclass
 from torch import Tensor, nn
 
 from ..attention.settings import SegmentSettings
 from ..errors import ConfigurationError
+from .checkpoint_state import prune_layers
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,16 @@ class SegmentedModel:
         model = super().build_model(args, task)
         keep_gelu_in_the_inputs_dtype(model)
         return model
+
+    def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
+        """As in `BaseFairseqModel`; layers are pruned first, since what follows compares them with the model's.
+
+        Raises:
+            ConfigurationError: a checkpoint that does not fit the settings.
+        """
+        if model_cfg is None and args is not None:
+            model_cfg = convert_namespace_to_omegaconf(args).model
+        return super().load_state_dict(prune_layers(state_dict, model_cfg), strict, model_cfg)
 
 
 def keep_gelu_in_the_inputs_dtype(model: nn.Module) -> None:

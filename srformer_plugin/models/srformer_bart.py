@@ -1,8 +1,5 @@
 """SRformer-BART: fairseq's BART with segmented recurrent cross-attention in every decoder layer."""
 
-import logging
-
-import torch
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.bart import BARTModel
 from fairseq.models.bart.model import bart_base_architecture, bart_large_architecture
@@ -10,11 +7,10 @@ from fairseq.models.transformer import TransformerConfig
 
 from ..errors import ConfigurationError
 from ..hub import SRformerBARTHubInterface, load
+from .checkpoint_state import fit_positions
 from .encoder_attention import attend_within_sentences
 from .segmented_decoder import SegmentedDecoder
 from .segmented_model import SegmentedModel
-
-logger = logging.getLogger(__name__)
 
 
 @register_model("srformer_bart")
@@ -62,32 +58,8 @@ class SRformerBARTModel(SegmentedModel, BARTModel):
         super().upgrade_state_dict_named(state_dict, name)
         prefix = f"{name}." if name else ""
         for side in ("encoder", "decoder"):
-            _fit_positions(state_dict, f"{prefix}{side}.embed_positions.weight", getattr(self, side))
-
-
-def _fit_positions(state_dict, key, module):
-    """Extend a checkpoint's learned position embeddings to `--max-{source,target}-positions` of this model.
-
-    The learned positions are repeated, as Longformer's authors do it: a copy keeps the local order of positions
-    that attention heads have learned to use.
-    """
-    embedding = getattr(module, "embed_positions", None)
-    if embedding is None or key not in state_dict:
-        return
-    learned, wanted = state_dict[key], embedding.weight
-    if learned.size(0) == wanted.size(0):
-        return
-    offset = wanted.size(0) - embedding.max_positions  # rows before position 0
-    have, want = learned.size(0) - offset, wanted.size(0) - offset
-    side = "source" if "encoder" in key else "target"
-    if have > want:
-        raise ConfigurationError(
-            f"the checkpoint has {have} positions, but this run has --max-{side}-positions {want}; "
-            f"use --max-{side}-positions {have} or more"
-        )
-    repeated = learned[offset:].repeat(-(-want // have), 1)[:want]
-    state_dict[key] = torch.cat((learned[:offset], repeated))
-    logger.info(f"{key}: extended from {have} to {want} positions by repeating the learned ones")
+            embedding = getattr(getattr(self, side), "embed_positions", None)
+            fit_positions(state_dict, f"{prefix}{side}.embed_positions.weight", embedding)
 
 
 @register_model_architecture("srformer_bart", "srformer_bart_large")

@@ -10,7 +10,7 @@ from fairseq import utils
 from fairseq.models import ARCH_CONFIG_REGISTRY
 
 from srformer_plugin.errors import ConfigurationError
-from srformer_plugin.models.segmented_decoder import decode_schedule
+from srformer_plugin.models.schedule_record import decode_schedule
 from srformer_plugin.models.segmented_model import mean_target_length
 from srformer_plugin.models.srformer_bart import SRformerBARTModel
 
