@@ -16,7 +16,6 @@ Every pass draws anew. fairseq-train takes one pass an epoch if it is given the 
 """
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -29,6 +28,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from fairseq.data import Dictionary, data_utils, indexed_dataset
+
+from data_prep.arguments import non_negative, positive, share, token_limit
+from data_prep.errors import command
+from data_prep.whole import write_json
 
 from ..errors import ConfigurationError
 
@@ -187,7 +190,7 @@ def mark(data: Path, out: Path, passes: int, share: float, limit: int, seed: int
     if share and not sum(count.get(COPYING, 0) for count in found):
         raise ConfigurationError(f"{data} has no sentence of {SHORTEST} to {LONGEST} pieces to copy")
     counts = {str(number): count for number, count in enumerate(found, 1)}
-    (out / "counts.json").write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "counts.json", counts)
     return counts
 
 
@@ -198,29 +201,9 @@ def _load(prefix, dictionary):
     return dataset
 
 
-def _whole(lowest):
-    def parse(text):
-        value = int(text)
-        if value < lowest:
-            raise argparse.ArgumentTypeError(f"{value} is below {lowest}")
-        return value
-
-    parse.__name__ = "whole number"  # argparse says "invalid whole number value"
-    return parse
-
-
-def _probability(text):
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-_probability.__name__ = "probability"
-
-
+@command
 def main(argv=None):
-    """Command line; returns the exit status."""
+    """Command line."""
     parser = argparse.ArgumentParser(
         prog="python -m srformer_plugin.tools.marked_sentences",
         description=__doc__,
@@ -228,27 +211,21 @@ def main(argv=None):
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder that fairseq-preprocess wrote")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    parser.add_argument("--passes", type=_whole(1), default=1, help="passes over the training data (default: 1)")
+    parser.add_argument("--passes", type=positive, default=1, help="passes over the training data (default: 1)")
+    parser.add_argument("--share", type=share, default=0.6, help="probability of a copying example (default: 0.6)")
     parser.add_argument(
-        "--share", type=_probability, default=0.6, help="probability of a copying example (default: 0.6)"
-    )
-    parser.add_argument(
-        "--max-target", type=_whole(2), default=96, metavar="TOKENS",
-        help="tokens of a copied target at most, the end of sentence included (default: 96)",
+        "--max-target", type=token_limit, default=96, metavar="TOKENS",
+        help="tokens of a copied target at most, the end of sentence included; 0: any number (default: 96)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=_whole(0), default=1, help="of the draws (default: 1)")
+    parser.add_argument("--seed", type=non_negative, default=1, help="of the draws (default: 1)")
     parser.add_argument(
-        "--workers", type=_whole(1), default=os.cpu_count() or 1, help="processes, a pass each (default: one a core)"
+        "--workers", type=positive, default=os.cpu_count() or 1, help="processes, a pass each (default: one a core)"
     )
     args = parser.parse_args(argv)
-    try:
-        counts = mark(args.data, args.out, args.passes, args.share, args.max_target - 1, args.seed, args.workers)
-    except (ConfigurationError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    limit = args.max_target - 1 if args.max_target else sys.maxsize
+    counts = mark(args.data, args.out, args.passes, args.share, limit, args.seed, args.workers)
     total = sum(map(Counter, counts.values()), Counter())
     print(", ".join(f"{count:,} {kind}" for kind, count in sorted(total.items())))
-    return 0
 
 
 if __name__ == "__main__":

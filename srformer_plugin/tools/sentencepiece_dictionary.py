@@ -15,6 +15,9 @@ from pathlib import Path
 import sentencepiece
 from fairseq.data import Dictionary
 
+from data_prep.errors import command
+from data_prep.whole import whole_file
+
 from ..errors import ConfigurationError
 
 MULTIPLE = 8
@@ -46,8 +49,9 @@ def sentencepiece_dictionary(model: str | os.PathLike, symbols=()) -> Dictionary
     return dictionary
 
 
+@command
 def main(argv=None):
-    """Command line; returns the exit status."""
+    """Command line."""
     parser = argparse.ArgumentParser(
         prog="python -m srformer_plugin.tools.sentencepiece_dictionary", description=__doc__.splitlines()[0]
     )
@@ -55,17 +59,11 @@ def main(argv=None):
     parser.add_argument("out", type=Path, metavar="out_dict", help="dictionary to write")
     parser.add_argument("--add", action="append", default=[], metavar="SYMBOL", help="one more symbol; may be repeated")
     args = parser.parse_args(argv)
-    try:
-        dictionary = sentencepiece_dictionary(args.model, args.add)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = args.out.with_name(f"{args.out.name}.{os.getpid()}.partial")
-        dictionary.save(str(partial))
-        os.replace(partial, args.out)
-    except (ConfigurationError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    dictionary = sentencepiece_dictionary(args.model, args.add)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(args.out) as file:
+        dictionary.save(file)
     print(f"{args.out}: {len(dictionary):,} words")
-    return 0
 
 
 if __name__ == "__main__":

@@ -216,9 +216,9 @@ def without(dictionary, *words):
     [
         ([pieces_of()], [MASK], [], "no <mask>: make it with"),
         ([["▁a", "▁b"]], [], [], "no sentence of 5 to 70 pieces"),
-        ([pieces_of()], [], ["--share", "1.5"], "1.5 is not between 0 and 1"),
-        ([pieces_of()], [], ["--share", "some"], "invalid probability value: 'some'"),
-        ([pieces_of()], [], ["--passes", "0"], "0 is below 1"),
+        ([pieces_of()], [], ["--share", "1.5"], "1.5 is no share"),
+        ([pieces_of()], [], ["--share", "some"], "'some' is not a number"),
+        ([pieces_of()], [], ["--passes", "0"], "0 is not at least 1"),
         (None, [], [], "has no training data of source-target"),
     ],
 )

@@ -4,6 +4,7 @@ import pytest
 import sentencepiece
 from fairseq.data import Dictionary
 
+from data_prep.errors import EXIT_STATUS
 from data_prep.sentencepiece_lines import train_model
 from srformer_plugin.tools.sentencepiece_dictionary import main
 
@@ -35,7 +36,7 @@ def test_every_piece_is_a_word_and_so_are_the_symbols(model, tmp_path, capsys):
     "symbol, message", [("<s>", "one of fairseq's own symbols"), ("s", "is in"), ("a b", "has white space")]
 )
 def test_a_symbol_that_cannot_be_added_is_one_line(model, tmp_path, capsys, symbol, message):
-    assert main([str(model), str(tmp_path / "dict.txt"), "--add", symbol]) == 1
+    assert main([str(model), str(tmp_path / "dict.txt"), "--add", symbol]) == EXIT_STATUS
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not (tmp_path / "dict.txt").exists()
@@ -43,5 +44,5 @@ def test_a_symbol_that_cannot_be_added_is_one_line(model, tmp_path, capsys, symb
 
 def test_what_is_no_model_is_one_line(tmp_path, capsys):
     (tmp_path / "no.model").write_text("nothing")
-    assert main([str(tmp_path / "no.model"), str(tmp_path / "dict.txt")]) == 1
+    assert main([str(tmp_path / "no.model"), str(tmp_path / "dict.txt")]) == EXIT_STATUS
     assert "is not a SentencePiece model" in capsys.readouterr().err
