@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import flex_local
-from benchmarks.exactness import by_entry, relative_error
 from benchmarks.rows import provenance, write_rows
 from srformer_plugin.attention.method.memory import RAFMemory
 from srformer_plugin.attention.method.schedule import build_schedule
@@ -32,6 +31,7 @@ from srformer_plugin.attention.method.segments import SourceLayout
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.attention.torch import attend as torch_ops
 from srformer_plugin.attention.triton.backend import TritonBackend
+from srformer_plugin.attention.triton.exactness import by_entry, relative_error
 from srformer_plugin.attention.triton.tables import state_tables
 
 SIZES = [(16, 128, 1024), (8, 256, 4096), (4, 512, 16384), (16, 1024, 1024)]  # B, T, N

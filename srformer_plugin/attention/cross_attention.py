@@ -20,7 +20,7 @@ class SegmentedCrossAttention(SharedByBeams):
 
     Args:
         embed_dim, num_heads: width of the decoder, and heads that divide it.
-        settings: segment size, schedule, memory, backend.
+        settings: segment size, schedule, memory, backend; checked already (`SegmentSettings.check`).
         kdim: width of the encoder (default: embed_dim).
         dropout: probability, on the local attention weights.
         bias: biases in the four projections (BART yes, T5 no).
@@ -43,7 +43,6 @@ class SegmentedCrossAttention(SharedByBeams):
         qn_block_size: int = 8,
     ):
         super().__init__()
-        settings.check()
         if head_dim is None and embed_dim % num_heads != 0:
             raise ConfigurationError(
                 f"--decoder-attention-heads {num_heads} does not divide --decoder-embed-dim {embed_dim}"

@@ -15,14 +15,14 @@ from .schedule_record import encode_schedule
 
 
 class SegmentedDecoderLayer(TransformerDecoderLayerBase):
-    """A decoder layer whose `encoder_attn` the settings choose."""
+    """A decoder layer whose `encoder_attn` the model's settings choose."""
 
-    def __init__(self, cfg, no_encoder_attn=False):
+    def __init__(self, cfg, no_encoder_attn=False, *, settings: SegmentSettings):
+        self.settings = settings  # first, since the base class builds the attention
         super().__init__(cfg, no_encoder_attn)
         self.need_attn = False  # weights only where the decoder asks for them, in training and evaluation
 
     def build_encoder_attention(self, embed_dim, cfg):
-        settings = SegmentSettings.from_namespace(cfg)
         shared = {
             "kdim": cfg.encoder.embed_dim,
             "dropout": cfg.attention_dropout,
@@ -30,11 +30,11 @@ class SegmentedDecoderLayer(TransformerDecoderLayerBase):
             "qn_block_size": self.quant_noise_block_size,
         }
         heads = cfg.decoder.attention_heads
-        if settings.is_full:
+        if self.settings.is_full:
             return FullCrossAttention(
                 embed_dim, heads, vdim=cfg.encoder.embed_dim, encoder_decoder_attention=True, **shared
             )
-        return SegmentedCrossAttention(embed_dim, heads, settings, **shared)
+        return SegmentedCrossAttention(embed_dim, heads, self.settings, **shared)
 
     def make_generation_fast_(self, need_attn: bool = False, **kwargs):
         """The decoder, not each layer, decides who returns weights."""
@@ -50,14 +50,14 @@ class SegmentedDecoder(TransformerDecoderBase):
     layer_class = SegmentedDecoderLayer
 
     def __init__(self, cfg, dictionary, embed_tokens, no_encoder_attn=False, output_projection=None):
+        self.settings = SegmentSettings.from_namespace(cfg)  # first, since the base class builds the layers
         super().__init__(cfg, dictionary, embed_tokens, no_encoder_attn, output_projection)
-        self.settings = SegmentSettings.from_namespace(cfg)
         self.need_attn = False
         if not self.settings.is_full:
             self.register_buffer("segment_schedule", encode_schedule(self.settings))
 
     def build_decoder_layer(self, cfg, no_encoder_attn=False):
-        return wrap_layer(self.layer_class(cfg, no_encoder_attn), cfg)
+        return wrap_layer(self.layer_class(cfg, no_encoder_attn, settings=self.settings), cfg)
 
     def make_generation_fast_(self, need_attn: bool = False, **kwargs):
         """Called by fairseq-generate; `need_attn` is set by --print-alignment."""

@@ -18,7 +18,6 @@ from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor, nn
 
 from ..attention.cross_attention import SegmentedCrossAttention
-from ..attention.settings import SegmentSettings
 from ..errors import ConfigurationError
 from ..hub import SRformerHubInterface, load
 from ..registry import choose
@@ -124,11 +123,10 @@ class T5DecoderLayer(_T5Layer, SegmentedDecoderLayer):
 
     def build_encoder_attention(self, embed_dim, cfg):
         heads, kdim = cfg.decoder.attention_heads, cfg.encoder.embed_dim
-        settings = SegmentSettings.from_namespace(cfg)
-        if settings.is_full:
+        if self.settings.is_full:
             return self._build_attention(T5CrossAttention, cfg, heads, kdim=kdim)
         return self._build_attention(
-            SegmentedCrossAttention, cfg, heads, kdim=kdim, settings=settings, bias=False, scale_query=False
+            SegmentedCrossAttention, cfg, heads, kdim=kdim, settings=self.settings, bias=False, scale_query=False
         )
 
 

@@ -5,10 +5,11 @@ They stand for what will come: segments chosen by content, several per query and
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
-from srformer_plugin.attention.method.memory import MEMORIES
+from srformer_plugin.attention.method.memory import MEMORIES, NoMemory
 from srformer_plugin.attention.method.plan import SegmentPlan
 from srformer_plugin.attention.method.schedule import SCHEDULES, ClockSchedule
 from srformer_plugin.attention.settings import SegmentSettings
@@ -75,6 +76,23 @@ def test_two_segments_per_query_and_head_with_another_memory(module):
             torch.testing.assert_close(weights[h, 0, t, tokens], probabilities)
             assert weights[h, 0, t].sum().item() == pytest.approx(1)
     torch.testing.assert_close(output, module.out_proj(expected.flatten(1)).unsqueeze(1))
+
+
+def test_a_chosen_segment_beyond_a_sentences_own_adds_nothing(module):
+    """Beside a longer sentence one of two tokens, in one segment, has to choose two all the same."""
+    module.memory = NoMemory(2, 4, None)
+    query, encoder = (torch.randn(n, 2, 8, dtype=torch.float64) for n in (5, 11))
+    mask = torch.zeros(2, 11, dtype=torch.bool)
+    mask[1, 2:] = True
+    together, _ = module(query, encoder, encoder, mask)
+    q, k, v = (
+        project(x).unflatten(2, (2, 4)).permute(1, 2, 0, 3)
+        for project, x in (
+            (module.q_proj, query[:, 1:]), (module.k_proj, encoder[:2, 1:]), (module.v_proj, encoder[:2, 1:])
+        )
+    )  # fmt: skip
+    full = F.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(together[:, 1:], module.out_proj(full.permute(2, 0, 1, 3).flatten(2)))
 
 
 def test_decoding_equals_training_with_them_too(module):

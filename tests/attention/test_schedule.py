@@ -58,6 +58,13 @@ def test_target_schedule_goes_by_each_sentences_own_target_length_and_decodes_by
     assert decoded.segments[0, 0, :, 0].tolist() == [0, 1, 3, 4]
 
 
+def test_a_target_without_a_token_has_a_schedule_too_and_harms_no_other():
+    """A row that only fills up a batch."""
+    layout = layout_of([12, 6], segment_size=2)
+    plans = [build_schedule("target", 4).plan(layout, 0, 6, target_lengths=torch.tensor([6, n])) for n in (0, 1)]
+    assert torch.equal(plans[0].segments, plans[1].segments) and torch.equal(plans[0].states, plans[1].states)
+
+
 def test_fixed_schedule_never_looks_at_the_target():
     layout = layout_of([12], segment_size=2)
     plans = [build_schedule("fixed", 4).plan(layout, 0, 6, target_lengths=t) for t in (None, torch.tensor([2]))]

@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.exactness import relative_error
 from srformer_plugin.attention.method.segments import SourceLayout
 from srformer_plugin.attention.triton.content import call as launching
 from srformer_plugin.attention.triton.content import plain
@@ -12,6 +11,7 @@ from srformer_plugin.attention.triton.content import step as stepping
 from srformer_plugin.attention.triton.content.attend import attend_chosen, choose, segment_means
 from srformer_plugin.attention.triton.content.step import attend_step_chosen
 from srformer_plugin.attention.triton.content.support import obstacle
+from srformer_plugin.attention.triton.exactness import relative_error
 
 triton = pytest.importorskip("triton")
 if not torch.cuda.is_available() and tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7):

@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.exactness import by_entry, relative_error, scan_of_firing
 from srformer_plugin.attention import backends
 from srformer_plugin.attention.backends import resolve
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
 from srformer_plugin.attention.method.memory import NoMemory, RAFMemory
+from srformer_plugin.attention.method.raf import MIN_THRESHOLD
 from srformer_plugin.attention.method.reference import segmented_recurrent_attention
 from srformer_plugin.attention.method.schedule import build_schedule
 from srformer_plugin.attention.method.segments import SourceLayout
@@ -20,6 +20,7 @@ from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.attention.torch import attend as torch_ops
 from srformer_plugin.attention.triton import attend as triton_ops
 from srformer_plugin.attention.triton import support as triton_support
+from srformer_plugin.attention.triton.exactness import by_entry, relative_error, scan_of_firing
 from srformer_plugin.attention.triton.launches import launches
 from srformer_plugin.attention.triton.tables import state_tables
 from srformer_plugin.errors import ConfigurationError
@@ -227,6 +228,19 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_output_and_gradients_equal_the_reference(name):
     check_case(SMALL[name], 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "bound"), [("leak", 1.5, 1.0), ("leak", -0.5, 0.0), ("threshold", -0.2, MIN_THRESHOLD)]
+)
+def test_a_parameter_pushed_out_of_its_bounds_acts_as_one_at_the_bound(name, value, bound):
+    case, found = Case([40, 25], 6, 8), []
+    for setting in (value, bound):
+        with torch.no_grad():
+            getattr(case.memory, name).fill_(setting)
+        found.append(case.fused())
+    for result in found[0]:  # the gradient passes as well
+        torch.testing.assert_close(found[0][result], found[1][result])
 
 
 def test_half_precision_in_the_interpreter():

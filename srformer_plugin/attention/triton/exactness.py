@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from srformer_plugin.attention.method.memory import RAFMemory
-from srformer_plugin.attention.method.raf import raf_scan_by_steps
+from ..method.memory import RAFMemory
+from ..method.raf import raf_scan_by_steps
 
 
 def by_entry(memory: nn.Module) -> nn.Module:
