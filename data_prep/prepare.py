@@ -6,9 +6,10 @@ writes to OUT: {train,valid,test}.{source,target}, one document a line with its 
 target joined by " <q> "; manifest.json (counts, lengths, checksums, options, versions), report.md with histogram.png,
 and malformed.jsonl with the file, line and reason of every record that could not be read.
 
-A malformed record is skipped and counted. It is an error if more than the share --max-malformed of a corpus is
-malformed, or if a split comes out empty. The output does not depend on --workers. It is written atomically: OUT has a
-manifest.json only when everything else is complete, and an interrupted run begins anew.
+A malformed record is skipped and counted; where a file has a record a line, every line is accounted for. It is an error
+if more than the share --max-malformed of a corpus is malformed, or if a split comes out empty. The output does not
+depend on --workers. It is written atomically: OUT has a manifest.json only when everything else is complete, and an
+interrupted run begins anew.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from data_prep.ordered_map import ordered_map
 from data_prep.prepare_report import report
 from data_prep.provenance import sha256_of, versions
 from data_prep.readers import READERS
-from data_prep.record import Malformed, RawDataError, parse_unit
+from data_prep.record import FileLines, Malformed, RawDataError, Record, parse_unit
 from data_prep.statistics import draw_histograms
 from data_prep.text import SENTENCE_MARK, SIDES, SPLITS
 from data_prep.whole import MANIFEST, whole_folder
@@ -47,7 +48,7 @@ class TooManyMalformed(UserError):
 def parse_one(reader_name, mend_mojibake, unit):
     """What the workers do: the unit's Record or Malformed."""
     result = parse_unit(READERS[reader_name].parse, unit)
-    if isinstance(result, Malformed):
+    if not isinstance(result, Record):
         return result
     mended = result._replace(source=mend(result.source), target=tuple(map(mend, result.target)))
     if mended[:4] == result[:4]:
@@ -66,7 +67,7 @@ def prepare(reader_name, raw, out, options, workers=1):
             folder, options.splits, REMOVED_FROM[options.duplicates], options.max_source_words, options.max_target_words
         )
         try:
-            examples, malformed = write_records(writer, reader, reader_name, raw, folder, options, workers)
+            examples, malformed, lines = write_records(writer, reader, reader_name, raw, folder, options, workers)
         finally:
             writer.close()
         check_shares(writer, malformed, examples, options)
@@ -82,6 +83,7 @@ def prepare(reader_name, raw, out, options, workers=1):
             "counts": {split: dict(writer.counts[split]) for split in options.splits},
             "malformed": malformed,
             "malformed_examples": examples,
+            "lines": lines,
             "overlaps": overlaps,
             "notes": dict(sorted(writer.notes.items())),
             "words": {
@@ -99,20 +101,22 @@ def prepare(reader_name, raw, out, options, workers=1):
 
 
 def write_records(writer, reader, reader_name, raw, folder, options, workers):
-    """Pass every record to `writer`; returns the first malformed ones as text, and their number."""
-    examples, malformed = [], 0
+    """Pass every record to `writer`; returns the first malformed ones as text, their number, and `{file: lines}`."""
+    examples, malformed, lines = [], 0, {}
     results = ordered_map(partial(parse_one, reader_name, options.mend_mojibake), reader.units(raw, options), workers)
     with open(folder / "malformed.jsonl", "w", encoding="utf-8", errors="backslashreplace") as log:
         for result in tqdm(results, desc=reader_name, unit="doc", mininterval=1):
             if isinstance(result, Malformed):
-                malformed += 1
+                malformed += result.lines
                 result = result._replace(file=below(raw, result.file))
                 log.write(json.dumps(result._asdict()) + "\n")
                 if len(examples) < 20:
                     examples.append(str(result).encode(errors="backslashreplace").decode())
+            elif isinstance(result, FileLines):
+                lines[below(raw, result.file)] = {name: n for name, n in result._asdict().items() if name != "file"}
             else:
                 writer.add(result)
-    return examples, malformed
+    return examples, malformed, lines
 
 
 def below(raw, file):

@@ -45,6 +45,13 @@ def report(manifest):
     lines += [f"- {example}" for example in manifest["malformed_examples"]]
     if manifest["malformed"] > len(manifest["malformed_examples"]):
         lines.append("- ... (all of them: malformed.jsonl)")
+    if manifest["lines"]:
+        heads = ["lines", "header", "blank", "records", "in_records", "malformed"]
+        titles = " | ".join(heads).replace("in_records", "lines of them")
+        lines += ["", "## Lines of the raw files", "", f"| | {titles} |"]
+        lines.append("|---|" + "---|" * len(heads))
+        for file, counts in manifest["lines"].items():
+            lines.append(f"| {file} | " + " | ".join(str(counts[head]) for head in heads) + " |")
     if manifest["notes"]:
         lines += ["", "## Kept, and worth knowing", ""]
         lines += [f"- {note}: {count} documents" for note, count in manifest["notes"].items()]

@@ -48,10 +48,23 @@ class Malformed(NamedTuple):
     line: int | None
     id: str
     reason: str
+    lines: int = 1  # of the file that it stands for
 
     def __str__(self):
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         return f"{place}: {self.reason}" + (f" ({self.id})" if self.id else "")
+
+
+class FileLines(NamedTuple):
+    """What became of the lines of a file that holds a record a line; they add up to `lines`."""
+
+    file: str
+    lines: int
+    header: int
+    blank: int
+    records: int
+    in_records: int  # lines of the records, of which one may have several
+    malformed: int
 
 
 class MalformedRecord(ValueError):
@@ -83,8 +96,8 @@ def make_record(unit, source, sentences, notes=()):
 
 
 def parse_unit(parse, unit):
-    """`parse(unit)`, or the Malformed that says why not; what is Malformed already passes through."""
-    if isinstance(unit, Malformed):
+    """`parse(unit)`, or the Malformed that says why not; what is no unit passes through."""
+    if not isinstance(unit, Unit):
         return unit
     try:
         return parse(unit)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data_prep.readers.raw_files import SPLIT_NAMES, files_below, not_found, not_listed
 from data_prep.record import MalformedRecord, RawDataError, Unit, make_record, read_text
-from data_prep.text import SPLITS, lines
+from data_prep.text import SPLITS, binary_lines, lines
 
 HIGHLIGHT = "@highlight"
 ENDS = (".", "!", "?", "...", "'", "`", '"', "\u2019", "\u201d", ")", "-RRB-", "-rrb-")
@@ -50,12 +50,12 @@ def find_lists(raw, folder, splits):
 def urls_of(path):
     """Yield `(line number, url)` of a list."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        with open(path, "rb") as file:
+            for number, line in enumerate(binary_lines(file), 1):
+                if line.strip():
+                    yield number, line.strip()
     except OSError as error:
         raise RawDataError(f"{path}: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield number, line.strip()
 
 
 def units(raw, options):

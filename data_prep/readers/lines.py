@@ -7,21 +7,25 @@ nothing would say which lines belong together.
 from itertools import zip_longest
 
 from data_prep.readers.raw_files import SPLIT_NAMES, one_file
-from data_prep.record import MalformedRecord, RawDataError, Unit, make_record
+from data_prep.record import FileLines, MalformedRecord, RawDataError, Unit, make_record
+from data_prep.text import SIDES, binary_lines
 
 
 def units(raw, options):
     for split in options.splits:
         source, target = (
             one_file(raw, [f"{name}.{side}" for name in SPLIT_NAMES[split]], f"{split}.{side}")
-            for side in ("source", "target")
+            for side in SIDES
         )
+        number = 0
         with open(source, "rb") as sources, open(target, "rb") as targets:
-            for number, (text, summary) in enumerate(zip_longest(sources, targets), 1):
+            pairs = zip_longest(binary_lines(sources), binary_lines(targets))
+            for number, (text, summary) in enumerate(pairs, 1):
                 if text is None or summary is None:
                     longer = source if summary is None else target
                     raise RawDataError(f"{longer}: more lines than the {number - 1} of its other side")
                 yield Unit(str(source), number, f"{split}-{number}", split, (text, summary))
+        yield FileLines(str(source), number, 0, 0, number, number, 0)
 
 
 def parse(unit):

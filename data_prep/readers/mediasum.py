@@ -7,6 +7,7 @@ utterances are kept, without speakers, and the interview is counted.
 An interview of the wrong shape is skipped; broken JSON is fatal, since nothing marks where the next one begins.
 """
 
+import codecs
 from pathlib import Path
 
 from data_prep.readers.raw_files import not_found, not_listed, one_file, read_split_json
@@ -55,9 +56,11 @@ def elements(path):
     except ImportError as error:
         raise RawDataError("reading MediaSum needs ijson: pip install ijson") from error
     with open(path, "rb") as file:
-        if file.read(64).lstrip()[:1] != b"[":
+        start = file.read(64)
+        skipped = len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0
+        if start[skipped:].lstrip()[:1] != b"[":
             raise RawDataError(f"{path}: not a JSON list")
-        file.seek(0)
+        file.seek(skipped)
         number = 0
         try:
             for element in ijson.items(file, "item", use_float=True):

@@ -8,7 +8,8 @@ with --section-names it is the sections with their names before them, which hold
 import re
 
 from data_prep.readers.raw_files import files_by_split
-from data_prep.record import MalformedRecord, Unit, make_record, member, parse_json
+from data_prep.record import FileLines, MalformedRecord, Unit, make_record, member, parse_json
+from data_prep.text import binary_lines
 
 TAG = re.compile(r"</?S>")
 
@@ -20,16 +21,24 @@ def add_arguments(parser):
 def units(raw, options):
     for split, paths in files_by_split(raw, (".txt", ".jsonl"), options.splits).items():
         for path in paths:
-            for number, line in json_lines(path):
-                yield Unit(str(path), number, "", split, (line, options.section_names))
+            for item in json_lines(path):
+                if isinstance(item, FileLines):
+                    yield item
+                else:
+                    number, line = item
+                    yield Unit(str(path), number, "", split, (line, options.section_names))
 
 
 def json_lines(path):
-    """Yield `(line number, bytes)` of the lines of a file that are not blank."""
+    """Yield `(line number, bytes)` of the lines of a file that are not blank, and its `FileLines` at the end."""
+    number = blank = 0
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(binary_lines(file), 1):
             if line.strip():
                 yield number, line
+            else:
+                blank += 1
+    yield FileLines(str(path), number, 0, blank, number - blank, number - blank, 0)
 
 
 def parse(unit):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data_prep.readers.raw_files import files_below, not_found, not_listed, one_file, read_split_json
 from data_prep.record import MalformedRecord, Unit, make_record, read_text
+from data_prep.text import lines
 
 MARK = re.compile(r"^\[SN\](URL|TITLE|FIRST-SENTENCE|RESTBODY)\[SN\]", re.MULTILINE)
 SECTIONS = ["URL", "TITLE", "FIRST-SENTENCE", "RESTBODY"]
@@ -36,7 +37,7 @@ def units(raw, options):
 
 def parse(unit):
     # ["", name, text, name, text, ...]
-    parts = MARK.split(read_text(unit.file))
+    parts = MARK.split("\n".join(lines(read_text(unit.file))))
     if parts[1::2] != SECTIONS:
         raise MalformedRecord(f"the sections are {', '.join(parts[1::2]) or 'none'}, not {', '.join(SECTIONS)}")
     text = dict(zip(parts[1::2], parts[2::2]))

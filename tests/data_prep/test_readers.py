@@ -1,5 +1,6 @@
 """Readers of the raw formats: made-up files, damaged files, and real ones where they are at hand."""
 
+import codecs
 import gzip
 import json
 import re
@@ -74,6 +75,39 @@ def test_a_document_stays_one_line_whatever_separators_it_holds(separator, corpu
     (folder / "valid.jsonl").write_text(row + "\n")
     (record,) = [r for r in read_all()[0] if r.split == "valid"]
     assert (record.source, record.target) == ("a b", ("c",))
+
+
+TEXT_FILES = {  # of each format, those that a user may have saved with a byte order mark
+    "cnn_dailymail": ["*.txt", "stories/*.story"],
+    "xsum": ["*.json", "**/*.summary"],
+    "arxiv": ["*.txt"],
+    "mediasum": ["*.json"],
+    "fields_jsonl": ["*.jsonl"],
+    "fields_csv": ["*.csv"],
+    "lines": ["*.source", "*.target"],
+}
+
+
+@pytest.mark.parametrize("name", TEXT_FILES)
+def test_a_byte_order_mark_and_other_line_ends_change_no_record(name, corpus):
+    folder, read_all = corpus(name)
+    expected = read_all()
+    paths = {path for pattern in TEXT_FILES[name] for path in folder.glob(pattern)}
+    assert paths
+    for ends in (b"\r\n", b"\r"):
+        for path in paths:
+            text = path.read_bytes().removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            path.write_bytes(codecs.BOM_UTF8 + text.replace(b"\n", ends))
+        assert read_all() == expected, ends
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_a_separator_of_unicode_within_a_sentence_ends_neither_line_nor_sentence(character, corpus):
+    folder, read_all = corpus("cnn_dailymail")
+    story = next((folder / "stories").iterdir())
+    story.write_text(f"It is{character}so .\n\n@highlight\n\nOne{character}two .\n", encoding="utf-8")
+    (record,) = [r for r in read_all()[0] if r.id == story.stem]
+    assert (record.source, record.target) == ("It is so .", ("One two .",))
 
 
 # ---- CNN/DailyMail
@@ -318,11 +352,30 @@ def test_a_malformed_csv_row_costs_no_other(row, line, reason, corpus):
     assert [r.source for r in records if r.split == "valid"] == ["a", "c"]
 
 
-def test_a_csv_quote_that_is_never_closed_is_malformed(corpus):
+NEVER_CLOSED = 'key,text,summary\n1,a,b\n2,"c,d\n3,e,f\n'
+
+
+def test_a_csv_quote_that_is_never_closed_is_an_error_that_names_the_lines(corpus):
     folder, read_all = corpus("fields_csv")
-    (folder / "valid.csv").write_text('key,text,summary\n1,a,b\n2,"c,d\n3,e,f\n')
+    (folder / "valid.csv").write_text(NEVER_CLOSED)
+    with pytest.raises(RawDataError, match="valid.csv: lines 3 to 4 are no csv row.* --quoting none .* rfc4180"):
+        read_all()
+
+
+def test_with_quoting_chosen_such_lines_are_malformed_and_each_counts(corpus):
+    folder, read_all = corpus("fields_csv", quoting="rfc4180")
+    (folder / "valid.csv").write_text(NEVER_CLOSED)
     _, (malformed,) = read_all()
     assert malformed.reason.startswith("lines 3 to 4 are no csv row")
+    assert malformed.lines == 2
+
+
+def test_as_plain_characters_quotes_join_no_lines(corpus):
+    folder, read_all = corpus("fields_csv", quoting="none")
+    (folder / "valid.csv").write_text(NEVER_CLOSED)
+    records, malformed = read_all()
+    assert [m for m in malformed if "valid" in m.file] == []
+    assert [r.source for r in records if r.split == "valid"] == ["a", '"c', "e"]
 
 
 @pytest.mark.parametrize("name", ["fields_csv", "fields_parquet"])
