@@ -1,25 +1,59 @@
 #!/usr/bin/env bash
-# arXiv: 203,037 papers with their abstracts; PubMed: 119,924.
-# shellcheck source=recipes/summarization.sh
-source "$(dirname "${BASH_SOURCE[0]}")/summarization.sh"
+# arXiv, 203,037 papers with their abstracts, or PubMed, 119,924: from Cohan et al.'s JSON lines to ROUGE.
+# What is in capitals is an option: --help lists them; --dry-run prints the commands with their values.
+# shellcheck source=recipes/recipe.sh disable=SC2154 # variables that `options` sets
+source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
-NAME=arxiv FORMAT=arxiv
-TITLE="arXiv or PubMed, from Cohan et al.'s JSON lines to ROUGE."
-OPTIONS="dataset|arxiv,pubmed|arxiv|which of the two"
-read_table
-# Decoding: that of Huang et al. 2021, "Efficient Attentions for Long Document Summarization", a fairseq BART for long
-# documents (beam 4, length penalty 2, at least 100 tokens, no trigram twice). Theirs may grow to 800 tokens; the
-# SRformer paper's targets have at most 128. For whole abstracts: --max-target 512 --max-len 512.
-defaults --beam 4 --lenpen 2 --min-len 100 --max-len 128 --no-repeat 3
+# decoding: Huang et al. 2021, "Efficient Attentions for Long Document Summarization", whose summaries may grow to 800
+# tokens; the SRformer paper's targets have at most 128. For whole abstracts: --max-target 512 --max-len 512.
+options arxiv --beam 4 --lenpen 2 --min-len 100 --max-len 128 --no-repeat 3 -- "$@"
 
-configure() { NAME=${OPT[dataset]} FORMAT=${OPT[dataset]}; }
+stage download "raw files and published weights" --always
+if raw_is_wanted; then
+  sha256=82ed30dd7c66a6497eeb3d7c3090c274e9e32c012438f8e0bb3cce3e6c1fcada
+  [[ $DATASET == arxiv ]] || sha256=d424074726a5e29e20bf834055fe7efe90f8a37bce0a2b512e4ab7e487013c04
+  fetch_archive "$RAW" "$DATASET-dataset" \
+    "https://s3.amazonaws.com/datasets.huggingface.co/scientific_papers/1.1.1/$DATASET-dataset.zip" $sha256
+  for split in train val test; do run ln -sf "$DATASET-dataset/$split.txt" "$RAW/$split.txt"; done
+fi
+run python -m recipes.fetch published "$PRETRAINED" "${PUBLISHED[@]}"
 
-download_raw() {
-  local file sha256=82ed30dd7c66a6497eeb3d7c3090c274e9e32c012438f8e0bb3cce3e6c1fcada
-  [[ $FORMAT == arxiv ]] || sha256=d424074726a5e29e20bf834055fe7efe90f8a37bce0a2b512e4ab7e487013c04
-  fetch_archive "${OPT[raw]}" "$FORMAT-dataset" \
-    "https://s3.amazonaws.com/datasets.huggingface.co/scientific_papers/1.1.1/$FORMAT-dataset.zip" "$sha256"
-  for file in train.txt val.txt test.txt; do run ln -sf "$FORMAT-dataset/$file" "${OPT[raw]}/$file"; done
-}
+stage prepare "$DATASET -> a document a line" --folder corpus
+run python -m data_prep.prepare "$DATASET" "$RAW" "$OUT/corpus" --splits "${SPLITS[@]}" \
+  [ --workers "$WORKERS" ] "${PREPARE_ARGS[@]}"
 
-main "$@"
+stage encode "texts -> $BPE subwords, cut to $MAX_SOURCE and $MAX_TARGET" --folder encoded
+run python -m data_prep.encode "$OUT/corpus" "$OUT/encoded" --bpe "$BPE" "${SUBWORDS[@]}" \
+  --max-source "$MAX_SOURCE" --max-target "$MAX_TARGET" [ --workers "$WORKERS" ] "${ENCODE_ARGS[@]}"
+
+stage binarise "fairseq-preprocess" --folder data
+[[ -z $T5_DICTIONARY ]] || run python -m srformer_plugin.tools.t5_dictionary "$SPIECE" "$OUT/data/t5.dict.txt"
+run fairseq-preprocess --source-lang source --target-lang target "${DICTIONARY[@]}" "${PREFIXES[@]}" \
+  --destdir "$OUT/data" [ --workers "$WORKERS" ] "${BINARISE_ARGS[@]}"
+
+stage train "$ARCH, $LENGTH of $BATCH_SIZE documents an update: ${SHARE[*]}" --after binarise --resumable
+counts fairseq-train --batch-size "$BATCH_SIZE" --for "$LENGTH"
+run [ "${TRAINER[@]}" ] "$DATA/data" --user-dir srformer_plugin --task summarization --arch "$ARCH" "${ATTENTION[@]}" \
+  "${START[@]}" "${TRAINING_MACHINE[@]}" --max-source-positions "$MAX_SOURCE" --dropout "$DROPOUT" \
+  --attention-dropout "$DROPOUT" --criterion label_smoothed_cross_entropy --label-smoothing "$LABEL_SMOOTHING" \
+  --optimizer fused_adam --adam-betas '(0.9, 0.999)' --adam-eps 1e-08 --weight-decay 0.01 --clip-norm "$CLIP_NORM" \
+  --lr "$LR" --lr-scheduler polynomial_decay --warmup-updates "$WARMUP_UPDATES" --required-batch-size-multiple 1 \
+  [ --total-num-update "$UPDATES" --max-update "$UPDATES" "${SHARE[@]}" ] --seed "$SEED" \
+  --eval-rouge --eval-rouge-args "{\"beam\": 1, \"max_len_b\": $MAX_TARGET}" "${VALIDATION_TEXT[@]}" \
+  --best-checkpoint-metric rouge1 --maximize-best-checkpoint-metric --validate-interval-updates "$VALIDATE_EVERY" \
+  --save-interval-updates "$VALIDATE_EVERY" --keep-interval-updates 1 --no-epoch-checkpoints --save-dir "$OUT/train" \
+  --log-format json --log-interval 50 --log-file "$OUT/train/train.log" "${TRAIN_ARGS[@]}"
+run find "$OUT/train" -name 'checkpoint_*_*.pt' -delete # the last and the best checkpoint stay
+
+stage generate "beam search over $EVALUATED, checkpoint_$CHECKPOINT.pt"
+run fairseq-generate "$DATA/data" --user-dir srformer_plugin --task summarization --gen-subset "$EVALUATED" \
+  --path "$OUT/train/checkpoint_$CHECKPOINT.pt" --results-path "$OUT/generate" "${DECODING_MACHINE[@]}" \
+  --max-source-positions "$MAX_SOURCE" --beam "$BEAM" --lenpen "$LENPEN" --min-len "$MIN_LEN" --max-len-a 0 \
+  --max-len-b "$MAX_LEN" --no-repeat-ngram-size "$NO_REPEAT" --batch-size "$GENERATE_BATCH_SIZE" \
+  "${DECODING_TEXT[@]}" --seed "$SEED" --log-format simple "${GENERATE_ARGS[@]}"
+
+stage score "ROUGE against the raw references"
+run srformer-score "$OUT/generate/generate-$EVALUATED.txt" "$DATA/corpus/$EVALUATED.target" --source \
+  "$DATA/corpus/$EVALUATED.source" --save "$OUT/score" --per-example "$OUT/score/examples.jsonl" "${SCORE_ARGS[@]}"
+
+carry_out "$OUT/score/score.txt"

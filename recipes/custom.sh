@@ -1,31 +1,52 @@
 #!/usr/bin/env bash
-# Your own documents and summaries.
-# shellcheck source=recipes/summarization.sh
-source "$(dirname "${BASH_SOURCE[0]}")/summarization.sh"
+# Your own data to ROUGE: {train,valid,test}.{source,target} in --raw, a text a line; or, with --source-field and
+# --target-field, {train,valid,test}*.{jsonl,csv,tsv,parquet}. Any other format of data_prep.prepare with --format.
+# What is in capitals is an option: --help lists them; --dry-run prints the commands with their values.
+# shellcheck source=recipes/recipe.sh disable=SC2154 # variables that `options` sets
+source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
-NAME=custom FORMAT=lines
-TITLE="Your own data to ROUGE: {train,valid,test}.{source,target} in --raw, a text a line; or, with --source-field and
---target-field, {train,valid,test}*.{jsonl,csv,tsv,parquet}. Any other format of data_prep.prepare with --format."
-OPTIONS="format|TEXT||of data_prep.prepare (fields with --source-field, else lines)
-name|TEXT|custom|of the experiment
-source-field|TEXT||field with the document
-target-field|TEXT||field with the summary
-id-field|TEXT||field with an identifier"
-read_table
+options custom --beam 4 --lenpen 1 --min-len 1 --max-len 128 --no-repeat 3 -- "$@"
 
-configure() {
-  local name
-  NAME=${OPT[name]}
-  FORMAT=${OPT[format]:-lines}
-  for name in source-field target-field id-field; do
-    [[ -z ${OPT[$name]} ]] || READER_ARGS+=("--$name" "${OPT[$name]}")
-  done
-  if ((${#READER_ARGS[@]})); then
-    FORMAT=fields
-    [[ -n ${OPT[source-field]} && -n ${OPT[target-field]} ]] || die "give --source-field and --target-field together"
-  fi
-}
+stage download "raw files and published weights" --always
+! raw_is_wanted || run python -m recipes.fetch by-hand "$RAW" "your data"
+run python -m recipes.fetch published "$PRETRAINED" "${PUBLISHED[@]}"
 
-download_raw() { [[ $DRY_RUN == 1 ]] || die "--raw ${OPT[raw]}: your data must be there"; }
+stage prepare "$FORMAT -> a document a line" --folder corpus
+run python -m data_prep.prepare "$FORMAT" "$RAW" "$OUT/corpus" "${READER[@]}" --splits "${SPLITS[@]}" \
+  [ --workers "$WORKERS" ] "${PREPARE_ARGS[@]}"
 
-main "$@"
+stage encode "texts -> $BPE subwords, cut to $MAX_SOURCE and $MAX_TARGET" --folder encoded
+run python -m data_prep.encode "$OUT/corpus" "$OUT/encoded" --bpe "$BPE" "${SUBWORDS[@]}" \
+  --max-source "$MAX_SOURCE" --max-target "$MAX_TARGET" [ --workers "$WORKERS" ] "${ENCODE_ARGS[@]}"
+
+stage binarise "fairseq-preprocess" --folder data
+[[ -z $T5_DICTIONARY ]] || run python -m srformer_plugin.tools.t5_dictionary "$SPIECE" "$OUT/data/t5.dict.txt"
+run fairseq-preprocess --source-lang source --target-lang target "${DICTIONARY[@]}" "${PREFIXES[@]}" \
+  --destdir "$OUT/data" [ --workers "$WORKERS" ] "${BINARISE_ARGS[@]}"
+
+stage train "$ARCH, $LENGTH of $BATCH_SIZE documents an update: ${SHARE[*]}" --after binarise --resumable
+counts fairseq-train --batch-size "$BATCH_SIZE" --for "$LENGTH"
+run [ "${TRAINER[@]}" ] "$DATA/data" --user-dir srformer_plugin --task summarization --arch "$ARCH" "${ATTENTION[@]}" \
+  "${START[@]}" "${TRAINING_MACHINE[@]}" --max-source-positions "$MAX_SOURCE" --dropout "$DROPOUT" \
+  --attention-dropout "$DROPOUT" --criterion label_smoothed_cross_entropy --label-smoothing "$LABEL_SMOOTHING" \
+  --optimizer fused_adam --adam-betas '(0.9, 0.999)' --adam-eps 1e-08 --weight-decay 0.01 --clip-norm "$CLIP_NORM" \
+  --lr "$LR" --lr-scheduler polynomial_decay --warmup-updates "$WARMUP_UPDATES" --required-batch-size-multiple 1 \
+  [ --total-num-update "$UPDATES" --max-update "$UPDATES" "${SHARE[@]}" ] --seed "$SEED" \
+  --eval-rouge --eval-rouge-args "{\"beam\": 1, \"max_len_b\": $MAX_TARGET}" "${VALIDATION_TEXT[@]}" \
+  --best-checkpoint-metric rouge1 --maximize-best-checkpoint-metric --validate-interval-updates "$VALIDATE_EVERY" \
+  --save-interval-updates "$VALIDATE_EVERY" --keep-interval-updates 1 --no-epoch-checkpoints --save-dir "$OUT/train" \
+  --log-format json --log-interval 50 --log-file "$OUT/train/train.log" "${TRAIN_ARGS[@]}"
+run find "$OUT/train" -name 'checkpoint_*_*.pt' -delete # the last and the best checkpoint stay
+
+stage generate "beam search over $EVALUATED, checkpoint_$CHECKPOINT.pt"
+run fairseq-generate "$DATA/data" --user-dir srformer_plugin --task summarization --gen-subset "$EVALUATED" \
+  --path "$OUT/train/checkpoint_$CHECKPOINT.pt" --results-path "$OUT/generate" "${DECODING_MACHINE[@]}" \
+  --max-source-positions "$MAX_SOURCE" --beam "$BEAM" --lenpen "$LENPEN" --min-len "$MIN_LEN" --max-len-a 0 \
+  --max-len-b "$MAX_LEN" --no-repeat-ngram-size "$NO_REPEAT" --batch-size "$GENERATE_BATCH_SIZE" \
+  "${DECODING_TEXT[@]}" --seed "$SEED" --log-format simple "${GENERATE_ARGS[@]}"
+
+stage score "ROUGE against the raw references"
+run srformer-score "$OUT/generate/generate-$EVALUATED.txt" "$DATA/corpus/$EVALUATED.target" --source \
+  "$DATA/corpus/$EVALUATED.source" --save "$OUT/score" --per-example "$OUT/score/examples.jsonl" "${SCORE_ARGS[@]}"
+
+carry_out "$OUT/score/score.txt"

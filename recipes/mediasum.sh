@@ -1,23 +1,57 @@
 #!/usr/bin/env bash
-# MediaSum: 463,596 interviews of NPR and CNN with their overviews or topics.
-# shellcheck source=recipes/summarization.sh
-source "$(dirname "${BASH_SOURCE[0]}")/summarization.sh"
+# MediaSum, 463,596 interviews of NPR and CNN with their overviews or topics: from news_dialogue.json to ROUGE.
+# What is in capitals is an option: --help lists them; --dry-run prints the commands with their values.
+# shellcheck source=recipes/recipe.sh disable=SC2154 # variables that `options` sets
+source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
-NAME=mediasum FORMAT=mediasum
-TITLE="MediaSum, from news_dialogue.json and the official split to ROUGE."
-read_table
-# Decoding: the authors' fairseq settings are not published. These are XSum's in fairseq, since summaries are as short.
-defaults --beam 6 --lenpen 1 --min-len 10 --max-len 60 --no-repeat 3
+# decoding: the authors' fairseq settings are not published; these are XSum's in fairseq, since summaries are as short
+options mediasum --beam 6 --lenpen 1 --min-len 10 --max-len 60 --no-repeat 3 -- "$@"
 
-download_raw() {
-  fetch "${OPT[raw]}/train_val_test_split.json" \
+stage download "raw files and published weights" --always
+if raw_is_wanted; then
+  fetch "$RAW/train_val_test_split.json" \
     https://raw.githubusercontent.com/zcgzcgzcg1/MediaSum/main/data/train_val_test_split.json
-  if [[ $DRY_RUN == 1 ]]; then
-    echo "# by hand: news_dialogue.json of https://drive.google.com/file/d/1ZAKZM1cGhEw2A4_n4bGGMYyF8iPjLZni/view"
-  elif [[ ! -e ${OPT[raw]}/news_dialogue.json ]]; then
-    by_hand "${OPT[raw]}/news_dialogue.json" \
-      "https://drive.google.com/file/d/1ZAKZM1cGhEw2A4_n4bGGMYyF8iPjLZni/view (in a browser; news_dialogue.json of the zip)"
-  fi
-}
+  run python -m recipes.fetch by-hand "$RAW/news_dialogue.json" \
+    "https://drive.google.com/file/d/1ZAKZM1cGhEw2A4_n4bGGMYyF8iPjLZni/view (in a browser; what is in the zip)"
+fi
+run python -m recipes.fetch published "$PRETRAINED" "${PUBLISHED[@]}"
 
-main "$@"
+stage prepare "MediaSum -> a document a line" --folder corpus
+run python -m data_prep.prepare mediasum "$RAW" "$OUT/corpus" --splits "${SPLITS[@]}" \
+  [ --workers "$WORKERS" ] "${PREPARE_ARGS[@]}"
+
+stage encode "texts -> $BPE subwords, cut to $MAX_SOURCE and $MAX_TARGET" --folder encoded
+run python -m data_prep.encode "$OUT/corpus" "$OUT/encoded" --bpe "$BPE" "${SUBWORDS[@]}" \
+  --max-source "$MAX_SOURCE" --max-target "$MAX_TARGET" [ --workers "$WORKERS" ] "${ENCODE_ARGS[@]}"
+
+stage binarise "fairseq-preprocess" --folder data
+[[ -z $T5_DICTIONARY ]] || run python -m srformer_plugin.tools.t5_dictionary "$SPIECE" "$OUT/data/t5.dict.txt"
+run fairseq-preprocess --source-lang source --target-lang target "${DICTIONARY[@]}" "${PREFIXES[@]}" \
+  --destdir "$OUT/data" [ --workers "$WORKERS" ] "${BINARISE_ARGS[@]}"
+
+stage train "$ARCH, $LENGTH of $BATCH_SIZE documents an update: ${SHARE[*]}" --after binarise --resumable
+counts fairseq-train --batch-size "$BATCH_SIZE" --for "$LENGTH"
+run [ "${TRAINER[@]}" ] "$DATA/data" --user-dir srformer_plugin --task summarization --arch "$ARCH" "${ATTENTION[@]}" \
+  "${START[@]}" "${TRAINING_MACHINE[@]}" --max-source-positions "$MAX_SOURCE" --dropout "$DROPOUT" \
+  --attention-dropout "$DROPOUT" --criterion label_smoothed_cross_entropy --label-smoothing "$LABEL_SMOOTHING" \
+  --optimizer fused_adam --adam-betas '(0.9, 0.999)' --adam-eps 1e-08 --weight-decay 0.01 --clip-norm "$CLIP_NORM" \
+  --lr "$LR" --lr-scheduler polynomial_decay --warmup-updates "$WARMUP_UPDATES" --required-batch-size-multiple 1 \
+  [ --total-num-update "$UPDATES" --max-update "$UPDATES" "${SHARE[@]}" ] --seed "$SEED" \
+  --eval-rouge --eval-rouge-args "{\"beam\": 1, \"max_len_b\": $MAX_TARGET}" "${VALIDATION_TEXT[@]}" \
+  --best-checkpoint-metric rouge1 --maximize-best-checkpoint-metric --validate-interval-updates "$VALIDATE_EVERY" \
+  --save-interval-updates "$VALIDATE_EVERY" --keep-interval-updates 1 --no-epoch-checkpoints --save-dir "$OUT/train" \
+  --log-format json --log-interval 50 --log-file "$OUT/train/train.log" "${TRAIN_ARGS[@]}"
+run find "$OUT/train" -name 'checkpoint_*_*.pt' -delete # the last and the best checkpoint stay
+
+stage generate "beam search over $EVALUATED, checkpoint_$CHECKPOINT.pt"
+run fairseq-generate "$DATA/data" --user-dir srformer_plugin --task summarization --gen-subset "$EVALUATED" \
+  --path "$OUT/train/checkpoint_$CHECKPOINT.pt" --results-path "$OUT/generate" "${DECODING_MACHINE[@]}" \
+  --max-source-positions "$MAX_SOURCE" --beam "$BEAM" --lenpen "$LENPEN" --min-len "$MIN_LEN" --max-len-a 0 \
+  --max-len-b "$MAX_LEN" --no-repeat-ngram-size "$NO_REPEAT" --batch-size "$GENERATE_BATCH_SIZE" \
+  "${DECODING_TEXT[@]}" --seed "$SEED" --log-format simple "${GENERATE_ARGS[@]}"
+
+stage score "ROUGE against the raw references"
+run srformer-score "$OUT/generate/generate-$EVALUATED.txt" "$DATA/corpus/$EVALUATED.target" --source \
+  "$DATA/corpus/$EVALUATED.source" --save "$OUT/score" --per-example "$OUT/score/examples.jsonl" "${SCORE_ARGS[@]}"
+
+carry_out "$OUT/score/score.txt"

@@ -1,21 +1,59 @@
 #!/usr/bin/env bash
-# XSum: 204,045 BBC articles with a summary of one sentence.
-# shellcheck source=recipes/summarization.sh
-source "$(dirname "${BASH_SOURCE[0]}")/summarization.sh"
+# XSum, 204,045 BBC articles with a summary of one sentence: from .summary files and the official split to ROUGE.
+# What is in capitals is an option: --help lists them; --dry-run prints the commands with their values.
+# shellcheck source=recipes/recipe.sh disable=SC2154 # variables that `options` sets
+source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
-NAME=xsum FORMAT=xsum
-TITLE="XSum, from .summary files and the official split to ROUGE."
-read_table
-# Decoding: fairseq's examples/bart/README.summarization.md.
-defaults --beam 6 --lenpen 1 --min-len 10 --max-len 60 --no-repeat 3
+# decoding: fairseq's examples/bart/README.summarization.md
+options xsum --beam 6 --lenpen 1 --min-len 10 --max-len 60 --no-repeat 3 -- "$@"
 
-download_raw() {
-  fetch_archive "${OPT[raw]}" bbc-summary-data \
+stage download "raw files and published weights" --always
+if raw_is_wanted; then
+  fetch_archive "$RAW" bbc-summary-data \
     http://bollin.inf.ed.ac.uk/public/direct/XSUM-EMNLP18-Summary-Data-Original.tar.gz \
     10b48aa187fc9c904b30f76ca97e2da0de8d3a1238acc26acadef93e2001af90
-  fetch "${OPT[raw]}/XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json" \
+  fetch "$RAW/XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json" \
     https://raw.githubusercontent.com/EdinburghNLP/XSum/master/XSum-Dataset/XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json \
     9c0c5d8f048a90bd68b19a34e4c30577ed270d3247b2119fa06a04ef46292068
-}
+fi
+run python -m recipes.fetch published "$PRETRAINED" "${PUBLISHED[@]}"
 
-main "$@"
+stage prepare "XSum -> a document a line" --folder corpus
+run python -m data_prep.prepare xsum "$RAW" "$OUT/corpus" --splits "${SPLITS[@]}" \
+  [ --workers "$WORKERS" ] "${PREPARE_ARGS[@]}"
+
+stage encode "texts -> $BPE subwords, cut to $MAX_SOURCE and $MAX_TARGET" --folder encoded
+run python -m data_prep.encode "$OUT/corpus" "$OUT/encoded" --bpe "$BPE" "${SUBWORDS[@]}" \
+  --max-source "$MAX_SOURCE" --max-target "$MAX_TARGET" [ --workers "$WORKERS" ] "${ENCODE_ARGS[@]}"
+
+stage binarise "fairseq-preprocess" --folder data
+[[ -z $T5_DICTIONARY ]] || run python -m srformer_plugin.tools.t5_dictionary "$SPIECE" "$OUT/data/t5.dict.txt"
+run fairseq-preprocess --source-lang source --target-lang target "${DICTIONARY[@]}" "${PREFIXES[@]}" \
+  --destdir "$OUT/data" [ --workers "$WORKERS" ] "${BINARISE_ARGS[@]}"
+
+stage train "$ARCH, $LENGTH of $BATCH_SIZE documents an update: ${SHARE[*]}" --after binarise --resumable
+counts fairseq-train --batch-size "$BATCH_SIZE" --for "$LENGTH"
+run [ "${TRAINER[@]}" ] "$DATA/data" --user-dir srformer_plugin --task summarization --arch "$ARCH" "${ATTENTION[@]}" \
+  "${START[@]}" "${TRAINING_MACHINE[@]}" --max-source-positions "$MAX_SOURCE" --dropout "$DROPOUT" \
+  --attention-dropout "$DROPOUT" --criterion label_smoothed_cross_entropy --label-smoothing "$LABEL_SMOOTHING" \
+  --optimizer fused_adam --adam-betas '(0.9, 0.999)' --adam-eps 1e-08 --weight-decay 0.01 --clip-norm "$CLIP_NORM" \
+  --lr "$LR" --lr-scheduler polynomial_decay --warmup-updates "$WARMUP_UPDATES" --required-batch-size-multiple 1 \
+  [ --total-num-update "$UPDATES" --max-update "$UPDATES" "${SHARE[@]}" ] --seed "$SEED" \
+  --eval-rouge --eval-rouge-args "{\"beam\": 1, \"max_len_b\": $MAX_TARGET}" "${VALIDATION_TEXT[@]}" \
+  --best-checkpoint-metric rouge1 --maximize-best-checkpoint-metric --validate-interval-updates "$VALIDATE_EVERY" \
+  --save-interval-updates "$VALIDATE_EVERY" --keep-interval-updates 1 --no-epoch-checkpoints --save-dir "$OUT/train" \
+  --log-format json --log-interval 50 --log-file "$OUT/train/train.log" "${TRAIN_ARGS[@]}"
+run find "$OUT/train" -name 'checkpoint_*_*.pt' -delete # the last and the best checkpoint stay
+
+stage generate "beam search over $EVALUATED, checkpoint_$CHECKPOINT.pt"
+run fairseq-generate "$DATA/data" --user-dir srformer_plugin --task summarization --gen-subset "$EVALUATED" \
+  --path "$OUT/train/checkpoint_$CHECKPOINT.pt" --results-path "$OUT/generate" "${DECODING_MACHINE[@]}" \
+  --max-source-positions "$MAX_SOURCE" --beam "$BEAM" --lenpen "$LENPEN" --min-len "$MIN_LEN" --max-len-a 0 \
+  --max-len-b "$MAX_LEN" --no-repeat-ngram-size "$NO_REPEAT" --batch-size "$GENERATE_BATCH_SIZE" \
+  "${DECODING_TEXT[@]}" --seed "$SEED" --log-format simple "${GENERATE_ARGS[@]}"
+
+stage score "ROUGE against the raw references"
+run srformer-score "$OUT/generate/generate-$EVALUATED.txt" "$DATA/corpus/$EVALUATED.target" --source \
+  "$DATA/corpus/$EVALUATED.source" --save "$OUT/score" --per-example "$OUT/score/examples.jsonl" "${SCORE_ARGS[@]}"
+
+carry_out "$OUT/score/score.txt"

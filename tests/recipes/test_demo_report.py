@@ -6,7 +6,7 @@ import pytest
 from rouge_score import rouge_scorer
 from sacrebleu.metrics import CHRF
 
-from recipes import demo_report
+from recipes.report import demo
 from srformer_plugin.scoring.files import ScoringError
 
 SOURCES = [
@@ -54,7 +54,7 @@ def run(tmp_path):
 
 
 def test_scores_are_those_of_the_libraries():
-    scores = demo_report.score(HYPOTHESES, REFERENCES)
+    scores = demo.score(HYPOTHESES, REFERENCES)
     scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeLsum"], use_stemmer=True)
     for name in ("rouge1", "rouge2", "rougeLsum"):
         expected = [
@@ -70,18 +70,18 @@ def test_scores_are_those_of_the_libraries():
 
 def test_lsum_sees_the_sentences():
     # the longest common subsequence of the whole texts is half of them, that of each sentence all of it
-    scores = demo_report.score(["It is slow. It is safe."], ["It is safe. It is slow."])
+    scores = demo.score(["It is slow. It is safe."], ["It is safe. It is slow."])
     assert scores["rougeLsum"] == pytest.approx(100)
 
 
 def test_perfect_hypotheses_score_100_and_unrelated_ones_0():
-    assert demo_report.score(REFERENCES, REFERENCES)["rouge2"] == pytest.approx(100)
-    assert demo_report.score(["xyz"] * 3, REFERENCES)["rouge1"] == 0
+    assert demo.score(REFERENCES, REFERENCES)["rouge2"] == pytest.approx(100)
+    assert demo.score(["xyz"] * 3, REFERENCES)["rouge1"] == 0
 
 
 def test_texts_of_different_number_are_not_scored():
     with pytest.raises(ValueError):
-        demo_report.score(HYPOTHESES[:2], REFERENCES)
+        demo.score(HYPOTHESES[:2], REFERENCES)
 
 
 @pytest.mark.parametrize(
@@ -94,16 +94,16 @@ def test_texts_of_different_number_are_not_scored():
     ],
 )
 def test_first_sentence_is_that_of_the_description(source, sentence):
-    assert demo_report.first_sentence(source) == sentence
+    assert demo.first_sentence(source) == sentence
 
 
 def test_the_report_holds_scores_examples_and_a_picture(run, tmp_path, capsys):
-    demo_report.main(run)
+    demo.main(run)
     out = tmp_path / "report"
     results = json.loads((out / "results.json").read_text())
     assert results["texts"] == 3
     assert results["scores"]["two"]["rouge1"] == pytest.approx(100)
-    assert results["scores"]["one"] == demo_report.score(HYPOTHESES, REFERENCES)
+    assert results["scores"]["one"] == demo.score(HYPOTHESES, REFERENCES)
     assert results["scores"]["source's first sentence"]["rouge1"] < 100
     assert results["training"]["one"] == {"updates": 50, "seconds": 10.0, "valid_loss": 8.5}
     assert (out / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
@@ -119,11 +119,11 @@ def test_the_report_holds_scores_examples_and_a_picture(run, tmp_path, capsys):
 def test_a_report_without_a_hypothesis_is_not_written(run, tmp_path):
     (tmp_path / "two.txt").write_text(generated(REFERENCES, [0, 1]))
     with pytest.raises(ScoringError, match="two.txt has no hypothesis for sentence 2 of 3"):
-        demo_report.main(run)
+        demo.main(run)
     assert not (tmp_path / "report").exists()
 
 
 def test_examples_are_spread_over_the_test_split():
     texts = [f"text {i}" for i in range(100)]
-    page = demo_report.page_of_examples(texts, texts, {"system": texts}, count=10)
+    page = demo.page_of_examples(texts, texts, {"system": texts}, count=10)
     assert [line for line in page.splitlines() if line.startswith("## ")] == [f"## {i}" for i in range(0, 100, 10)]

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from recipes import report as report_module
-from recipes.report import lead, main
+from recipes.report import command as report_module
+from recipes.report.command import lead, main
 from srformer_plugin.scoring.cli import main as score_main
 
 SOURCES = [

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from recipes.training_log import read_training_log
+from recipes.report.training_log import read_training_log
 from srformer_plugin.scoring.files import ScoringError
 
 BEGIN = "{'_name': None, 'common': {}}"

@@ -4,7 +4,7 @@ import shlex
 from statistics import mean, stdev
 
 from data_prep.text import without_marks
-from recipes.examples import examples
+from recipes.report.examples import examples
 from srformer_plugin.scoring.evaluate import LABELS, markdown_table, table
 from srformer_plugin.scoring.rouge import ROUGE_TYPES
 

@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recipes.training_log import TrainingLog, read_training_log
+from recipes.report.training_log import TrainingLog, read_training_log
 from srformer_plugin.scoring.files import ScoringError, read_hypotheses, read_lines
 
 SETTINGS = "settings.json"

@@ -1,6 +1,6 @@
 """Score what ``fairseq-generate`` wrote: table, learning curves, examples and ``results.json`` of the demo.
 
-    python -m recipes.demo_report --source test.source --reference test.target --out DIR \\
+    python -m recipes.report.demo --source test.source --reference test.target --out DIR \\
         --system SRformer srformer/generate-test.txt srformer/train.log
 
 Scores are those of `srformer-score`: mean ROUGE F1 times 100, with a 95% bootstrap interval of ROUGE-1; and chrF
@@ -15,9 +15,9 @@ from pathlib import Path
 from sacrebleu.metrics import CHRF
 
 from data_prep.docstring_corpus import HEADER_END
-from recipes import learning_curves
-from recipes.examples import examples
-from recipes.training_log import read_training_log
+from recipes.report import learning_curves
+from recipes.report.examples import examples
+from recipes.report.training_log import read_training_log
 from srformer_plugin.scoring import rouge
 from srformer_plugin.scoring.files import read_hypotheses, read_lines
 from srformer_plugin.scoring.statistics import SAMPLES, SEED, bootstrap_means, interval

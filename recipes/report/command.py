@@ -3,8 +3,8 @@
     python -m recipes.report EXPERIMENT... --out FOLDER
 
 writes to FOLDER: report.md, learning_curves.png and results.json. EXPERIMENT is the output folder of a recipe
-(recipes/experiment.py says what is read there). The first one is what the others are compared with. What an experiment
-does not have yet is named, with the stage that makes it. The same experiments give the same report.
+(recipes/report/experiment.py says what is read there). The first one is what the others are compared with. What an
+experiment does not have yet is named, with the stage that makes it. The same experiments give the same report.
 """
 
 import argparse
@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 
 from data_prep.text import join_sentences, split_sentences
-from recipes import learning_curves
-from recipes.experiment import ReportError, read_experiment
-from recipes.report_text import page
+from recipes.report import learning_curves
+from recipes.report.experiment import ReportError, read_experiment
+from recipes.report.page import page
 from srformer_plugin.scoring.evaluate import ALSO, PAIRS_PER_WORKER, evaluate, to_json
 from srformer_plugin.scoring.rouge import ROUGE_TYPES
 from srformer_plugin.scoring.statistics import SAMPLES, SEED
@@ -214,7 +214,3 @@ def main(argv=None):
         say(f"error: {error}")
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
