@@ -6,8 +6,9 @@ import shlex
 import sys
 from pathlib import Path
 
+from data_prep.errors import PREFIX
 from recipes.books import Book, BookError
-from recipes.books.book import ROOT, say
+from recipes.books.book import ROOT
 from recipes.books.files import read_json
 from recipes.books.plan import read_plan
 from recipes.derived import UPDATES
@@ -92,7 +93,7 @@ def main():
     try:
         carry_out(sys.stdin.buffer.read())
     except BookError as error:
-        say(f"error: {error}", sys.stderr)
+        print(f"{PREFIX}{error}", file=sys.stderr)
         return error.status
     return 0
 

@@ -25,7 +25,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep import gpt2_bpe
-from data_prep.corpus_writer import sha256_of
+from data_prep.errors import UserError, command
+from data_prep.provenance import sha256_of
 
 TRIES, PAUSE = 4, 2  # seconds
 FAIRSEQ = "https://dl.fbaipublicfiles.com/fairseq"
@@ -33,7 +34,7 @@ HUGGING_FACE = "https://huggingface.co/google-t5"
 GPT2_DICTIONARY = "2c31c5b236661067fe8626775eb995ef5fe808ac87d2ad4a6ddbef68550f5cc6"
 
 
-class FetchError(Exception):
+class FetchError(UserError):
     """A file that cannot be fetched, or is not the published one. The message says what to do."""
 
 
@@ -188,7 +189,8 @@ def fetch_published(folder, name):
         source = folder / f"{name}-hf"
         for file in ("config.json", "generation_config.json", "spiece.model", "model.safetensors"):
             fetch(source / file, f"{HUGGING_FACE}/{name}/resolve/main/{file}")
-        subprocess.run(["srformer-convert", "hf-to-fairseq", source, folder / name], check=True)
+        if subprocess.run(["srformer-convert", "hf-to-fairseq", source, folder / name]).returncode:
+            raise FetchError(f"{source} could not be converted")
 
 
 def require(path, url):
@@ -198,27 +200,21 @@ def require(path, url):
     say(f"{path} is there")
 
 
+@command
 def main(argv=None):
-    """Command line: 0, or 1 after a message on standard error."""
-    what, *rest = sys.argv[1:] if argv is None else argv
-    try:
-        if what == "file":
-            fetch(Path(rest[0]), *rest[1:])
-        elif what == "archive":
-            fetch_archive(Path(rest[0]), *rest[1:])
-        elif what == "by-hand":
-            require(Path(rest[0]), rest[1])
-        elif what == "published":
-            for name in rest[1:]:
-                fetch_published(Path(rest[0]), name)
-        else:
-            raise FetchError(f"{what}: choose file, archive, published or by-hand")
-    except FetchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except subprocess.CalledProcessError as error:
-        return error.returncode
-    return 0
+    """Command line."""
+    what, path, *rest = sys.argv[1:] if argv is None else argv
+    if what == "file":
+        fetch(Path(path), *rest)
+    elif what == "archive":
+        fetch_archive(Path(path), *rest)
+    elif what == "by-hand":
+        require(Path(path), *rest)
+    elif what == "published":
+        for name in rest:
+            fetch_published(Path(path), name)
+    else:
+        raise FetchError(f"{what}: choose file, archive, published or by-hand")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.errors import UserError, command
+
 STAGES = ("download", "prepare", "encode", "binarise", "train", "generate", "score")
 NUMBER, REAL, FILE, FOLDER, TEXT, SWITCH = "N", "X", "FILE", "FOLDER", "TEXT", ""
 DATA = "encode binarise train generate"
@@ -143,7 +145,7 @@ OWN = {
 PART_OF_A_RUN = {"from", "to", "only", "dry-run", "changed", "node-rank", "master"}  # no part of the command to repeat
 
 
-class RefusedOptions(Exception):
+class RefusedOptions(UserError):
     """The command line cannot work. The message is one line and names the option and its value."""
 
 
@@ -240,7 +242,7 @@ def split_words(name, text):
         raise RefusedOptions(f"--{name} {text}: a quote is not closed") from error
 
 
-def command_line(script, values, given, name):
+def command_to_repeat(script, values, given, name):
     """The command that repeats this run, of what was given, but for what only chooses the part to run."""
     switches = {option.name for option in option_list(name) if option.kind == SWITCH}
     words = ["bash", script]
@@ -280,8 +282,9 @@ def title_of(script):
     return "\n".join(words)
 
 
+@command
 def main(argv=None):
-    """Command line: 0, or 1 after one line on standard error."""
+    """Command line: assignments on file descriptor 3, or one line on standard error."""
     from recipes.checks import check
     from recipes.derived import derive
 
@@ -289,21 +292,15 @@ def main(argv=None):
     end = rest.index("--")
     defaults = {flag.removeprefix("--"): value for flag, value in zip(rest[:end:2], rest[1:end:2])}
     program = os.path.relpath(script, os.environ.get("CALLED_FROM", "."))
-    try:
-        values, given = parse(program, name, title_of(script), defaults, rest[end + 1 :])
-        variables = derive(name, values, given)
-        check(values, variables)
-    except RefusedOptions as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    facts = {
-        "recipe": variables["name"], "command": command_line(script, values, given, name), "seed": int(values["seed"]),
-    }  # fmt: skip
+    values, given = parse(program, name, title_of(script), defaults, rest[end + 1 :])
+    variables = derive(name, values, given)
+    check(values, variables)
+    repeat = command_to_repeat(script, values, given, name)
+    facts = {"recipe": variables["name"], "command": repeat, "seed": int(values["seed"])}
     run = {"values": values, "facts": facts, "settings": settings_of(name, values), "selected": variables["selected"]}
     plan = {"PLAN": ["2", "book", "options=" + json.dumps(run)]}
     with open(3, "w", encoding="utf-8") as shell:
         shell.write(assignments({**values, **variables, **plan}))
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ PLAN=()
 
 die() {
   printf 'error: %s\n' "$*" >&2
-  exit 1
+  exit 2 # of an error that the user can mend
 }
 
 record() { PLAN+=("$#" "$@"); }

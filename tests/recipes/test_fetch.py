@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import subprocess
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -102,7 +103,7 @@ def test_a_file_with_another_checksum_is_removed(server, tmp_path):
 @pytest.mark.parametrize("status", [404, 503])
 def test_what_cannot_be_fetched_is_said_with_where_to_put_it(server, tmp_path, status, capsys):
     server.status = status
-    assert fetch.main(["file", str(tmp_path / "file"), server.url, SHA256]) == 1
+    assert fetch.main(["file", str(tmp_path / "file"), server.url, SHA256]) == 2
     shown = capsys.readouterr().err
     assert f"{tmp_path}/file is missing and cannot be fetched (HTTP Error {status}" in shown
     assert f"  fetch   {server.url}\n  put it  {tmp_path}/file\n  sha256  {SHA256}\n" in shown
@@ -146,7 +147,7 @@ def test_an_archive_is_unpacked_whole_and_goes(server, tmp_path):
 def test_an_archive_that_lacks_its_entry_or_is_none_is_one_error(server, tmp_path, capsys):
     for content in (zipped(tmp_path, "other"), b"no archive"):
         server.content = content
-        assert fetch.main(["archive", str(tmp_path / "raw"), "entry", server.url]) == 1
+        assert fetch.main(["archive", str(tmp_path / "raw"), "entry", server.url]) == 2
         assert "file.zip does not bring entry" in capsys.readouterr().err
         assert not (tmp_path / "raw/unpacking").exists()
         (tmp_path / "raw/file.zip").unlink()
@@ -164,14 +165,19 @@ def test_published_files_that_are_there_are_kept(tmp_path, capsys):
 def test_t5_is_fetched_and_converted(server, tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(fetch, "HUGGING_FACE", server.url)
-    monkeypatch.setattr(fetch.subprocess, "run", lambda words, check: ran.append([str(word) for word in words]))
+
+    def run(words):
+        ran.append([str(word) for word in words])
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(fetch.subprocess, "run", run)
     fetch.main(["published", str(tmp_path), "t5-small"])
     assert len(server.asked) == 4
     assert ran == [["srformer-convert", "hf-to-fairseq", f"{tmp_path}/t5-small-hf", f"{tmp_path}/t5-small"]]
 
 
 def test_what_has_to_be_fetched_by_hand_says_so(tmp_path, capsys):
-    assert fetch.main(["by-hand", str(tmp_path / "it"), "an address"]) == 1
+    assert fetch.main(["by-hand", str(tmp_path / "it"), "an address"]) == 2
     assert f"fetch   an address\n  put it  {tmp_path}/it" in capsys.readouterr().err
     (tmp_path / "it").touch()
     assert fetch.main(["by-hand", str(tmp_path / "it"), "an address"]) == 0

@@ -177,7 +177,7 @@ def test_settings_that_no_recipe_wrote_are_one_error(text, tmp_path, monkeypatch
 def test_the_command_to_repeat_leaves_out_what_chooses_a_part(tmp_path, monkeypatch):
     arguments = ["--only", "train", "--cpu", "--train-args", "--fp16", "--lr=1", "--changed", "keep"]
     values, given = options.parse("it.sh", "xsum", "", {}, arguments)
-    assert options.command_line("it.sh", values, given, "xsum") == [
+    assert options.command_to_repeat("it.sh", values, given, "xsum") == [
         "bash", "it.sh", "--cpu", "--train-args", "--fp16", "--lr", "1",
     ]  # fmt: skip
 
@@ -230,7 +230,7 @@ def test_a_bad_option_is_one_clear_error_before_anything_is_written(
         monkeypatch.delenv(name)
     monkeypatch.setenv("CALLED_FROM", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert options.main([str(RECIPES / "xsum.sh"), "xsum", "--beam", "6", "--", *arguments]) == 1
+    assert options.main([str(RECIPES / "xsum.sh"), "xsum", "--beam", "6", "--", *arguments]) == 2
     shown = capsys.readouterr().err
     assert len(shown.splitlines()) == 1, shown
     assert re.search(message, shown), shown
@@ -239,7 +239,7 @@ def test_a_bad_option_is_one_clear_error_before_anything_is_written(
 
 def test_a_refused_script_runs_nothing(tmp_path):
     done = recipe("xsum", "--beams", "4", cwd=tmp_path, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert len(done.stdout.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -287,7 +287,7 @@ def test_in_slurm_the_node_and_the_master_are_found(tmp_path):
     assert [value(train, flag) for flag in ("--node-rank", "--master-addr", "--master-port")] == ["0", "node7", "23456"]
     # without --nodes each task would train a model of its own
     done = recipe("xsum", "--dry-run", check=False, **slurm)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "srun has started this 2 times: say --nodes 2" in done.stdout
 
 
@@ -309,7 +309,7 @@ def test_a_demo_that_is_not_there_is_one_line(tmp_path):
     done = subprocess.run(
         ["bash", str(RECIPES / "demo.sh")], capture_output=True, text=True, env=environment(MODEL="gpt")
     )
-    assert (done.returncode, done.stderr) == (1, "error: MODEL=gpt: there is no such demo; choose bart or t5\n")
+    assert (done.returncode, done.stderr) == (2, "error: MODEL=gpt: there is no such demo; choose bart or t5\n")
 
 
 def test_a_script_finds_its_way_from_anywhere(tmp_path):

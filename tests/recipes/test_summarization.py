@@ -182,7 +182,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(data, tmp_path):
         time.sleep(0.2)
     # while it works nobody else may
     second = recipe("custom", *endless, check=False)
-    assert second.returncode == 1
+    assert second.returncode == 2
     assert f"another run is at work in {out}" in second.stdout
     process.send_signal(signal.SIGTERM)
     text = process.communicate(timeout=60)[0]
@@ -190,7 +190,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(data, tmp_path):
     assert "again to go on where it stopped" in text.splitlines()[-1]
     # other settings do not cost the checkpoints
     changed = recipe("custom", *arguments, check=False)
-    assert changed.returncode == 1
+    assert changed.returncode == 2
     assert "before: --max-update 4000\n" in changed.stdout
     assert "now:    --max-update 30\n" in changed.stdout
     assert "--changed keep" in changed.stdout
@@ -224,7 +224,7 @@ def test_changed_settings_stop_and_keep_the_files_until_told_otherwise(lines, tm
     before, settings = target.read_text(), (tmp_path / "out/settings.json").read_bytes()
     changed = [*lines, "--only", "prepare", "--prepare-args", "--max-target-words 2"]
     done = recipe("custom", *changed, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "now:    --max-target-words 2\n" in done.stdout
     assert "--changed redo" in done.stdout
     assert target.read_text() == before
@@ -238,7 +238,7 @@ def test_changed_settings_stop_and_keep_the_files_until_told_otherwise(lines, tm
 def test_a_failed_stage_says_how_to_go_on(lines, tmp_path):
     (tmp_path / "raw/test.target").write_text("too short\n")
     done = recipe("custom", *lines, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     text = done.stdout[done.stdout.index("test.source: more lines than the 1 of its other side") :]
     assert f"Read {tmp_path}/out/logs/prepare.log, then run" in text
     again = shlex.split(re.search(r'run "(bash .*)" again', text)[1])
