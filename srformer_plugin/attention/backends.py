@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigurationError
 from ..registry import choose
-from .method.plan import SegmentPlan
+from .method.plan import Choice, SegmentPlan
 from .method.segments import SourceLayout
 from .request import Request
 from .torch.backend import TorchBackend
@@ -52,10 +52,10 @@ class Backend(Protocol):
             keys, values: (N, B, H * D), projections of the padded source.
             layout: where its segments lie.
             plan: what every query reads.
-            dropout: probability, on the local weights.
-            need_weights: also return the local weights.
+            dropout: probability, on the weights of the softmax.
+            need_weights: also return these weights.
         Returns:
-            (B, H, Q, D) in the query's dtype, and (B, H, Q, k, s) or None.
+            (B, H, Q, D) in the query's dtype, and (B, H, Q, N) or None.
         """
 
     def open_source(
@@ -107,11 +107,16 @@ class Backend(Protocol):
 
 
 class OpenedSource(dict):
-    """The tensors that one backend keeps of a source, by name, for its own `attend_step`."""
+    """The tensors that one backend keeps of a source, by name, for its own `attend_step`.
 
-    def __init__(self, backend: Backend, tensors: dict[str, Tensor | None]):
+    Attributes:
+        backend: it.
+        choice: how queries choose their segments; None: they do not.
+    """
+
+    def __init__(self, backend: Backend, tensors: dict[str, Tensor | None], choice: Choice | None = None):
         super().__init__((name, tensor) for name, tensor in tensors.items() if tensor is not None)
-        self.backend = backend
+        self.backend, self.choice = backend, choice
 
 
 class Dispatcher:
@@ -144,7 +149,7 @@ class Dispatcher:
         """As `Backend.open_source`, for `attend_step` below."""
         heads = (num_heads, keys.size(2) // num_heads)
         backend = self.backend_for(Request.of("open_source", (keys, values), heads, layout, plan, memory))
-        return OpenedSource(backend, backend.open_source(keys, values, num_heads, layout, plan, memory))
+        return OpenedSource(backend, backend.open_source(keys, values, num_heads, layout, plan, memory), plan.choice)
 
     def attend_step(self, query, source: OpenedSource, position, memory, segment_size):
         """As `Backend.attend_step`, by the backend that opened the source."""

@@ -52,7 +52,6 @@ class SegmentedCrossAttention(SharedByBeams):
         self.head_dim = head_dim or embed_dim // num_heads
         self.scaling = self.head_dim**-0.5 if scale_query else 1.0
         self.segment_size = settings.segment_size
-        self.schedule = build_schedule(settings.segment_schedule, settings.expected_target_length)
         self.dropout = dropout
 
         inner = num_heads * self.head_dim
@@ -65,6 +64,12 @@ class SegmentedCrossAttention(SharedByBeams):
                 nn.init.zeros_(projection.bias)
         self.memory = choose(MEMORIES, settings.cross_attention, "--cross-attention")(
             num_heads, self.head_dim, settings
+        )
+        self.schedule = build_schedule(
+            settings.segment_schedule,
+            settings.expected_target_length if settings.needs_target_length else None,
+            settings.segments_per_query,
+            settings.segment_score,
         )
         self.backend = resolve(settings.attention_backend)
 
@@ -101,17 +106,15 @@ class SegmentedCrossAttention(SharedByBeams):
         with_weights = need_weights or need_head_weights
         if incremental_state is None:
             hypotheses = 1
-            output, weights, layout, plan = self._attend_whole(query, key, context, with_weights)
+            output, weights = self._attend_whole(query, key, context, with_weights)
         else:
-            output, weights, layout, plan, hypotheses = self._attend_next(
-                query, key, context, incremental_state, with_weights
-            )
+            output, weights, hypotheses = self._attend_next(query, key, context, incremental_state, with_weights)
         if weights is not None:
-            weights = self.join_weights(layout.scatter_weights(weights, plan.segments), hypotheses, need_head_weights)
+            weights = self.join_weights(weights, hypotheses, need_head_weights)
         return self.out_proj(self.join_heads(output, hypotheses)), weights
 
     def _attend_whole(self, query: Tensor, key: Tensor, context: SourceContext, need_weights: bool):
-        """All positions at once, by the chosen backend: output, weights, layout and plan."""
+        """All positions at once, by the chosen backend: output and weights."""
         length, rows, _ = query.shape
         if key.size(1) != rows:  # teacher forcing of several targets per source
             key = key.repeat_interleave(rows // key.size(1), dim=1)
@@ -124,21 +127,16 @@ class SegmentedCrossAttention(SharedByBeams):
             first_position=context.first_position or 0,
             length=length,
             target_lengths=context.target_lengths,
-            query=queries,
-            keys=layout.split_heads(keys, self.num_heads) if self.schedule.uses_content else None,
         )
         dropout = self.dropout if self.training else 0.0
-        output, weights = self.backend.attend_source(
-            queries, keys, values, layout, plan, self.memory, dropout, need_weights
-        )
-        return output, weights, layout, plan
+        return self.backend.attend_source(queries, keys, values, layout, plan, self.memory, dropout, need_weights)
 
     def _attend_next(
         self, query: Tensor, key: Tensor | None, context: SourceContext, incremental_state: dict, need_weights: bool
     ):
         """The positions after those of the calls before, which kept the source.
 
-        Returns output, weights, layout, plan, and the number of hypotheses per sentence.
+        Returns output, weights, and the number of hypotheses per sentence.
         """
         length, rows, _ = query.shape
         saved = self._load(incremental_state)
@@ -162,33 +160,33 @@ class SegmentedCrossAttention(SharedByBeams):
             length=length,
             hypotheses=hypotheses,
             decoding=True,
-            query=queries,
-            keys=keys,
         )
         if "memory" not in saved:
             saved["memory"] = self.memory.encode(keys, values, layout, plan)
+            saved["summaries"] = None if plan.choice is None else plan.choice.summarise(keys, layout)
+        plan = plan.decide(queries, saved["summaries"], layout.segment_counts)
         saved["position"] = first + length
         self.set_incremental_state(incremental_state, "attn_state", saved)
         dropout = self.dropout if self.training else 0.0
         output, weights = self.backend.attend_next(
             queries, keys, values, layout, plan, self.memory, saved["memory"], dropout, need_weights
         )
-        return output, weights, layout, plan, hypotheses
+        return output, weights, hypotheses
 
     def open_source(self, encoder_states, context, length):
         """As in `SharedByBeams.open_source`; what every position will read is planned at once."""
-        if self.schedule.uses_content:
-            raise ConfigurationError("a --segment-schedule that looks at the content of queries")
         source_length, batch_size, _ = encoder_states.shape
         layout = context.layout(batch_size, source_length, self.segment_size, encoder_states.device)
         plan = context.plan(self.schedule, layout, first_position=0, length=length)
-        if plan.segments.size(1) > 1 or plan.segments.size(3) > 1 or not plan.state_follows_segment:
+        if plan.choice is None and not plan.state_follows_segment:
             raise ConfigurationError("a --segment-schedule of several segments or of segments that differ by head")
         source = self.backend.open_source(
             self.k_proj(encoder_states), self.v_proj(encoder_states), self.num_heads, layout, plan, self.memory
         )
-        source.setdefault("segments", plan.segments.squeeze(3))  # there where a backend counts those it keeps anew
-        source.setdefault("states", plan.states.squeeze(3))
+        for name in ("segments", "states"):  # there where a backend counts those it keeps anew
+            table = getattr(plan, name)
+            if table is not None:
+                source.setdefault(name, table.squeeze(3))
         return source
 
     def _attend_step(self, queries, source, position):

@@ -8,6 +8,7 @@ from fairseq.dataclass import FairseqDataclass
 from ..errors import ConfigurationError
 from ..registry import choose
 from .backends import resolve
+from .method.content import SCORES
 from .method.memory import MEMORIES
 from .method.schedule import SCHEDULES
 
@@ -22,25 +23,39 @@ class SegmentSettings(FairseqDataclass):
     cross_attention: str = field(
         default="srformer",
         metadata={
-            "help": "what decoder positions attend to: srformer (one source segment and a recurrent memory of "
-            "the others), segmented (one segment, no memory) or full (all of the source, stock attention); "
-            "registered: " + ", ".join([*MEMORIES, FULL])
+            "help": "what decoder positions attend to beside the segments that --segment-schedule names: srformer (a "
+            "recurrent memory of the others), segmented (nothing), pooled (the others' means, in the same softmax), "
+            "previous (the segment visited before; not with --segment-schedule content); or full (all of the source, "
+            "stock attention); registered: " + ", ".join([*MEMORIES, FULL])
         },
     )
     segment_size: int = field(default=64, metadata={"help": "source tokens per segment"})
     segment_schedule: str = field(
         default="fixed",
         metadata={
-            "help": "target length the schedule goes by: fixed (one length in training, scoring and decoding) "
-            "or target (the paper's: the true length where it is known, else the expected one); "
+            "help": "which source segments a position attends to: one by the clock, which goes by a target length that "
+            "is fixed (one length in training, scoring and decoding) or target (the paper's: the true length where it "
+            "is known, else the expected one); or content (every query of every head chooses --segments-per-query); "
             "registered: " + ", ".join(SCHEDULES)
+        },
+    )
+    segments_per_query: int = field(
+        default=8,
+        metadata={"help": "segments that a query chooses with --segment-schedule content; all where there are no more"},
+    )
+    segment_score: str = field(
+        default="mean",
+        metadata={
+            "help": "how queries rate segments with --segment-schedule content: mean (by the mean key); "
+            "registered: " + ", ".join(SCORES)
         },
     )
     expected_target_length: Optional[int] = field(  # noqa: UP045 (fairseq's parser needs Optional)
         default=None,
         metadata={
-            "help": "target tokens over which the schedule walks through the source; stored in the checkpoint "
-            "(default: the mean length of the training targets)"
+            "help": "target tokens over which the clock walks through the source; stored in the checkpoint (default: "
+            "the mean length of the training targets); without effect where there is no clock, with --segment-schedule "
+            "content and a memory other than srformer"
         },
     )
     raf_leak: float = field(default=0.5, metadata={"help": "initial leak factor of the RAF neuron, in [0, 1]"})
@@ -69,6 +84,12 @@ class SegmentSettings(FairseqDataclass):
         return self.cross_attention == FULL
 
     @property
+    def needs_target_length(self) -> bool:
+        """A clock is needed: for the segments, or for the memory's visits."""
+        by_clock = not SCHEDULES[self.segment_schedule].uses_content
+        return not self.is_full and (by_clock or MEMORIES[self.cross_attention].goes_by_visits)
+
+    @property
     def clamp(self) -> Optional[float]:  # noqa: UP045
         """The clip bound; None where nothing is clipped."""
         return self.kv_clamp if self.kv_clamp > 0 else None
@@ -76,7 +97,18 @@ class SegmentSettings(FairseqDataclass):
     def check(self) -> "SegmentSettings":
         """Raise a ConfigurationError on the first value that cannot be right."""
         choose({**MEMORIES, FULL: None}, self.cross_attention, "--cross-attention")
-        choose(SCHEDULES, self.segment_schedule, "--segment-schedule")
+        schedule = choose(SCHEDULES, self.segment_schedule, "--segment-schedule")
+        choose(SCORES, self.segment_score, "--segment-score")
+        if not self.is_full and MEMORIES[self.cross_attention].needs_clock and schedule.uses_content:
+            raise ConfigurationError(
+                f"--cross-attention {self.cross_attention} goes by the order in which a clock visits segments, and "
+                f"--segment-schedule {self.segment_schedule} has none: use --cross-attention segmented, pooled or "
+                "srformer, or --segment-schedule fixed"
+            )
+        if self.segments_per_query < 1:
+            raise ConfigurationError(
+                f"--segments-per-query must be at least 1, got {self.segments_per_query}; 8 is the default"
+            )
         resolve(self.attention_backend)
         if self.segment_size < 1:
             raise ConfigurationError(

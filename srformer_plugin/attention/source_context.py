@@ -40,14 +40,11 @@ class SourceContext:
             self._layouts[key] = SourceLayout(mask, batch_size, source_length, segment_size, device)
         return self._layouts[key]
 
-    def plan(self, schedule, layout: SourceLayout, **queries) -> SegmentPlan:
-        """The schedule's plan; shared by the layers unless the schedule looks at their content."""
-        if schedule.uses_content:
-            return schedule.plan(layout, **queries)
-        key = (type(schedule), schedule.expected_target_length, layout.segment_size)
+    def plan(self, schedule, layout: SourceLayout, **positions) -> SegmentPlan:
+        """The schedule's plan, computed once; `positions` are the arguments of its `plan`."""
+        key = (schedule.identity, layout.segment_size)
         if key not in self._plans:
-            queries = {name: value for name, value in queries.items() if name not in ("query", "keys")}
-            self._plans[key] = schedule.plan(layout, **queries)
+            self._plans[key] = schedule.plan(layout, **positions)
         return self._plans[key]
 
 

@@ -144,7 +144,7 @@ class ByReference:
                 for t in range(first, stop):
                     slots = allowed[b, path[t]].nonzero().flatten() + path[t] * golden.s
                     q = p.query[b, h, t]
-                    local = reference.local_term(q, p.keys[b, h, slots], p.values[b, h, slots])
+                    local = reference.softmax_term(q, p.keys[b, h, slots], p.values[b, h, slots], [slice(None)])
                     heads[b, h, t - first] = local + q @ states[visited.index(path[t])]
         return heads
 

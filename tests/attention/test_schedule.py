@@ -78,6 +78,6 @@ def test_an_expected_length_below_one_is_refused(length):
 
 
 def test_an_unknown_schedule_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigurationError, match="--segment-schedule 'clock' is unknown; .*fixed, target"):
+    with pytest.raises(ConfigurationError, match="--segment-schedule 'clock' is unknown; .*content, fixed, target"):
         build_schedule("clock", 4)
-    assert set(SCHEDULES) == {"fixed", "target"}
+    assert set(SCHEDULES) == {"fixed", "target", "content"}

@@ -1,14 +1,12 @@
 """What carries the segments a position does not attend to: the exchangeable memory of `--cross-attention`.
 
-A memory is a module built as `Memory(num_heads, head_dim, settings)` with two methods:
-
-    encode(keys, values, layout, plan) -> states   from the source alone; decoding keeps it, once per sentence
-    read(query, states) -> recurrent term          of queries that are grouped by the state they read
-
+A memory is a `Memory`, built with (num_heads, head_dim, settings). It does one of three things: it adds a recurrent
+term to what is attended to (`read`), takes part in the softmax (`pool`), or has more segments attended to (`attended`).
 To add one: write the module and put it into `MEMORIES`.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .plan import SegmentPlan
@@ -39,7 +37,40 @@ def inverse_root(squares: Tensor) -> Tensor:
     return torch.where(alive, squares, torch.ones_like(squares)).rsqrt() * alive
 
 
-class RAFMemory(nn.Module):
+class Memory(nn.Module):
+    """What every memory has; a subclass overrides what it does in another way.
+
+    A recurrent one also has `read(query, states)`: queries (B, H, G, size, D), grouped by the state they read, and
+    states (B, H, G, ...) -> the recurrent term (B, H, G, size, D).
+
+    Args:
+        num_heads, head_dim: H and D.
+        settings: a `SegmentSettings`.
+    """
+
+    goes_by_visits = False  # its states belong to the visits of a clock
+    needs_clock = False  # it makes sense only where the clock says what is attended to, too
+    joins_softmax = False  # it has `pool`
+
+    def __init__(self, num_heads: int, head_dim: int, settings):
+        super().__init__()
+
+    def encode(self, keys: Tensor, values: Tensor, layout: SourceLayout, plan: SegmentPlan) -> Tensor | None:
+        """The states of a source, from the source alone; decoding keeps them, once per sentence.
+
+        Args:
+            keys, values: (B, H, m, s, D), zeros in empty slots.
+        Returns:
+            (B, H, R, ...), or None where there are no states.
+        """
+        return None
+
+    def attended(self, plan: SegmentPlan) -> Tensor:
+        """The segments whose tokens queries attend to, as `SegmentPlan.segments`."""
+        return plan.segments
+
+
+class RAFMemory(Memory):
     """The paper's memory: a RAF neuron over key-value products (docs/attention.md, section 2).
 
     Visiting segment j, the neuron is driven by X = C_j W^T, C_j = phi(S) - phi(S_j): the products of keys and
@@ -54,8 +85,10 @@ class RAFMemory(nn.Module):
     with `memory_gate` one `gate` per head, whose tanh scales what is read and starts at 0.
     """
 
+    goes_by_visits = True
+
     def __init__(self, num_heads: int, head_dim: int, settings):
-        super().__init__()
+        super().__init__(num_heads, head_dim, settings)
         self.clamp = settings.clamp
         self.proj = nn.Linear(head_dim, head_dim, bias=False)
         self.leak = nn.Parameter(torch.tensor([float(settings.raf_leak)]))
@@ -113,17 +146,68 @@ class RAFMemory(nn.Module):
             return recalled
 
 
-class NoMemory(nn.Module):
+class NoMemory(Memory):
     """Segmented attention: nothing carries the other segments (the paper's ablation)."""
 
-    def __init__(self, num_heads: int, head_dim: int, settings):
-        super().__init__()
 
-    def encode(self, keys: Tensor, values: Tensor, layout: SourceLayout, plan: SegmentPlan) -> None:
-        return None
+class PooledMemory(Memory):
+    """Every segment that is not attended to takes part in the softmax as its mean (docs/attention.md, section 5).
+
+    Segment j stands for its n_j tokens with one key, mu_j, the logit q . mu_j + log n_j, and the mean value: the
+    paper's baseline after LongT5's global tokens.
+    """
+
+    joins_softmax = True
+
+    def encode(self, keys: Tensor, values: Tensor, layout: SourceLayout, plan: SegmentPlan) -> Tensor:
+        """Mean key, mean value and log n of every segment: (B, H, m, 2 D + 1), at least float32."""
+        means = (layout.means(keys), layout.means(values))
+        tokens = layout.tokens.to(means[0].dtype).log()  # of none: minus infinity
+        return torch.cat((*means, tokens[:, None, :, None].expand(-1, keys.size(1), -1, -1)), dim=-1)
+
+    @staticmethod
+    def pool(query: Tensor, states: Tensor, segments: Tensor, dropout: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The softmax over the segments that are not attended to.
+
+        Args:
+            query: (B, H, Q, D), scaled.
+            states: of `encode`.
+            segments: (B, H or 1, Q, k), those that are attended to; -1: none.
+            dropout: probability, on the weights.
+        Returns:
+            output (B, H, Q, D), log of the sum of exp(logits) (B, H, Q), and weights (B, H, Q, m), all of the states'
+            dtype.
+        """
+        keys, values, tokens = states.split((query.size(-1), query.size(-1), 1), dim=-1)
+        with torch.autocast(query.device.type, enabled=False):
+            logits = query.to(states.dtype) @ keys.transpose(2, 3) + tokens.transpose(2, 3)
+            # one column more, for -1
+            attended = logits.new_zeros((*segments.shape[:3], keys.size(2) + 1), dtype=torch.bool)
+            attended = attended.scatter_(3, segments.remainder(keys.size(2) + 1), True)[..., :-1]
+            logits = logits.masked_fill(attended, -torch.inf)
+            log_sum = logits.logsumexp(3)
+            weights = (logits - log_sum.clamp(min=torch.finfo(logits.dtype).min).unsqueeze(3)).exp()
+            return F.dropout(weights, dropout, training=dropout > 0) @ values, log_sum, weights
+
+
+class PreviousMemory(Memory):
+    """The segment that was visited before is attended to as well: the paper's baseline after Transformer-XL."""
+
+    goes_by_visits = True
+    needs_clock = True
+
+    def attended(self, plan: SegmentPlan) -> Tensor:
+        """(B, 1, Q, 2): the segment of the visit before, -1 at the first one, and that of the query's."""
+        before = plan.states - 1
+        if plan.segment_of_state is not None:
+            segment = plan.segment_of_state[:, None, :, None].gather(2, before.clamp(min=0))
+            before = torch.where(before < 0, before, segment)
+        return torch.cat((before, plan.segments), dim=3)
 
 
 MEMORIES = {
     "srformer": RAFMemory,
     "segmented": NoMemory,
+    "pooled": PooledMemory,
+    "previous": PreviousMemory,
 }

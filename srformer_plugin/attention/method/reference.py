@@ -1,8 +1,8 @@
-"""Plain reference of segmented recurrent attention: loops, any dtype, one line per formula.
+"""Plain reference of segmented attention, its schedules and memories: loops, any dtype, one line per formula.
 
-Every fast path is tested against this file, outputs and gradients (which autograd derives here). It is
-written to be read beside docs/attention.md, section 2, not to be fast. A row (one sentence) and a head at a time;
-shapes: T target positions, N source positions (none of them padding), D head size.
+Every fast path is tested against this file, outputs and gradients (which autograd derives here). It is written to be
+read beside docs/attention.md, sections 2 and 5, not to be fast. A row (one sentence) and a head at a time; shapes: T
+target positions, N source positions (none of them padding), D head size.
 """
 
 import math
@@ -19,9 +19,32 @@ def segment_of_position(position: int, num_segments: int, schedule_length: int) 
     return min(num_segments - 1, position * num_segments // schedule_length)
 
 
-def local_term(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """softmax(K q) V for one position: `query` (D,), `keys` and `values` (n, D) -> (D,)."""
-    return torch.softmax(keys @ query, dim=0) @ values
+def chosen_segments(query: Tensor, means: Sequence[Tensor], count: int) -> list[int]:
+    """The `count` segments with the highest q . mu_j, of equals the lower ones, in ascending order.
+
+    `query` (D,), `means` the segments' mean keys; in float32, or float64 where they are.
+    """
+    scores = [(query.to(mean.dtype) @ mean).item() for mean in means]
+    return sorted(sorted(range(len(scores)), key=lambda j: (-scores[j], j))[:count])
+
+
+def softmax_term(
+    query: Tensor, keys: Tensor, values: Tensor, attended: Sequence[slice], pooled: Sequence[slice] = ()
+) -> Tensor:
+    """One softmax over the tokens of some segments and the means of others, for one position -> (D,).
+
+    Args:
+        query: (D,).
+        keys, values: (N, D), without padding.
+        attended: the segments whose tokens are attended to.
+        pooled: those that stand for n tokens by their mean key and value, with the logit q . mu_j + log n.
+    """
+    logits = [keys[part] @ query for part in attended]
+    rows = [values[part] for part in attended]
+    for part in pooled:
+        logits.append((keys[part].mean(0) @ query + math.log(len(keys[part]))).view(1))
+        rows.append(values[part].mean(0, keepdim=True))
+    return torch.softmax(torch.cat(logits), dim=0) @ torch.cat(rows)
 
 
 def memory_states(
@@ -74,16 +97,23 @@ def segmented_recurrent_attention(
     threshold: Tensor | None = None,
     clamp: float | None = None,
     first_position: int = 0,
+    segments_per_query: int | None = None,
+    pooled: bool = False,
+    previous: bool = False,
 ) -> Tensor:
-    """Local plus recurrent term of every position (docs/attention.md, section 2).
+    """Local plus recurrent term of every position (docs/attention.md, sections 2 and 5).
 
     Args:
         query: (B, H, T, D), scaled already.
         keys, values: (B, H, N, D); row b's real tokens are its first `lengths[b]`.
         segment_size: s.
-        schedule_length: L, one for all rows or one per row.
+        schedule_length: L, one for all rows or one per row; of no effect where segments are chosen by content and
+            there is no RAF memory.
         weight, leak, threshold, clamp: of the RAF memory; without a weight there is no memory.
         first_position: t of the first query, for decoding step by step.
+        segments_per_query: k, segments that every query chooses by content; None: the clock's one.
+        pooled: the segments that are not attended to take part in the softmax by their means.
+        previous: the segment that was visited before is attended to as well.
     Returns:
         (B, H, T, D).
     """
@@ -91,6 +121,7 @@ def segmented_recurrent_attention(
     for b, length in enumerate(lengths):
         row_length = schedule_length if isinstance(schedule_length, int) else schedule_length[b]
         num_segments = max(1, math.ceil(length / segment_size))
+        parts = [slice(j * segment_size, min((j + 1) * segment_size, length)) for j in range(num_segments)]
         positions = range(first_position, first_position + query.size(2))
         # all segments visited up to the last position, those before `first_position` included
         path = [segment_of_position(t, num_segments, row_length) for t in range(positions.stop)]
@@ -98,16 +129,21 @@ def segmented_recurrent_attention(
         heads = []
         for h in range(query.size(1)):
             k, v = keys[b, h, :length], values[b, h, :length]
+            means = [k[part].to(torch.promote_types(k.dtype, torch.float32)).mean(0) for part in parts]
             states = None
             if weight is not None:
                 states = memory_states(k, v, visited, segment_size, weight, leak, threshold, clamp)
             outputs = []
             for i, t in enumerate(positions):
-                part = slice(path[t] * segment_size, (path[t] + 1) * segment_size)
-                q = query[b, h, i]
-                output = local_term(q, k[part], v[part])
+                q, visit = query[b, h, i], visited.index(path[t])
+                if segments_per_query is not None:
+                    attended = chosen_segments(q, means, segments_per_query)
+                else:
+                    attended = visited[max(0, visit - 1) : visit + 1] if previous else [path[t]]
+                others = [j for j in range(num_segments) if j not in attended] if pooled else []
+                output = softmax_term(q, k, v, [parts[j] for j in attended], [parts[j] for j in others])
                 if states is not None:
-                    output = output + q @ states[visited.index(path[t])]
+                    output = output + q @ states[visit]
                 outputs.append(output)
             heads.append(torch.stack(outputs))
         rows.append(torch.stack(heads))

@@ -1,8 +1,8 @@
 """Position -> segment: the one place that knows which source segment a target position attends to.
 
-A schedule returns a `SegmentPlan`, which allows k segments per query and head, so that a schedule may choose
-by content, differ by head or look at several segments. To add one: write a class with `plan` and put it into
-`SCHEDULES`.
+A schedule returns a `SegmentPlan`, which allows k segments per query and head, so that a schedule may differ by head or
+look at several segments, or leave the choice to the queries (`content.py`). To add one: write a class with `plan` and
+`identity`, and put it into `SCHEDULES`.
 
 The paper's clock (docs/attention.md, section 4): sigma_b(t) = min(m_b - 1, floor(t m_b / L_b)).
 """
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...errors import ConfigurationError
 from ...registry import choose
+from .content import ContentSchedule
 from .plan import SegmentPlan
 from .segments import SourceLayout
 
@@ -23,9 +24,7 @@ class ClockSchedule:
         expected_target_length: L, at least 1, in target tokens (end of sentence included).
     """
 
-    # A schedule that looks at queries or keys must be asked anew by every layer.
-    uses_content = False
-    uses_target_lengths = False
+    uses_content = False  # queries choose their segments
 
     def __init__(self, expected_target_length: int):
         if expected_target_length is None or expected_target_length < 1:
@@ -35,6 +34,11 @@ class ClockSchedule:
             )
         self.expected_target_length = int(expected_target_length)
 
+    @property
+    def identity(self) -> tuple:
+        """What plans depend on beside the arguments of `plan`."""
+        return type(self), self.expected_target_length
+
     def plan(
         self,
         layout: SourceLayout,
@@ -43,8 +47,6 @@ class ClockSchedule:
         hypotheses: int = 1,
         target_lengths: Tensor | None = None,
         decoding: bool = False,
-        query: Tensor | None = None,
-        keys: Tensor | None = None,
     ) -> SegmentPlan:
         """Plan `length` target positions from `first_position` on.
 
@@ -53,7 +55,6 @@ class ClockSchedule:
             hypotheses: per sentence; the plan has Q = hypotheses * length queries, hypothesis by hypothesis.
             target_lengths: (B,), true target lengths; None where nobody can know them (decoding).
             decoding: later positions will come: memory states for all of them are wanted.
-            query, keys: (B, H, Q, D) and (B, H, m, s, D), for schedules with `uses_content`.
         """
         counts = layout.segment_counts
         row_lengths = self._row_lengths(target_lengths)  # an int, or (B, 1)
@@ -83,7 +84,7 @@ class ClockSchedule:
             num_states=num_states,
             max_segments=layout.max_segments,
             state_follows_segment=True,
-            same_segment=length == 1,
+            one_position=length == 1,
             in_order=first_position == 0 and hypotheses == 1,
         )
 
@@ -113,8 +114,6 @@ class TargetLengthSchedule(ClockSchedule):
     It tells the decoder how long the target will be (docs/attention.md, section 4), which a decoder cannot know.
     """
 
-    uses_target_lengths = True
-
     def _row_lengths(self, target_lengths: Tensor | None) -> int | Tensor:
         if target_lengths is None:
             return self.expected_target_length
@@ -124,9 +123,22 @@ class TargetLengthSchedule(ClockSchedule):
 SCHEDULES = {
     "fixed": ClockSchedule,
     "target": TargetLengthSchedule,
+    "content": ContentSchedule,
 }
 
 
-def build_schedule(name: str, expected_target_length: int) -> ClockSchedule:
-    """The schedule registered as `name` (`--segment-schedule`)."""
-    return choose(SCHEDULES, name, "--segment-schedule")(expected_target_length)
+def build_schedule(
+    name: str, expected_target_length: int | None = None, segments_per_query: int = 8, score: str = "mean"
+) -> "ClockSchedule | ContentSchedule":
+    """The schedule registered as `name` (`--segment-schedule`).
+
+    Args:
+        expected_target_length: the clock's L; with segments chosen by content it is that of the memory's visits, and
+            None where there is no memory that goes by visits.
+        segments_per_query, score: of segments chosen by content.
+    """
+    schedule = choose(SCHEDULES, name, "--segment-schedule")
+    if not schedule.uses_content:
+        return schedule(expected_target_length)
+    clock = None if expected_target_length is None else ClockSchedule(expected_target_length)
+    return schedule(segments_per_query, score, clock)

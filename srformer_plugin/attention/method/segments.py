@@ -74,17 +74,32 @@ class SourceLayout:
         rows = projected.reshape(source_length * batch_size * num_heads, -1).index_select(0, index.flatten())
         return rows.view(shape).masked_fill(~self.is_real[:, None, :, :, None], 0)
 
+    @property
+    def tokens(self) -> Tensor:
+        """(B, m) int64, real tokens of every segment."""
+        before = torch.arange(self.max_segments, device=self.lengths.device) * self.segment_size
+        return (self.lengths.unsqueeze(1) - before).clamp(0, self.segment_size)
+
+    def means(self, states: Tensor) -> Tensor:
+        """The mean over every segment's real tokens of keys or values (B, H, m, s, D), zeros in empty slots.
+
+        Returns:
+            (B, H, m, D), float32 or, of float64, float64; zeros for a segment without a token.
+        """
+        total = states.sum(3, dtype=torch.promote_types(states.dtype, torch.float32))
+        return total / self.tokens.clamp(min=1)[:, None, :, None]
+
     def scatter_weights(self, weights: Tensor, segments: Tensor) -> Tensor:
         """Put attention weights on segments back on the source positions they belong to.
 
         Args:
             weights: (B, H, T, k, s), of the segments each query attended.
-            segments: (B, H or 1, T, k) int64, which segments these are.
+            segments: (B, H or 1, T, k) int64, which segments these are; -1: none, and weights are 0.
         Returns:
             (B, H, T, N), zero where a query did not look.
         """
         batch_size, num_heads, length = weights.shape[:3]
-        segments = segments.expand(-1, num_heads, -1, -1).flatten(1)
+        segments = segments.clamp(min=0).expand(-1, num_heads, -1, -1).flatten(1)
         if self.source_index is None:
             step = torch.arange(self.segment_size, device=weights.device)
             positions = segments.unsqueeze(-1) * self.segment_size + step
@@ -94,3 +109,12 @@ class SourceLayout:
         dense = weights.new_zeros(batch_size, num_heads, length, self.source_length)
         # added, not written: an empty slot shares its (clipped) position with a real one and holds weight 0
         return dense.scatter_add_(3, positions.view(batch_size, num_heads, length, -1), weights.flatten(3))
+
+    def spread_over_segments(self, weights: Tensor) -> Tensor:
+        """Weights on segments (B, H, T, m) as weights on source positions (B, H, T, N), a segment's tokens alike."""
+        share = (weights / self.tokens.clamp(min=1)[:, None, None]).unsqueeze(-1)
+        share = share.expand(-1, -1, -1, -1, self.segment_size)
+        if self.is_real is not None:
+            share = share * self.is_real[:, None, None]
+        every = torch.arange(self.max_segments, device=weights.device).expand(weights.size(0), 1, weights.size(2), -1)
+        return self.scatter_weights(share, every)

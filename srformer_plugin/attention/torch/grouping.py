@@ -122,7 +122,7 @@ def group_together(target: Tensor, num_queries: int) -> Grouping:
 @once_per_plan
 def by_segment(plan: SegmentPlan) -> Grouping:
     """Queries grouped by the segment they attend to."""
-    if plan.same_segment:
+    if plan.one_position:
         return group_together(plan.segments[:, 0, 0, 0], plan.segments.size(2))
     return group_reads(plan.segments, plan.max_segments)
 
@@ -130,6 +130,8 @@ def by_segment(plan: SegmentPlan) -> Grouping:
 @once_per_plan
 def by_state(plan: SegmentPlan) -> Grouping:
     """Queries grouped by the memory state they read."""
+    if plan.one_position and not plan.state_follows_segment:
+        return group_together(plan.states[:, 0, 0, 0], plan.states.size(2))
     if not plan.state_follows_segment:
         return group_reads(plan.states, plan.num_states)
     local = by_segment(plan)
