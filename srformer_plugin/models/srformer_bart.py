@@ -10,7 +10,7 @@ from ..hub import SRformerBARTHubInterface, load
 from .checkpoint_state import fit_positions
 from .encoder_attention import attend_within_sentences
 from .segmented_decoder import SegmentedDecoder
-from .segmented_model import SegmentedModel
+from .segmented_model import SegmentedModel, choose_by_content
 
 
 @register_model("srformer_bart")
@@ -78,6 +78,20 @@ def srformer_bart_base(args):
 def srformer_bart(args):
     """The default: base sizes."""
     srformer_bart_base(args)
+
+
+@register_model_architecture("srformer_bart", "srformer_bart_content")
+def srformer_bart_content(args):
+    """Base sizes; every query of every head chooses 8 segments of 16 tokens by content."""
+    choose_by_content(args)
+    srformer_bart_base(args)
+
+
+@register_model_architecture("srformer_bart", "srformer_bart_content_large")
+def srformer_bart_content_large(args):
+    """Large sizes; segments as with `srformer_bart_content`."""
+    choose_by_content(args)
+    srformer_bart_large(args)
 
 
 @register_model_architecture("srformer_bart", "srformer_bart_tiny")

@@ -22,7 +22,7 @@ from ..errors import ConfigurationError
 from ..hub import SRformerHubInterface, load
 from ..registry import choose
 from .segmented_decoder import SegmentedDecoder, SegmentedDecoderLayer, wrap_layer
-from .segmented_model import SegmentedModel
+from .segmented_model import SegmentedModel, choose_by_content
 from .t5_modules import (
     GatedLinear,
     RelativePositionBias,
@@ -418,6 +418,23 @@ def srformer_t5_v1_1_base(args):
 def srformer_t5_v1_1_large(args):
     """T5 v1.1's large sizes: 24 + 24 layers of 1,024."""
     _architecture(args, 1024, 2816, 24, 16, v1_1=True)
+
+
+def _register_content(sizes, suffix):
+    """An architecture of the same sizes whose queries choose 8 segments of 16 tokens by content."""
+
+    @register_model_architecture("srformer_t5", f"srformer_t5_content{suffix}")
+    def architecture(args):
+        choose_by_content(args)
+        sizes(args)
+
+
+_register_content(srformer_t5_small, "")
+_register_content(srformer_t5_base, "_base")
+_register_content(srformer_t5_large, "_large")
+_register_content(srformer_t5_v1_1_small, "_v1_1_small")
+_register_content(srformer_t5_v1_1_base, "_v1_1_base")
+_register_content(srformer_t5_v1_1_large, "_v1_1_large")
 
 
 @register_model_architecture("srformer_t5", "srformer_t5_tiny")

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from srformer_plugin.attention.method.content import ContentSchedule, highest
 from srformer_plugin.attention.method.reference import chosen_segments
 from srformer_plugin.attention.method.segments import SourceLayout
+from srformer_plugin.attention.source_context import SourceContext
 from srformer_plugin.attention.torch import chosen
 from srformer_plugin.attention.torch.chosen import attend_segments
 from srformer_plugin.errors import ConfigurationError
@@ -170,7 +171,8 @@ def test_steps_equal_all_positions_at_once_whatever_the_beam(schedule, memory, s
     targets, beam = 19, 3
     query = torch.randn(targets, 2 * beam, module.embed_dim, dtype=torch.float64)
     with torch.no_grad():
-        whole, weights = module(query, *[encoder.repeat_interleave(beam, 1)] * 2, mask.repeat_interleave(beam, 0), need_weights=True)
+        copies = encoder.repeat_interleave(beam, 1)
+        whole, weights = module(query, copies, copies, mask.repeat_interleave(beam, 0), need_weights=True)
         state = {}
         steps = [module(query[t : t + 1], encoder, encoder, mask, state, need_weights=True) for t in range(targets)]
         torch.testing.assert_close(torch.cat([step[0] for step in steps]), whole)
@@ -181,8 +183,6 @@ def test_steps_equal_all_positions_at_once_whatever_the_beam(schedule, memory, s
         torch.testing.assert_close(first, whole[:length])
         then, _ = module(query[length : length + 1], encoder, encoder, mask, state)
         torch.testing.assert_close(then, whole[length : length + 1])
-
-        from srformer_plugin.attention.source_context import SourceContext
 
         source = module.open_source(encoder, SourceContext(mask), targets)
         steps = [module.step(query[t : t + 1], source, torch.tensor([t])) for t in range(targets)]
@@ -311,7 +311,7 @@ def test_no_tensor_of_all_targets_by_all_sources(memory):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"segment_schedule": "content", "cross_attention": "previous"}, "--cross-attention previous .*content has none"),
+        ({"segment_schedule": "content", "cross_attention": "previous"}, "--cross-attention previous .* has none"),
         ({"segment_schedule": "content", "segments_per_query": 0}, "--segments-per-query must be at least 1, got 0"),
         ({"segment_schedule": "content", "segment_score": "best"}, "--segment-score 'best' is unknown; .*mean"),
     ],

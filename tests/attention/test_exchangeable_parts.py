@@ -1,38 +1,49 @@
-"""A third schedule and a third memory: one class and one registry line each, nothing else.
-
-They stand for what will come: segments chosen by content, several per query and head; another memory.
-"""
+"""Another schedule, another score and another memory: one class and one registry line each, nothing else."""
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
+from against_reference import pad_batch
 
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
-from srformer_plugin.attention.method.memory import MEMORIES, NoMemory
+from srformer_plugin.attention.method.content import SCORES, MeanScore
+from srformer_plugin.attention.method.memory import MEMORIES, Memory
 from srformer_plugin.attention.method.plan import SegmentPlan
 from srformer_plugin.attention.method.schedule import SCHEDULES, ClockSchedule
 from srformer_plugin.attention.settings import SegmentSettings
 
 
-class TwoByContent(ClockSchedule):
-    """Every query of every head reads the two segments whose mean key fits it best."""
+class ByHead(ClockSchedule):
+    """Head h at position t reads segments t + h and t + h + 1, counted round and round."""
 
-    uses_content = True
+    def plan(self, layout, first_position, length, hypotheses=1, **others):
+        position = torch.arange(first_position, first_position + length).repeat(hypotheses)
+        first = position + torch.arange(2).unsqueeze(1)
+        segments = torch.stack((first, first + 1), dim=-1) % layout.segment_counts.view(-1, 1, 1, 1)
+        segments[..., 1][segments[..., 0] == segments[..., 1]] = -1
+        states = position.expand(layout.lengths.size(0), 1, -1).unsqueeze(3) % layout.segment_counts.view(-1, 1, 1, 1)
+        return SegmentPlan(segments, states, None, layout.max_segments, layout.max_segments)
 
-    def plan(self, layout, first_position, length, query=None, keys=None, **others):
-        scores = torch.einsum("bhqd,bhmd->bhqm", query, keys.mean(3))
-        absent = torch.arange(layout.max_segments) >= layout.segment_counts[:, None]
-        best = scores.masked_fill(absent[:, None, None], -torch.inf).topk(2, dim=-1).indices
-        return SegmentPlan(best, best[..., :1], None, layout.max_segments, layout.max_segments)
+
+class FarthestScore(MeanScore):
+    """The longest keys: whatever the query is."""
+
+    @staticmethod
+    def summarise(keys, layout):
+        return layout.means(keys.square().sum(-1, keepdim=True))
+
+    @staticmethod
+    def rate(query, summaries):
+        return summaries.transpose(2, 3).expand(-1, -1, query.size(2), -1)
 
 
-class LinearMemory(nn.Module):
+class LinearMemory(Memory):
     """Every other segment's product, as it is."""
 
+    goes_by_visits = True
+
     def __init__(self, num_heads, head_dim, settings):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(num_heads))
+        super().__init__(num_heads, head_dim, settings)
+        self.scale = torch.nn.Parameter(torch.ones(num_heads))
 
     def encode(self, keys, values, layout, plan):
         products = keys.transpose(-1, -2) @ values
@@ -43,16 +54,25 @@ class LinearMemory(nn.Module):
 
 
 @pytest.fixture
-def module(monkeypatch):
-    monkeypatch.setitem(SCHEDULES, "content", TwoByContent)
+def build(monkeypatch):
+    monkeypatch.setitem(SCHEDULES, "by-head", ByHead)
+    monkeypatch.setitem(SCORES, "farthest", FarthestScore)
     monkeypatch.setitem(MEMORIES, "linear", LinearMemory)
-    settings = SegmentSettings(
-        cross_attention="linear", segment_schedule="content", segment_size=3, expected_target_length=5
-    )
-    return SegmentedCrossAttention(8, 2, settings.check()).double()
+
+    def build(**options):
+        settings = SegmentSettings(cross_attention="linear", segment_size=3, expected_target_length=4, **options)
+        return SegmentedCrossAttention(8, 2, settings.check()).double()
+
+    return build
 
 
-def test_two_segments_per_query_and_head_with_another_memory(module):
+BY_HEAD = {"segment_schedule": "by-head"}
+BY_SCORE = {"segment_schedule": "content", "segment_score": "farthest", "segments_per_query": 2}
+
+
+@pytest.mark.parametrize("options", [BY_HEAD, BY_SCORE], ids=["schedule", "score"])
+def test_two_segments_per_query_and_head_with_another_memory(build, options):
+    module = build(**options)
     query, encoder = (torch.randn(n, 1, 8, dtype=torch.float64) for n in (5, 11))
     output, weights = module(query, encoder, encoder, None, need_head_weights=True)
 
@@ -65,41 +85,27 @@ def test_two_segments_per_query_and_head_with_another_memory(module):
     expected = torch.zeros(5, 2, 4, dtype=torch.float64)
     for h in range(2):
         for t in range(5):
-            # the last segment holds two tokens: its mean is over three slots, one of them zero
-            scores = torch.stack([q[h, t] @ k[h, part].sum(0) / 3 for part in segments])
-            best = scores.topk(2).indices.tolist()
-            tokens = torch.cat([torch.arange(11)[segments[j]] for j in best])
+            if options is BY_HEAD:
+                read, visited = [(t + h) % 4, (t + h + 1) % 4], t % 4
+            else:
+                lengths = torch.stack([k[h, part].square().sum(1).mean() for part in segments])
+                read = lengths.topk(2).indices.tolist()
+                visited = min(t, 3)  # the clock's, with as many positions as segments
+            tokens = torch.cat([torch.arange(11)[segments[j]] for j in read])
             probabilities = torch.softmax(k[h, tokens] @ q[h, t], dim=0)
-            others = [j for j in range(4) if j != best[0]]
-            state = sum(k[h, segments[j]].T @ v[h, segments[j]] for j in others)
+            state = sum(k[h, segments[j]].T @ v[h, segments[j]] for j in range(4) if j != visited)
             expected[t, h] = probabilities @ v[h, tokens] + q[h, t] @ state
             torch.testing.assert_close(weights[h, 0, t, tokens], probabilities)
             assert weights[h, 0, t].sum().item() == pytest.approx(1)
     torch.testing.assert_close(output, module.out_proj(expected.flatten(1)).unsqueeze(1))
 
 
-def test_a_chosen_segment_beyond_a_sentences_own_adds_nothing(module):
-    """Beside a longer sentence one of two tokens, in one segment, has to choose two all the same."""
-    module.memory = NoMemory(2, 4, None)
-    query, encoder = (torch.randn(n, 2, 8, dtype=torch.float64) for n in (5, 11))
-    mask = torch.zeros(2, 11, dtype=torch.bool)
-    mask[1, 2:] = True
-    together, _ = module(query, encoder, encoder, mask)
-    q, k, v = (
-        project(x).unflatten(2, (2, 4)).permute(1, 2, 0, 3)
-        for project, x in (
-            (module.q_proj, query[:, 1:]), (module.k_proj, encoder[:2, 1:]), (module.v_proj, encoder[:2, 1:])
-        )
-    )  # fmt: skip
-    full = F.scaled_dot_product_attention(q, k, v)
-    torch.testing.assert_close(together[:, 1:], module.out_proj(full.permute(2, 0, 1, 3).flatten(2)))
-
-
-def test_decoding_equals_training_with_them_too(module):
-    query, encoder = (torch.randn(n, 2, 8, dtype=torch.float64) for n in (5, 11))
-    mask = torch.zeros(2, 11, dtype=torch.bool)
-    mask[1, :4] = True
-    whole, _ = module.eval()(query, encoder, encoder, mask)
+@pytest.mark.parametrize("options", [BY_HEAD, BY_SCORE], ids=["schedule", "score"])
+def test_decoding_equals_training_with_them_too(build, options):
+    module = build(**options).eval()
+    encoder, mask = pad_batch([11, 7], 11, [0, 4], 8)
+    query = torch.randn(5, 2, 8, dtype=torch.float64)
+    whole, _ = module(query, encoder, encoder, mask)
     state = {}
     steps = [module(query[t : t + 1], encoder, encoder, mask, state)[0] for t in range(5)]
     torch.testing.assert_close(torch.cat(steps), whole)

@@ -1,5 +1,7 @@
 """`FastSequenceGenerator` finds what fairseq's `SequenceGenerator` finds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,13 +17,20 @@ from srformer_plugin.generation import FastSequenceGenerator
 from srformer_plugin.generation.beam_search import BeamSearch
 
 LENGTHS = [23, 5, 14, 1, 9]
+BY_CONTENT = {"segment_schedule": "content", "segments_per_query": 2}
 KINDS = [
     {"cross_attention": "srformer"},
     {"cross_attention": "srformer", "kv_clamp": 0.0, "expected_target_length": 3},
     {"cross_attention": "srformer", "segment_schedule": "target", "memory_gate": True},
     {"cross_attention": "segmented", "decoder_normalize_before": True, "encoder_normalize_before": True},
     {"cross_attention": "full"},
+    {"cross_attention": "segmented", **BY_CONTENT},
+    {"cross_attention": "srformer", **BY_CONTENT},
+    {"cross_attention": "pooled", **BY_CONTENT},
+    {"cross_attention": "pooled"},
+    {"cross_attention": "previous", "expected_target_length": 3},
     {"arch": "srformer_t5_tiny"},
+    {"arch": "srformer_t5_tiny", "cross_attention": "segmented", **BY_CONTENT},
     # another seed: with the first, two hypotheses have exactly the same score
     {"arch": "srformer_t5_tiny", "cross_attention": "full", "feed_forward": "gated-gelu", "seed": 2},
 ]
@@ -140,14 +149,20 @@ def test_prefixes_and_other_models_are_left_to_the_stock_generator(model, make_s
 
 
 def test_a_schedule_it_does_not_know_is_left_to_the_stock_generator(build_model, make_sample, caplog, monkeypatch):
-    class ByContent(ClockSchedule):
-        uses_content = True
+    class Twice(ClockSchedule):
+        """Two segments, the clock's and the first."""
 
-    monkeypatch.setitem(SCHEDULES, "content", ByContent)
-    model = build_model(segment_schedule="content")
+        def plan(self, *arguments, **options):
+            plan = super().plan(*arguments, **options)
+            first = torch.where(plan.segments == 0, -1, 0)
+            segments = torch.cat((plan.segments, first), dim=3)
+            return replace(plan, segments=segments, state_follows_segment=False, in_order=False)
+
+    monkeypatch.setitem(SCHEDULES, "twice", Twice)
+    model = build_model(segment_schedule="twice")
     stock, fast = both(model, make_sample(LENGTHS), 2)
     check_equal(stock, fast)
-    assert "looks at the content" in caplog.text
+    assert "several segments" in caplog.text
 
 
 @torch.no_grad()

@@ -5,11 +5,17 @@ import torch
 from fairseq.search import Sampling
 from fairseq.sequence_generator import SequenceGenerator
 
+BY_CONTENT = {"segment_schedule": "content", "segments_per_query": 2}
 KINDS = [
     {"cross_attention": "srformer"},
     {"cross_attention": "srformer", "kv_clamp": 0.0, "expected_target_length": 3},
     {"cross_attention": "srformer", "segment_schedule": "target", "memory_gate": True},
     {"cross_attention": "segmented"},
+    {"cross_attention": "segmented", **BY_CONTENT},
+    {"cross_attention": "srformer", **BY_CONTENT},
+    {"cross_attention": "pooled", **BY_CONTENT},
+    {"cross_attention": "pooled"},
+    {"cross_attention": "previous"},
     {"cross_attention": "full"},
 ]
 LENGTHS = [23, 5, 14, 1]
@@ -60,10 +66,11 @@ def test_beam_search_scores_are_those_of_teacher_forcing(build_model, make_sampl
     check_scores(model, sample, generate(model, sample, beam))
 
 
+@pytest.mark.parametrize("options", [{}, {"cross_attention": "segmented", **BY_CONTENT}], ids=["clock", "content"])
 @pytest.mark.parametrize("beam", [1, 4])
 @torch.no_grad()
-def test_so_are_they_after_a_prefix(build_model, make_sample, beam):
-    model, sample = build_model(), make_sample(LENGTHS)
+def test_so_are_they_after_a_prefix(build_model, make_sample, beam, options):
+    model, sample = build_model(**options), make_sample(LENGTHS)
     dictionary = model.decoder.dictionary
     prefix = torch.randint(dictionary.nspecial, len(dictionary), (len(LENGTHS), 5))
     prefix[1, 2:] = dictionary.pad()  # prefixes of different lengths
@@ -168,10 +175,10 @@ def test_loss_of_a_sentence_does_not_depend_on_its_batch(build_model, make_sampl
         torch.testing.assert_close(together[row, :target], alone[0], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["srformer", "segmented", "full"])
+@pytest.mark.parametrize("options", KINDS, ids=lambda o: "-".join(map(str, o.values())))
 @torch.no_grad()
-def test_alignment_is_returned_only_when_asked(build_model, make_sample, kind):
-    model, sample = build_model(cross_attention=kind), make_sample(LENGTHS)
+def test_alignment_is_returned_only_when_asked(build_model, make_sample, options):
+    model, sample = build_model(**options), make_sample(LENGTHS)
     previous = torch.randint(4, 20, (4, 6))
     assert model(**sample["net_input"], prev_output_tokens=previous)[1]["attn"] == [None]
     assert model.train()(**sample["net_input"], prev_output_tokens=previous)[1]["attn"] == [None]

@@ -37,6 +37,16 @@ def inverse_root(squares: Tensor) -> Tensor:
     return torch.where(alive, squares, torch.ones_like(squares)).rsqrt() * alive
 
 
+def masked_softmax(logits: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """The log of the sum of exp(logits) over the last dimension, without what is `hidden`, and the softmax.
+
+    Where all is hidden the sum is close to the lowest number of its dtype, and the softmax is 0. Never NaN, and neither
+    are gradients.
+    """
+    logits = logits.masked_fill(hidden, torch.finfo(logits.dtype).min / 2)
+    return logits.logsumexp(-1), logits.softmax(-1).masked_fill(hidden, 0)
+
+
 class Memory(nn.Module):
     """What every memory has; a subclass overrides what it does in another way.
 
@@ -160,10 +170,10 @@ class PooledMemory(Memory):
     joins_softmax = True
 
     def encode(self, keys: Tensor, values: Tensor, layout: SourceLayout, plan: SegmentPlan) -> Tensor:
-        """Mean key, mean value and log n of every segment: (B, H, m, 2 D + 1), at least float32."""
+        """Mean key, mean value and number of tokens of every segment: (B, H, m, 2 D + 1), at least float32."""
         means = (layout.means(keys), layout.means(values))
-        tokens = layout.tokens.to(means[0].dtype).log()  # of none: minus infinity
-        return torch.cat((*means, tokens[:, None, :, None].expand(-1, keys.size(1), -1, -1)), dim=-1)
+        tokens = layout.tokens.to(means[0].dtype)[:, None, :, None].expand(-1, keys.size(1), -1, -1)
+        return torch.cat((*means, tokens), dim=-1)
 
     @staticmethod
     def pool(query: Tensor, states: Tensor, segments: Tensor, dropout: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,13 +190,12 @@ class PooledMemory(Memory):
         """
         keys, values, tokens = states.split((query.size(-1), query.size(-1), 1), dim=-1)
         with torch.autocast(query.device.type, enabled=False):
-            logits = query.to(states.dtype) @ keys.transpose(2, 3) + tokens.transpose(2, 3)
+            tokens = tokens.transpose(2, 3)
+            logits = query.to(states.dtype) @ keys.transpose(2, 3) + tokens.clamp(min=1).log()
             # one column more, for -1
             attended = logits.new_zeros((*segments.shape[:3], keys.size(2) + 1), dtype=torch.bool)
             attended = attended.scatter_(3, segments.remainder(keys.size(2) + 1), True)[..., :-1]
-            logits = logits.masked_fill(attended, -torch.inf)
-            log_sum = logits.logsumexp(3)
-            weights = (logits - log_sum.clamp(min=torch.finfo(logits.dtype).min).unsqueeze(3)).exp()
+            log_sum, weights = masked_softmax(logits, attended | (tokens == 0))
             return F.dropout(weights, dropout, training=dropout > 0) @ values, log_sum, weights
 
 

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..method.memory import masked_softmax
+
 FEW_QUERIES = 16  # so many copies of their own segments cost less than sorting
 LARGEST_TILE = 64
 
@@ -35,8 +37,8 @@ def attend_segments(
         dropout: probability, on the weights.
         need_weights: also return the weights, with gradients.
     Returns:
-        output (B, H, Q, D); the log of the sum of exp(logits) (B, H, Q), at least float32 (minus infinity where
-        there is no token); and the weights (B, H, Q, k, s) or None.
+        output (B, H, Q, D); the log of the sum of exp(logits) (B, H, Q), at least float32 (minus infinity, or close to
+        the lowest number, where there is no token); and the weights (B, H, Q, k, s) or None.
     """
     with torch.autocast(query.device.type, enabled=False):
         query = query.to(keys.dtype)
@@ -87,9 +89,7 @@ def _attend_copies(query, keys, values, is_real, segments, dropout):
     if is_real is not None:
         hidden = hidden | ~is_real[batch, read]
     hidden = hidden.expand(*hidden.shape[:4], keys.size(3)).flatten(3)
-    scores = scores.masked_fill(hidden, -torch.inf)
-    log_sum = scores.logsumexp(-1)
-    weights = (scores - log_sum.clamp(min=torch.finfo(exact).min).unsqueeze(-1)).exp()
+    log_sum, weights = masked_softmax(scores, hidden)
     dropped = F.dropout(weights.to(values.dtype), p=dropout, training=dropout > 0)
     output = (dropped.unsqueeze(-2) @ own_values).squeeze(-2)
     return output, log_sum, weights.unflatten(3, (segments.size(3), -1))
