@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from srformer_plugin.attention.method.content import ContentSchedule, highest
 from srformer_plugin.attention.method.reference import chosen_segments
 from srformer_plugin.attention.method.segments import SourceLayout
+from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.attention.source_context import SourceContext
 from srformer_plugin.attention.torch import chosen
 from srformer_plugin.attention.torch.chosen import attend_segments
@@ -318,7 +319,7 @@ def test_no_tensor_of_all_targets_by_all_sources(memory):
 )
 def test_settings_that_cannot_work_are_refused_by_name(options, message):
     with pytest.raises(ConfigurationError, match=message):
-        build(**options)
+        SegmentSettings(**options).check()
 
 
 def test_a_clock_is_needed_only_by_a_memory_of_visits():

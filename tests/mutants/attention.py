@@ -13,7 +13,6 @@ OPS_TESTS = "tests/attention/test_torch_ops.py"
 SCHEDULE_TESTS = "tests/attention/test_schedule.py"
 BACKEND_TESTS = "tests/attention/test_backends.py"
 KERNEL_TESTS = "tests/attention/test_triton_ops.py"
-PARTS_TESTS = "tests/attention/test_exchangeable_parts.py"
 SETTINGS_TESTS = "tests/models/test_settings.py"
 
 MUTANTS = [
@@ -75,7 +74,7 @@ MUTANTS = [
         "file": TORCH,
         "old": "scores = scores.masked_fill(empty, torch.finfo(scores.dtype).min)",
         "new": "pass",
-        "tests": f"{PARTS_TESTS} -k adds_nothing",
+        "tests": f"{OPS_TESTS} -k depend_on_its_batch",
     },
     {
         "file": BACKENDS,
