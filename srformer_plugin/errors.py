@@ -7,8 +7,8 @@ class ConfigurationError(UserError, ValueError):
     """A setting that cannot work.
 
     The message is one clear sentence that names the flag and its value and says what to do. It is
-    raised before training or decoding starts, and :mod:`srformer_plugin.compat` lets it through
-    where fairseq would hide it.
+    raised before training or decoding starts, and :mod:`srformer_plugin.compat` makes it the one
+    line that a command of fairseq ends with.
     """
 
 

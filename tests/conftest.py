@@ -94,6 +94,7 @@ def train_in_process(monkeypatch, caplog):
     from fairseq_cli import train
 
     def run(*arguments):
+        monkeypatch.setenv("SRFORMER_TRACEBACK", "1")  # errors as exceptions
         monkeypatch.setattr(sys, "argv", ["fairseq-train", *map(str, arguments)])
         caplog.clear()
         with caplog.at_level(logging.INFO):

@@ -19,6 +19,7 @@ def here(tool, *arguments):
     root.setLevel(logging.INFO)
     try:
         with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SRFORMER_TRACEBACK", "1")  # errors as exceptions
             patch.setattr(sys, "argv", ["fairseq", *map(str, arguments)])
             patch.setattr(fairseq_validate, "reset_logging", lambda: None)  # would remove every handler, pytest's too
             tool.cli_main()

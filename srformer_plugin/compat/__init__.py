@@ -5,15 +5,24 @@ longer needed. Every mend may be applied twice, and none is a switch: what one t
 docs/platform.md has them in one table; tests/compat shows each fault. Line numbers are those of ve-fairseq 0.12.3.
 """
 
-from .batches import bucket_batches, keep_last_batch
+from .batches import bucket_batches, keep_last_batch, refuse_sentences_in_one_line
 from .checkpoints import allow_checkpoint_classes, explain_refused_checkpoint, show_configuration_errors
-from .decoding import attend_to_the_own_source, block_repeated_ngrams
+from .commands import end_with_one_line
+from .decoding import (
+    attend_to_the_own_source,
+    block_repeated_ngrams,
+    count_sentences_of_a_diverse_beam,
+    replace_unknown_words_without_a_file,
+)
 from .fast_path import avoid_encoder_fast_path, drop_fast_path_parameters
 from .half_precision import survive_overflow_without_cuda, train_half_precision_without_accelerator
 from .numpy_aliases import restore_numpy_aliases
+from .positions import cut_and_count_sources, take_the_checkpoints_positions
+from .training import stop_where_a_training_ended
 
 MENDS = (
     keep_last_batch,
+    refuse_sentences_in_one_line,
     allow_checkpoint_classes,
     explain_refused_checkpoint,
     train_half_precision_without_accelerator,
@@ -22,9 +31,15 @@ MENDS = (
     restore_numpy_aliases,
     attend_to_the_own_source,
     block_repeated_ngrams,
+    count_sentences_of_a_diverse_beam,
+    replace_unknown_words_without_a_file,
     avoid_encoder_fast_path,
     drop_fast_path_parameters,
     show_configuration_errors,
+    take_the_checkpoints_positions,
+    cut_and_count_sources,
+    stop_where_a_training_ended,
+    end_with_one_line,  # the last around `call_main`, so that it sees what the others raise
 )
 
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 from fairseq.data import bucket_pad_length_dataset, data_utils
+from fairseq.tasks import FairseqTask
 
+from ..errors import ConfigurationError
 from .patching import wrap
 
 
@@ -20,6 +22,8 @@ def keep_last_batch():
         def batch_by_size(indices, num_tokens_fn, *args, **kwargs):
             if not isinstance(indices, np.ndarray):
                 indices = np.fromiter(indices, dtype=np.int64, count=-1)
+            if len(indices) == 0:  # :357 looks at the last of no batches
+                return []
             batches = original(indices, num_tokens_fn, *args, **kwargs)
             # Batches of fixed shapes are not cut by that line: fairseq fills them in another order.
             fixed_shapes = kwargs.get("fixed_shapes", args[4] if len(args) > 4 else None)
@@ -51,3 +55,44 @@ def bucket_batches():
     # raw_audio_dataset.py imports it by name as well; text tasks do not use that file.
     for module in (data_utils, bucket_pad_length_dataset):
         wrap(module, "get_buckets", make_wrapper)
+
+
+def refuse_sentences_in_one_line():
+    """Name the flags where sentences are too long, and where none is left.
+
+    ``tasks/fairseq_task.py:187`` raises a bare ``Exception`` on the first sentence that is too long, and where all are
+    left out (``--skip-invalid-size-inputs-valid-test``, training) the command ends in an IndexError
+    (``data/data_utils.py:357``) or a division by zero. ``data/data_utils_fast.pyx:30`` asserts that ``--max-tokens``
+    holds the longest. Not needed when each ends in a sentence.
+    """
+
+    def batch(original):
+        def batch_by_size(*args, **kwargs):
+            try:
+                return original(*args, **kwargs)
+            except AssertionError as error:
+                if "max_tokens" not in str(error):
+                    raise
+                raise ConfigurationError(f"{error}: raise --max-tokens, or give --batch-size in its place") from error
+
+        return batch_by_size
+
+    def select(original):
+        def filter_indices_by_size(self, indices, dataset, max_positions=None, ignore_invalid_inputs=False):
+            try:
+                kept = original(self, indices, dataset, max_positions, ignore_invalid_inputs)
+            except Exception as error:
+                if type(error) is not Exception:
+                    raise
+                raise ConfigurationError(f"{error}; or raise --max-source-positions") from error
+            if len(kept) == 0 and len(indices) > 0:
+                raise ConfigurationError(
+                    f"all {len(indices):,} sentences are left out: they have more than {max_positions} tokens (source, "
+                    "target); raise --max-source-positions and --max-target-positions, or cut with --truncate-source"
+                )
+            return kept
+
+        return filter_indices_by_size
+
+    wrap(data_utils, "batch_by_size", batch)
+    wrap(FairseqTask, "filter_indices_by_size", select)

@@ -1,7 +1,10 @@
 """What goes wrong while fairseq decodes."""
 
+from fairseq import utils
 from fairseq.modules import MultiheadAttention
 from fairseq.ngram_repeat_block import NGramRepeatBlock
+from fairseq.search import DiverseBeamSearch
+from fairseq.sequence_generator import SequenceGenerator
 
 from .patching import wrap
 
@@ -48,3 +51,39 @@ def block_repeated_ngrams():
         return forward
 
     wrap(NGramRepeatBlock, "forward", make_wrapper)
+
+
+def count_sentences_of_a_diverse_beam():
+    """Make ``--diverse-beam-groups`` work for more than the first batch.
+
+    ``sequence_generator.py:337`` gives the search the numbers of the sentences in their data set, where
+    ``search.py:644`` looks for their rows in the batch: IndexError as soon as a number reaches the batch size, and
+    before that the overlap of another sentence. Without numbers the generator counts the rows. Not needed when a batch
+    with the numbers 10 and 11 is decoded.
+    """
+
+    def make_wrapper(original):
+        def _generate(self, sample, *args, **kwargs):
+            if isinstance(self.search, DiverseBeamSearch):
+                sample = {name: value for name, value in sample.items() if name != "id"}
+            return original(self, sample, *args, **kwargs)
+
+        return _generate
+
+    wrap(SequenceGenerator, "_generate", make_wrapper)
+
+
+def replace_unknown_words_without_a_file():
+    """Take ``--replace-unk`` without a file for what its help says: copy the source's word.
+
+    Its value is then "@@ " (``dataclass/configs.py:781``), and ``utils.py:169`` opens a file of that name. Not needed
+    when ``utils.load_align_dict("@@ ")`` returns.
+    """
+
+    def make_wrapper(original):
+        def load_align_dict(replace_unk):
+            return original("" if replace_unk == "@@ " else replace_unk)
+
+        return load_align_dict
+
+    wrap(utils, "load_align_dict", make_wrapper)

@@ -4,9 +4,15 @@ import functools
 
 
 def wrap(owner, name, make_wrapper):
-    """Replace ``owner.name`` by ``make_wrapper(original)``, once."""
-    original = getattr(owner, name)
-    if not hasattr(original, "srformer_original"):
-        wrapper = functools.wraps(original)(make_wrapper(original))
-        wrapper.srformer_original = original
+    """Replace ``owner.name`` by ``make_wrapper(original)``, once for every ``make_wrapper``.
+
+    ``owner.name.srformer_original`` is fairseq's own, whatever the number of mends around it.
+    """
+    current = getattr(owner, name)
+    mends = getattr(current, "srformer_mends", ())
+    mend = make_wrapper.__qualname__
+    if mend not in mends:
+        wrapper = functools.wraps(current)(make_wrapper(current))
+        wrapper.srformer_original = getattr(current, "srformer_original", current)
+        wrapper.srformer_mends = (*mends, mend)
         setattr(owner, name, wrapper)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from fairseq import utils
 from fairseq.data import BaseWrapperDataset, encoders
-from fairseq.dataclass.configs import GenerationConfig
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
+from ..compat.generation_settings import check_generation
 from ..errors import ConfigurationError
 from ..generation import FastSequenceGenerator
 from ..scoring.rouge import ROUGE_TYPES, score_texts
@@ -117,15 +117,10 @@ class SummarizationTask(TranslationTask):
             ConfigurationError: settings of `--eval-rouge` that cannot work.
         """
         model = super().build_model(cfg, from_checkpoint)
-        # In fairseq-generate the flag has its default, and a checkpoint may take less.
-        self.cfg.max_source_positions = min(self.cfg.max_source_positions, model.max_positions()[0])
         if self.cfg.eval_rouge:
             if self.cfg.eval_rouge_samples < 0:
                 raise ConfigurationError(f"--eval-rouge-samples {self.cfg.eval_rouge_samples} is negative")
-            settings = self._json("eval_rouge_args")
-            unknown = sorted(settings.keys() - GenerationConfig.__dataclass_fields__.keys())
-            if unknown:
-                raise ConfigurationError(f"--eval-rouge-args has {unknown[0]!r}, which fairseq-generate does not know")
+            settings = check_generation(self.cfg.eval_rouge_args, "--eval-rouge-args")
             self.detokenizer = encoders.build_tokenizer(
                 Namespace(tokenizer=self.cfg.eval_rouge_detok, **self._json("eval_rouge_detok_args"))
             )
@@ -159,17 +154,6 @@ class SummarizationTask(TranslationTask):
         super().load_dataset(split, epoch, combine, **kwargs)
         if self.cfg.eval_rouge and split != self.cfg.train_subset:
             self.datasets[split] = ChosenFirst(self.datasets[split], self.cfg.eval_rouge_samples)
-
-    def build_dataset_for_inference(self, src_tokens, src_lengths, **kwargs):
-        """As fairseq's, for fairseq-interactive; long sources are cut here, too."""
-        limit = self.cfg.max_source_positions
-        if self.cfg.truncate_source:
-            src_tokens = [
-                tokens if len(tokens) <= limit else torch.cat((tokens[: limit - 1], tokens[-1:]))
-                for tokens in src_tokens
-            ]
-            src_lengths = [len(tokens) for tokens in src_tokens]
-        return super().build_dataset_for_inference(src_tokens, src_lengths, **kwargs)
 
     def valid_step(self, sample, model, criterion):
         loss, sample_size, logging_output = super().valid_step(sample, model, criterion)

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 from fairseq.data import bucket_pad_length_dataset, data_utils, language_pair_dataset, token_block_dataset
 from fairseq.modules import dynamic_crf_layer
+from fairseq_cli import generate
+from fairseq_here import here
 from hypothesis import given
 from hypothesis import strategies as st
 from stock_bart import generate_arguments, stock
+
+from srformer_plugin.errors import ConfigurationError
 
 
 def test_stock_batching_loses_the_last_sentences():
@@ -95,3 +99,34 @@ def test_removed_aliases_exist_for_fairseq_alone(module):
     assert (module.np.float, module.np.compat.long) == (float, int)
     assert module.np.int64 is np.int64
     assert not hasattr(np, "compat")
+
+
+# --- sentences that are too long --------------------------------------------------------------------------
+
+
+def generate_here(corpus, checkpoint, *more):
+    return here(generate, *generate_arguments(corpus, checkpoint), *more)
+
+
+def test_a_sentence_that_is_too_long_is_refused_by_name(tiny_corpus, trained):
+    with pytest.raises(ConfigurationError, match="Size of sample .* raise --max-source-positions"):
+        generate_here(tiny_corpus, trained.checkpoint, "--max-source-positions", 3)
+
+
+def test_no_sentence_left_is_one_line(tiny_corpus, trained):
+    with pytest.raises(ConfigurationError, match="all 11 sentences are left out"):
+        generate_here(
+            tiny_corpus, trained.checkpoint, "--max-source-positions", 3, "--skip-invalid-size-inputs-valid-test"
+        )
+
+
+def test_a_batch_that_cannot_hold_a_sentence_is_refused_by_name(tiny_corpus, trained):
+    with pytest.raises(ConfigurationError, match="max_tokens=10: raise --max-tokens"):
+        generate_here(tiny_corpus, trained.checkpoint, "--max-tokens", 10)
+
+
+def test_stock_batching_fails_without_sentences():
+    nothing = {"num_tokens_vec": np.arange(0), "max_tokens": 9, "required_batch_size_multiple": 8}
+    with pytest.raises(IndexError):
+        stock(data_utils.batch_by_size)(np.arange(0), None, **nothing)
+    assert data_utils.batch_by_size(np.arange(0), None, **nothing) == []

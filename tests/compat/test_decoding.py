@@ -6,9 +6,10 @@ import threading
 
 import pytest
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from fairseq.modules import MultiheadAttention
 from fairseq.ngram_repeat_block import NGramRepeatBlock
+from fairseq.sequence_generator import SequenceGenerator
 from stock_bart import stock
 
 
@@ -80,6 +81,56 @@ def test_one_thread_decodes_while_another_scores(loaded):
         sys.setswitchinterval(before)
     assert found == [hypotheses] * 15
     assert wrong == []
+
+
+def numbered(task, first):
+    """A batch of four sentences that say they are number `first` and so on of their data set."""
+    dataset = task.dataset("valid")
+    batch = dataset.collater([dataset[index] for index in range(4)])
+    return {**batch, "id": batch["id"] + first}
+
+
+DIVERSE = argparse.Namespace(beam=4, max_len_b=6, diverse_beam_groups=2)
+
+
+def test_a_diverse_beam_finds_the_same_whatever_the_numbers_of_the_sentences(loaded):
+    model, task = loaded
+    generator = task.build_generator([model], DIVERSE)
+    found = [decode(generator, model, numbered(task, first)) for first in (0, 100)]
+    assert found[0] == found[1]
+
+
+def test_stock_diverse_beam_fails_past_the_first_batch(loaded, monkeypatch):
+    model, task = loaded
+    monkeypatch.setattr(SequenceGenerator, "_generate", stock(SequenceGenerator._generate))
+    with pytest.raises(IndexError):
+        decode(task.build_generator([model], DIVERSE), model, numbered(task, 100))
+
+
+def test_a_diverse_beam_counts_rows_when_sentences_end_early(loaded):
+    """The overlap of a sentence's groups is its own: alone it finds what it finds in a batch."""
+    model, task = loaded
+    generator = task.build_generator([model], DIVERSE)
+    dataset = task.dataset("valid")
+    together = decode(generator, model, numbered(task, 0))
+    alone = [decode(generator, model, dataset.collater([dataset[index]]))[0] for index in range(4)]
+    order = numbered(task, 0)["id"].tolist()
+    assert together == [alone[index] for index in order]
+
+
+# --- unknown words ----------------------------------------------------------------------------------------
+
+
+def test_stock_opens_a_file_that_is_none():
+    with pytest.raises(FileNotFoundError):
+        stock(utils.load_align_dict)("@@ ")
+
+
+def test_unknown_words_are_replaced_without_a_file(tmp_path):
+    assert utils.load_align_dict("@@ ") == {}
+    assert utils.load_align_dict(None) is None
+    (tmp_path / "dictionary").write_text("Haus house\n", encoding="utf-8")
+    assert utils.load_align_dict(str(tmp_path / "dictionary")) == {"Haus": "house"}
 
 
 def blocked(forward):

@@ -1,0 +1,83 @@
+"""How the commands of fairseq start, and how they end where the user can mend what is wrong."""
+
+import argparse
+import sys
+
+import torch
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.distributed import utils as distributed_utils
+from fairseq_cli import generate
+
+from data_prep.errors import EXIT_STATUS, PREFIX, UserError, one_line, wants_traceback
+
+from .patching import wrap
+from .refusals import check_command
+
+
+class OneLine:
+    """A command's ``main(cfg)`` that ends with one line. Processes that fairseq starts unpickle it."""
+
+    def __init__(self, main):
+        self.main = main
+
+    def __call__(self, cfg, **kwargs):
+        if wants_traceback():
+            return self.main(cfg, **kwargs)
+        try:
+            return self.main(cfg, **kwargs)
+        except (UserError, OSError, ImportError) as error:
+            if isinstance(error, ImportError) and "Please install" not in str(error):
+                raise
+            print(PREFIX + " ".join(one_line(error).split()), file=sys.stderr)
+            sys.exit(EXIT_STATUS)
+        except torch.multiprocessing.ProcessExitedException as error:
+            if error.exit_code == EXIT_STATUS:  # that process has said why
+                sys.exit(EXIT_STATUS)
+            raise
+
+
+def end_with_one_line():
+    """End fairseq's commands with one line where a setting or a file is wrong, known at the start where it can be.
+
+    fairseq lets every exception through: the reason is the last of some thirty lines, or hidden in the traceback of
+    another process (``distributed/utils.py:341``). ``call_main`` is where every command passes its finished
+    configuration, but for fairseq-generate (``fairseq_cli/generate.py:413``). The exit status is that of argparse; the
+    environment variable ``SRFORMER_TRACEBACK`` brings the traceback back. Not needed when ``fairseq-generate --path
+    nowhere.pt`` prints one line.
+    """
+
+    def every_command(original):
+        def call_main(cfg, main, **kwargs):
+            def start(cfg):
+                check_command(cfg, _name(main))
+                return original(cfg, OneLine(main), **kwargs)
+
+            return OneLine(start)(cfg)
+
+        return call_main
+
+    def generation(original):
+        def main(cfg):
+            def start(cfg):
+                if isinstance(cfg, argparse.Namespace):
+                    cfg = convert_namespace_to_omegaconf(cfg)
+                check_command(cfg, "generate")
+                return original(cfg)
+
+            return OneLine(start)(cfg)
+
+        return main
+
+    wrap(distributed_utils, "call_main", every_command)
+    wrap(generate, "main", generation)
+    script = sys.modules["__main__"]
+    if (
+        getattr(script, "__spec__", None) and script.__spec__.name == generate.__name__
+    ):  # python -m fairseq_cli.generate
+        wrap(script, "main", generation)
+
+
+def _name(main) -> str:
+    """ "train" of ``fairseq_cli.train.main``, also where ``python -m`` calls the module ``__main__``."""
+    spec = getattr(sys.modules.get(main.__module__), "__spec__", None)
+    return (spec.name if spec else main.__module__).rpartition(".")[2]

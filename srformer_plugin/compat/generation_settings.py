@@ -1,0 +1,93 @@
+"""The settings of a generator: which exist, what they may be, and which go together."""
+
+import json
+
+from fairseq.dataclass.configs import GenerationConfig
+
+from ..errors import ConfigurationError
+
+# What `FairseqTask.build_generator` reads and a validation can use. The rest is for fairseq-generate alone.
+READ_BY_GENERATORS = frozenset(
+    (
+        "beam", "max_len_a", "max_len_b", "min_len", "match_source_len", "unnormalized", "lenpen", "unkpen",
+        "no_repeat_ngram_size", "sampling", "sampling_topk", "sampling_topp", "temperature", "diverse_beam_groups",
+        "diverse_beam_strength", "diversity_rate",
+    )
+)  # fmt: skip
+
+# name -> (test, what it must be)
+BOUNDS = {
+    "beam": (lambda x: x >= 1, "at least 1"),
+    "max_len_a": (lambda x: x >= 0, "at least 0"),
+    "max_len_b": (lambda x: x >= 0, "at least 0"),
+    "min_len": (lambda x: x >= 0, "at least 0"),
+    "temperature": (lambda x: x > 0, "above 0"),
+    "no_repeat_ngram_size": (lambda x: x >= 0, "at least 0"),
+    "sampling_topk": (lambda x: x == -1 or x >= 1, "at least 1"),
+    "sampling_topp": (lambda x: x == -1 or 0 < x <= 1, "above 0 and at most 1"),
+    "diverse_beam_groups": (lambda x: x == -1 or x >= 1, "at least 1"),
+}
+KINDS = {int: (int,), float: (int, float), bool: (bool,)}
+STRATEGIES = {
+    "sampling": lambda settings: settings["sampling"],
+    "diverse_beam_groups": lambda settings: settings["diverse_beam_groups"] > 0,
+    "match_source_len": lambda settings: settings["match_source_len"],
+    "diversity_rate": lambda settings: settings["diversity_rate"] > 0,
+    "constraints": lambda settings: settings["constraints"] is not None,
+}
+
+
+def check_generation(settings: "str | dict", flag: "str | None") -> dict:
+    """Check the settings of a generator.
+
+    Args:
+        settings: name -> value as in fairseq's `GenerationConfig`, or the JSON of such.
+        flag: whose value they are, such as --eval-rouge-args; None: each is a flag of its own.
+    Returns:
+        The settings as a dictionary.
+    Raises:
+        ConfigurationError: the first that cannot work, by its name.
+    """
+    text = settings
+    if isinstance(settings, str):
+        try:
+            settings = json.loads(settings)
+        except json.JSONDecodeError as error:
+            raise ConfigurationError(f"{flag} {text!r} is not JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigurationError(f"{flag} {text!r} is not a JSON object")
+
+    def refuse(name, what):
+        shown = f"--{name.replace('_', '-')} {settings[name]}" if flag is None else f"{flag}: {name!r}"
+        raise ConfigurationError(f"{shown} {what}")
+
+    fields = GenerationConfig.__dataclass_fields__
+    if flag is not None:
+        for name, value in settings.items():
+            if name not in fields:
+                raise ConfigurationError(f"{flag} has {name!r}, which fairseq-generate does not know")
+            if name not in READ_BY_GENERATORS:
+                refuse(name, "does nothing in a validation, or cannot work there; leave it out")
+            kind = fields[name].type
+            if not isinstance(value, KINDS[kind]) or (isinstance(value, bool) and kind is not bool):
+                refuse(name, f"must be of type {kind.__name__}, got {json.dumps(value)}")
+    for name, (holds, bound) in BOUNDS.items():
+        if name in settings and not holds(settings[name]):
+            refuse(name, f"must be {bound}" + ("" if flag is None else f", got {settings[name]}"))
+
+    full = {**{name: field.default for name, field in fields.items()}, **settings}
+    chosen = [name for name, holds in STRATEGIES.items() if holds(full)]
+    if len(chosen) > 1:
+        refuse(chosen[0], f"and {chosen[1].replace('_', '-')} exclude each other")
+    for name in ("sampling_topk", "sampling_topp"):
+        if full[name] > 0 and not full["sampling"]:
+            refuse(name, "does nothing without sampling")
+    if full["diverse_beam_groups"] > 0 and full["beam"] % full["diverse_beam_groups"]:
+        refuse("diverse_beam_groups", f"must divide the beam, {full['beam']}")
+    if flag is not None and "diverse_beam_strength" in settings and full["diverse_beam_groups"] < 1:
+        refuse("diverse_beam_strength", "does nothing without diverse_beam_groups")
+    longest = None if full["match_source_len"] or full["max_len_a"] > 0 else full["max_len_b"]
+    if longest is not None and full["min_len"] > longest:
+        name = "max_len_b" if full["min_len"] == fields["min_len"].default else "min_len"
+        refuse(name, f"makes the shortest output ({full['min_len']}) longer than the longest ({longest})")
+    return settings

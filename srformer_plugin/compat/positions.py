@@ -1,0 +1,101 @@
+"""How long the sources of a checkpoint may be, and what is cut."""
+
+import logging
+import sys
+
+import torch
+from fairseq.data import TruncateDataset
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+
+from .patching import wrap
+
+logger = logging.getLogger(__name__)
+
+POSITIONS = ("max_source_positions", "max_target_positions")
+
+
+def take_the_checkpoints_positions():
+    """Let what a checkpoint was trained with be the default of ``--max-source-positions`` and its brother for targets.
+
+    fairseq-generate and fairseq-interactive make their task from the command line, where both are 1,024 unless given:
+    a model trained on 2,048 tokens is decoded on its first 1,024, or refuses longer ones. (fairseq-validate and the
+    hub take the checkpoint's task.) Not needed when ``fairseq-generate`` reads 2,048 tokens without a flag.
+    """
+
+    def make_wrapper(original):
+        def build_model(self, cfg, from_checkpoint=False):
+            model = original(self, cfg, from_checkpoint)
+            if from_checkpoint:
+                for name in POSITIONS:
+                    _adopt(self, name, getattr(cfg, name, None))
+            return model
+
+        return build_model
+
+    wrap(TranslationTask, "build_model", make_wrapper)
+
+
+def _adopt(task, name, trained) -> None:
+    """Set a task's limit to a checkpoint's, of an ensemble to the least; one that was asked for can only shrink."""
+    if not isinstance(trained, int):
+        return
+    adopted = vars(task).setdefault("positions_of_checkpoints", {})
+    default = TranslationConfig.__dataclass_fields__[name].default
+    flag = "--" + name.replace("_", "-")
+    asked = any(argument == flag or argument.startswith(flag + "=") for argument in sys.argv[1:])
+    current = getattr(task.cfg, name)
+    if name in adopted or asked or current != default:
+        trained = min(current, trained)
+    adopted[name] = trained
+    setattr(task.cfg, name, trained)
+
+
+def cut_and_count_sources():
+    """Cut sources with ``--truncate-source`` in fairseq-interactive too, and say how many are cut, everywhere.
+
+    ``tasks/translation.py:347`` leaves them as they are typed, and the first that is too long ends the command;
+    ``:128`` cuts those of a data set without a word. Not needed when both say so.
+    """
+
+    def load(original):
+        def load_dataset(self, split, *args, **kwargs):
+            original(self, split, *args, **kwargs)
+            source = self.datasets[split].src if self.cfg.truncate_source else None
+            count, total = _count_cut(source)
+            if count:
+                logger.info(
+                    f"{count:,} of {total:,} sources of {split!r} are longer than {self.cfg.max_source_positions:,} "
+                    "tokens (--max-source-positions) and are cut to that"
+                )
+
+        return load_dataset
+
+    def infer(original):
+        def build_dataset_for_inference(self, src_tokens, src_lengths, **kwargs):
+            limit = self.cfg.max_source_positions
+            count = sum(len(tokens) > limit for tokens in src_tokens) if self.cfg.truncate_source else 0
+            if count:
+                logger.info(f"{count:,} of {len(src_tokens):,} sources have more than {limit:,} tokens and are cut")
+                src_tokens = [
+                    tokens if len(tokens) <= limit else torch.cat((tokens[: limit - 1], tokens[-1:]))
+                    for tokens in src_tokens
+                ]
+                src_lengths = [len(tokens) for tokens in src_tokens]
+            return original(self, src_tokens, src_lengths, **kwargs)
+
+        return build_dataset_for_inference
+
+    wrap(TranslationTask, "load_dataset", load)
+    wrap(TranslationTask, "build_dataset_for_inference", infer)
+
+
+def _count_cut(dataset) -> "tuple[int, int]":
+    """(how many sentences a data set of fairseq cuts, how many it has); (0, 0) where it cuts none at all."""
+    if dataset is None:
+        return 0, 0
+    if isinstance(dataset, TruncateDataset):  # without </s>, which is there before and after
+        sizes = dataset.dataset.sizes
+        return int((sizes > dataset.truncation_length + 1).sum()), len(sizes)
+    parts = getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]
+    counts = [_count_cut(part) for part in parts]
+    return sum(count for count, _ in counts), sum(total for _, total in counts)

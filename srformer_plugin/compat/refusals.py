@@ -1,0 +1,141 @@
+"""Settings of fairseq's commands that cannot work, refused before any work.
+
+Each would end in a traceback from inside fairseq, or be taken and do nothing. docs/platform.md has them in one table.
+"""
+
+import ast
+import logging
+
+from ..errors import ConfigurationError
+from .generation_settings import check_generation
+
+logger = logging.getLogger(__name__)
+
+# Metrics of which more is better -> the flag that measures them
+MEASURED_BY = {
+    **dict.fromkeys(("rouge1", "rouge2", "rougeL", "rougeLsum"), "--eval-rouge"),
+    "bleu": "--eval-bleu",
+    "accuracy": "--report-accuracy",
+}
+LOSSES = ("loss", "nll_loss", "ppl")
+
+
+def check_command(cfg, command: str) -> None:
+    """Check the finished configuration of a command of fairseq, such as "train".
+
+    Raises:
+        ConfigurationError: a setting that cannot work, by the name of its flag.
+    """
+    if command == "train":
+        check_training(cfg)
+    elif command in ("generate", "interactive"):
+        check_decoding(cfg, command)
+
+
+def check_training(cfg) -> None:
+    """What fairseq-train would stumble over later, or not at all."""
+    _need_batch_size(cfg)
+    if not cfg.dataset.disable_validation:
+        choose_best_by(cfg)
+    task, given = cfg.task, "{}"
+    for name in ("rouge", "bleu"):
+        text = getattr(task, f"eval_{name}_args", None) or given
+        if text != given and not getattr(task, f"eval_{name}", False):
+            raise ConfigurationError(f"--eval-{name}-args {text!r} does nothing without --eval-{name}")
+        if getattr(task, f"eval_{name}", False):
+            check_generation(text, f"--eval-{name}-args")
+
+
+def _need_batch_size(cfg) -> None:
+    if cfg.dataset.max_tokens is None and cfg.dataset.batch_size is None:
+        raise ConfigurationError("the batch size is not set: give --max-tokens or --batch-size")
+
+
+def choose_best_by(cfg) -> None:
+    """Check ``--best-checkpoint-metric``, and turn it the right way round.
+
+    fairseq fails with KeyError at the first validation where nothing measures it (``fairseq_cli/train.py:508``), and
+    keeps the worst checkpoint as the best where ``--maximize-best-checkpoint-metric`` does not fit it.
+    """
+    metric = cfg.checkpoint.best_checkpoint_metric
+    flag = f"--best-checkpoint-metric {metric}"
+    measured = {
+        "--eval-rouge": getattr(cfg.task, "eval_rouge", False),
+        "--eval-bleu": getattr(cfg.task, "eval_bleu", False),
+        "--report-accuracy": getattr(cfg.criterion, "report_accuracy", False),
+    }
+    if metric in MEASURED_BY:
+        if not measured[MEASURED_BY[metric]]:
+            raise ConfigurationError(f"{flag} is not measured: add {MEASURED_BY[metric]}")
+        if not cfg.checkpoint.maximize_best_checkpoint_metric:
+            logger.warning(f"{flag}: more is better, so it is taken with --maximize-best-checkpoint-metric")
+            cfg.checkpoint.maximize_best_checkpoint_metric = True
+            if hasattr(cfg.lr_scheduler, "maximize_best_checkpoint_metric"):  # a copy
+                cfg.lr_scheduler.maximize_best_checkpoint_metric = True
+        return
+    if metric in LOSSES and cfg.checkpoint.maximize_best_checkpoint_metric:
+        raise ConfigurationError(
+            f"{flag} with --maximize-best-checkpoint-metric keeps the worst checkpoint: less is better"
+        )
+    known = _logged_by(cfg)
+    if known is not None and metric not in known:
+        names = [*known, *(name for name, by in MEASURED_BY.items() if measured[by])]
+        raise ConfigurationError(f"{flag} is not measured: choose one of {', '.join(names)}")
+
+
+def _logged_by(cfg) -> "list[str] | None":
+    """What the criterion logs, where that is known."""
+    if getattr(cfg.task, "_name", None) not in ("translation", "summarization"):
+        return None
+    criterion = getattr(cfg.criterion, "_name", None)
+    if criterion == "label_smoothed_cross_entropy" or (criterion == "cross_entropy" and cfg.criterion.sentence_avg):
+        return list(LOSSES)
+    return ["loss", "ppl"] if criterion == "cross_entropy" else None
+
+
+def check_decoding(cfg, command) -> None:
+    """What fairseq-generate and fairseq-interactive would stumble over."""
+    settings, tool = cfg.generation, f"fairseq-{command}"
+    if cfg.common_eval.path is None:
+        raise ConfigurationError(f"{tool} needs --path, the checkpoint")
+    _check_overrides(cfg.common_eval.model_overrides)
+    check_generation({name: getattr(settings, name) for name in settings}, None)
+    if settings.sampling and settings.nbest != settings.beam:
+        raise ConfigurationError(
+            f"--sampling with --nbest {settings.nbest} and --beam {settings.beam}: the two must be equal"
+        )
+    if settings.constraints and command == "generate":
+        raise ConfigurationError(
+            "--constraints in fairseq-generate: it has none to give; fairseq-interactive reads them behind a tab"
+        )
+    for name in ("print_step", "retain_iter_history"):
+        if getattr(settings, name):
+            flag = "--" + name.replace("_", "-")
+            raise ConfigurationError(
+                f"{flag} is for models that refine their output, which this one does not: leave it out"
+            )
+    if settings.replace_unk is not None:
+        if not settings.print_alignment:
+            raise ConfigurationError("--replace-unk needs to know where a word comes from: add --print-alignment")
+        if command == "generate" and cfg.dataset.dataset_impl != "raw":
+            raise ConfigurationError("--replace-unk in fairseq-generate reads the texts: it needs --dataset-impl raw")
+    if command == "interactive":
+        if settings.score_reference:
+            raise ConfigurationError(
+                "--score-reference in fairseq-interactive: it has no references; use fairseq-generate"
+            )
+        if settings.print_alignment == "soft":
+            raise ConfigurationError("--print-alignment soft in fairseq-interactive: it prints hard ones; use hard")
+        # fairseq itself takes a smaller buffer for one of 1, and then one sentence a batch
+        batch, buffer = cfg.dataset.batch_size, max(cfg.interactive.buffer_size, 1)
+        if batch and batch > buffer:
+            raise ConfigurationError(f"--batch-size {batch} is above --buffer-size {buffer}: raise --buffer-size")
+
+
+def _check_overrides(text) -> None:
+    try:
+        overrides = ast.literal_eval(text)
+    except (ValueError, SyntaxError) as error:
+        raise ConfigurationError(f"--model-overrides {text!r} is not a Python dictionary of literals") from error
+    if not isinstance(overrides, dict):
+        raise ConfigurationError(f"--model-overrides {text!r} is not a dictionary such as \"{{'data': 'folder'}}\"")

@@ -1,0 +1,46 @@
+"""A training that is started again."""
+
+import logging
+import types
+
+from fairseq import checkpoint_utils
+
+from .patching import wrap
+
+logger = logging.getLogger(__name__)
+
+
+def _reason_to_stop(trainer, extra_state) -> "str | None":
+    """What fairseq's ``validate_and_save`` would stop for, of a loaded checkpoint; None: nothing."""
+    settings = trainer.cfg.optimization
+    updates, hours = trainer.get_num_updates(), extra_state.get("previous_training_time", 0) / 3600
+    if settings.max_update and updates >= settings.max_update:
+        return f"num_updates: {updates} >= max_update: {settings.max_update}"
+    if settings.stop_time_hours > 0 and hours > settings.stop_time_hours:
+        return f"cumulative_training_time: {hours} > stop_time_hours: {settings.stop_time_hours} hour(s)"
+    return None
+
+
+def stop_where_a_training_ended():
+    """Make no update in a training that had reached ``--max-update`` or ``--stop-time-hours`` when it was saved.
+
+    ``fairseq_cli/train.py:321`` asks whether to stop only after a step: every new start makes one update more, and
+    saves it. What follows the loaded checkpoint is a loop over epochs (``:199``), so an iterator that has no next one
+    ends it. Not needed when ``fairseq-train --max-update 2``, started twice, ends at 2 updates.
+    """
+
+    def make_wrapper(original):
+        def load_checkpoint(cfg, trainer, **passthrough_args):
+            extra_state, epoch_itr = original(cfg, trainer, **passthrough_args)
+            # from another file, a training has not begun in this folder, and must leave a checkpoint there
+            continued = cfg.restore_file == "checkpoint_last.pt" and extra_state is not None
+            reason = _reason_to_stop(trainer, extra_state) if continued else None
+            if reason is not None:
+                logger.info(f"Stopping training due to {reason}")
+                # not a number: no --max-epoch, given or infinite, is as much
+                epoch_itr = types.SimpleNamespace(next_epoch_idx=float("nan"))
+            return extra_state, epoch_itr
+
+        return load_checkpoint
+
+    wrap(checkpoint_utils, "load_checkpoint", make_wrapper)

@@ -1,0 +1,185 @@
+"""Settings that cannot work are refused by name before any work, and those that can are left alone."""
+
+import json
+import re
+
+import pytest
+from fairseq import options
+from fairseq.dataclass.configs import GenerationConfig
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from stock_bart import TINY_BART, full_configuration
+
+from srformer_plugin.compat.generation_settings import READ_BY_GENERATORS, check_generation
+from srformer_plugin.compat.refusals import check_command
+from srformer_plugin.errors import ConfigurationError
+
+BASE = ["data", "--source-lang", "source", "--target-lang", "target"]
+ROUGE = ["--task", "summarization", "--eval-rouge", "--best-checkpoint-metric", "rouge1"]
+MAXIMIZE = "--maximize-best-checkpoint-metric"
+
+
+def training(*flags):
+    """The configuration of a training with these flags, checked."""
+    parser = options.get_training_parser()
+    arguments = [*BASE, *TINY_BART, "--optimizer", "adam", "--batch-size", "8", *flags]
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, arguments))
+    check_command(cfg, "train")
+    return cfg
+
+
+def decoding(command, *flags):
+    parser = options.get_generation_parser(interactive=command == "interactive")
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, [*BASE, *flags]))
+    check_command(cfg, command)
+    return cfg
+
+
+def refuses(message):
+    return pytest.raises(ConfigurationError, match=re.escape(message))
+
+
+# --- the best checkpoint ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task", "summarization", *ROUGE[3:], MAXIMIZE], "rouge1 is not measured: add --eval-rouge"),
+        (["--best-checkpoint-metric", "bleu", MAXIMIZE], "bleu is not measured: add --eval-bleu"),
+        (["--best-checkpoint-metric", "accuracy", MAXIMIZE], "accuracy is not measured: add --report-accuracy"),
+        (["--best-checkpoint-metric", "rogue1"], "rogue1 is not measured: choose one of loss, ppl"),
+        (["--best-checkpoint-metric", "nll_loss"], "nll_loss is not measured: choose one of loss, ppl"),
+        ([MAXIMIZE], "--best-checkpoint-metric loss with --maximize-best-checkpoint-metric keeps the worst"),
+        (["--eval-bleu-args", '{"beam": 4}'], "does nothing without --eval-bleu"),
+        (["--task", "summarization", "--eval-rouge-args", '{"beam": 4}'], "does nothing without --eval-rouge"),
+        (["--eval-bleu", "--eval-bleu-args", '{"beam": "4"}'], "--eval-bleu-args: 'beam' must be of type int"),
+    ],
+)
+def test_a_training_that_cannot_choose_is_refused(flags, message):
+    with refuses(message):
+        training(*flags)
+
+
+@pytest.mark.parametrize("flags", [[], ["--lr-scheduler", "reduce_lr_on_plateau"]])
+def test_the_best_is_the_highest_where_more_is_better(flags, caplog):
+    cfg = training(*ROUGE, *flags)
+    assert cfg.checkpoint.maximize_best_checkpoint_metric
+    if flags:
+        assert cfg.lr_scheduler.maximize_best_checkpoint_metric
+    assert caplog.text.count("rouge1: more is better, so it is taken with --maximize-best-checkpoint-metric") == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [*ROUGE, MAXIMIZE],
+        ["--best-checkpoint-metric", "nll_loss", "--criterion", "label_smoothed_cross_entropy"],
+        ["--best-checkpoint-metric", "nll_loss", "--sentence-avg"],
+        ["--best-checkpoint-metric", "rouge1", "--disable-validation"],
+    ],
+)
+def test_what_can_be_chosen_by_is_left_alone(flags, caplog):
+    training(*flags)
+    assert caplog.text == ""
+
+
+def test_a_training_needs_a_batch_size(tiny_corpus):
+    _, cfg = full_configuration(tiny_corpus)
+    cfg.dataset.batch_size = None
+    with refuses("give --max-tokens or --batch-size"):
+        check_command(cfg, "train")
+
+
+# --- the settings of a generator --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ('{"beam": 4', "is not JSON"),
+        ("[4]", "is not a JSON object"),
+        ({"max_len": 4}, "has 'max_len', which fairseq-generate does not know"),
+        ({"nbest": 2}, "'nbest' does nothing in a validation"),
+        ({"constraints": "ordered"}, "'constraints' does nothing"),
+        ({"score_reference": True}, "'score_reference' does nothing"),
+        ({"beam": True}, "'beam' must be of type int, got true"),
+        ({"beam": 4.0}, "'beam' must be of type int, got 4.0"),
+        ({"lenpen": "2"}, "'lenpen' must be of type float, got \"2\""),
+        ({"sampling": 1}, "'sampling' must be of type bool, got 1"),
+        ({"beam": 0}, "'beam' must be at least 1"),
+        ({"temperature": 0}, "'temperature' must be above 0"),
+        ({"no_repeat_ngram_size": -1}, "'no_repeat_ngram_size' must be at least 0"),
+        ({"sampling": True, "sampling_topp": 1.5}, "'sampling_topp' must be above 0 and at most 1"),
+        ({"sampling_topk": 5}, "'sampling_topk' does nothing without sampling"),
+        ({"diverse_beam_strength": 0.1}, "'diverse_beam_strength' does nothing without diverse_beam_groups"),
+        ({"beam": 4, "diverse_beam_groups": 3}, "'diverse_beam_groups' must divide the beam, 4"),
+        ({"sampling": True, "match_source_len": True}, "'sampling' and match-source-len exclude each other"),
+        ({"min_len": 10, "max_len_b": 5}, "'min_len' makes the shortest output (10) longer than the longest (5)"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with refuses(message):
+        check_generation(settings if isinstance(settings, str) else json.dumps(settings), "--eval-rouge-args")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"beam": 4, "lenpen": 2, "max_len_b": 140, "min_len": 55, "no_repeat_ngram_size": 3},
+        {"min_len": 10, "max_len_b": 5, "max_len_a": 0.5},
+        {"beam": 4, "diverse_beam_groups": 2, "diverse_beam_strength": 0.1},
+        {"sampling": True, "sampling_topk": 5},
+    ],
+)
+def test_settings_that_work_are_returned(settings):
+    assert check_generation(json.dumps(settings), "--eval-rouge-args") == settings
+
+
+def test_the_settings_that_are_read_exist():
+    assert GenerationConfig.__dataclass_fields__.keys() >= READ_BY_GENERATORS
+
+
+# --- decoding ---------------------------------------------------------------------------------------------
+
+PATH = ["--path", "checkpoint.pt"]
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "message"),
+    [
+        ("generate", [], "fairseq-generate needs --path"),
+        ("generate", [*PATH, "--beam", "0"], "--beam 0 must be at least 1"),
+        ("generate", [*PATH, "--max-len-b", "0"], "--max-len-b 0 makes the shortest output (1) longer"),
+        ("generate", [*PATH, "--sampling"], "--sampling with --nbest 1 and --beam 5"),
+        ("generate", [*PATH, "--constraints"], "--constraints in fairseq-generate"),
+        ("interactive", [*PATH, "--constraints", "--match-source-len"], "match-source-len True and constraints"),
+        ("generate", [*PATH, "--print-step"], "--print-step is for models that refine"),
+        ("generate", [*PATH, "--retain-iter-history"], "--retain-iter-history is for models that refine"),
+        ("interactive", [*PATH, "--replace-unk"], "--replace-unk needs to know"),
+        ("generate", [*PATH, "--replace-unk", "--print-alignment"], "it needs --dataset-impl raw"),
+        ("interactive", [*PATH, "--score-reference"], "--score-reference in fairseq-interactive"),
+        ("interactive", [*PATH, "--print-alignment", "soft"], "--print-alignment soft in fairseq-interactive"),
+        ("interactive", [*PATH, "--batch-size", "4"], "--batch-size 4 is above --buffer-size 1"),
+        ("generate", [*PATH, "--model-overrides", "{x"], "--model-overrides '{x' is not a Python dictionary"),
+        ("generate", [*PATH, "--model-overrides", "[1]"], "--model-overrides '[1]' is not a dictionary"),
+    ],
+)  # fmt: skip
+def test_decoding_that_cannot_work_is_refused(command, flags, message):
+    with refuses(message):
+        decoding(command, *flags)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("generate", []),
+        ("generate", ["--sampling", "--nbest", "5"]),
+        ("generate", ["--replace-unk", "--print-alignment", "--dataset-impl", "raw"]),
+        ("interactive", ["--constraints"]),
+        ("interactive", ["--replace-unk", "--print-alignment"]),
+        ("interactive", ["--batch-size", "4", "--buffer-size", "4"]),
+    ],
+)
+def test_decoding_that_works_is_left_alone(command, flags):
+    decoding(command, *PATH, *flags)

@@ -1,0 +1,49 @@
+"""A training that has reached its end makes no more updates when it is started again."""
+
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from stock_bart import stock
+
+
+def updates(folder):
+    return torch.load(folder / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"]
+
+
+def test_a_finished_training_stays_as_it_is(train_here, tmp_path):
+    train_here()
+    before = (tmp_path / "checkpoint_last.pt").read_bytes()
+    log = train_here()
+    assert "Stopping training due to num_updates: 2 >= max_update: 2" in log
+    assert (tmp_path / "checkpoint_last.pt").read_bytes() == before
+    train_here("--max-update", 3)
+    assert updates(tmp_path) == 3
+
+
+def test_a_training_that_has_used_its_time_stays_as_it_is(train_here, tmp_path):
+    train_here("--stop-time-hours", 1e-9)
+    assert updates(tmp_path) == 1
+    assert "Stopping training due to cumulative_training_time" in train_here("--stop-time-hours", 1e-9)
+    assert updates(tmp_path) == 1
+
+
+def test_a_training_from_another_ones_end_begins(train_here, tmp_path):
+    """It has a folder of its own, which would else stay empty."""
+    train_here()
+    (tmp_path / "checkpoint_last.pt").rename(tmp_path / "other.pt")
+    train_here("--restore-file", tmp_path / "other.pt")
+    assert updates(tmp_path) == 3
+
+
+def test_stock_training_makes_one_more_update(train_here, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_utils, "load_checkpoint", stock(checkpoint_utils.load_checkpoint))
+    train_here()
+    train_here()
+    assert updates(tmp_path) == 3
+
+
+@pytest.mark.parametrize("epochs", [[], ["--max-epoch", "9"]])
+def test_the_number_of_epochs_makes_no_difference(epochs, train_here, tmp_path):
+    train_here(*epochs)
+    train_here(*epochs)
+    assert updates(tmp_path) == 2
