@@ -1,4 +1,4 @@
-"""What every cross-attention of the decoders shares: projections, and a source kept once for all beams."""
+"""What every cross-attention of the decoders shares: projections, and a source kept once for all hypotheses."""
 
 import torch.nn.functional as F
 from fairseq.incremental_decoding_utils import with_incremental_state
@@ -32,7 +32,7 @@ def split_heads(projected: Tensor, num_heads: int) -> Tensor:
 class SharedByBeams(nn.Module):
     """Incremental state kept once per sentence, whatever the number of hypotheses.
 
-    `set_beam_size` only tells fairseq that the encoder's output need not be copied per beam (it then calls
+    `set_beam_size` only tells fairseq that the encoder's output need not be copied per hypothesis (it then calls
     `BARTModel.set_beam_size`). How many hypotheses share a row is read off the tensors and kept in the
     incremental state, not on the module, which another generator or a training step may use next.
     """
@@ -40,15 +40,15 @@ class SharedByBeams(nn.Module):
     masked_score = float("-inf")  # added to the score of a source position that is padding
 
     def set_beam_size(self, beam_size: int) -> None:
-        """Answer fairseq's question whether this attention can share keys and values between beams."""
+        """Answer fairseq's question whether this attention can share keys and values between hypotheses."""
 
     def _load(self, incremental_state) -> dict:
         return self.get_incremental_state(incremental_state, "attn_state") or {}
 
-    def split_query(self, projected: Tensor, beam: int) -> Tensor:
+    def split_query(self, projected: Tensor, hypotheses: int) -> Tensor:
         """Heads of projected queries, hypotheses folded into positions: (T, B * x, H * D) -> (B, H, x * T, D)."""
         length, rows, _ = projected.shape
-        heads = projected.view(length, rows // beam, beam, self.num_heads, self.head_dim)
+        heads = projected.view(length, rows // hypotheses, hypotheses, self.num_heads, self.head_dim)
         return heads.permute(1, 3, 2, 0, 4).flatten(2, 3)
 
     def open_source(self, encoder_states: Tensor, context: SourceContext, length: int) -> "dict[str, Tensor]":
@@ -83,34 +83,34 @@ class SharedByBeams(nn.Module):
         Returns:
             (1, B * x, C).
         """
-        beam = query.size(1) // next(iter(source.values())).size(0)
-        queries = self.split_query(self.q_proj(query) * self.scaling, beam)
-        return self.out_proj(self.join_heads(self._attend_step(queries, source, position), beam))
+        hypotheses = query.size(1) // next(iter(source.values())).size(0)
+        queries = self.split_query(self.q_proj(query) * self.scaling, hypotheses)
+        return self.out_proj(self.join_heads(self._attend_step(queries, source, position), hypotheses))
 
     def _attend_step(self, queries: Tensor, source: "dict[str, Tensor]", position: Tensor) -> Tensor:
         """(B, H, x, D) -> (B, H, x, D)."""
         return F.scaled_dot_product_attention(queries, source["keys"], source["values"], source.get("bias"), scale=1.0)
 
     @staticmethod
-    def join_heads(output: Tensor, beam: int) -> Tensor:
+    def join_heads(output: Tensor, hypotheses: int) -> Tensor:
         """The inverse of `split_query`: (B, H, x * T, D) -> (T, B * x, H * D)."""
-        return output.unflatten(2, (beam, -1)).permute(3, 0, 2, 1, 4).flatten(3).flatten(1, 2)
+        return output.unflatten(2, (hypotheses, -1)).permute(3, 0, 2, 1, 4).flatten(3).flatten(1, 2)
 
     @staticmethod
-    def join_weights(weights: Tensor, beam: int, per_head: bool) -> Tensor:
+    def join_weights(weights: Tensor, hypotheses: int, per_head: bool) -> Tensor:
         """Attention weights (B, H, x * T, N) -> (B * x, T, N), averaged over heads, or (H, B * x, T, N)."""
-        weights = weights.unflatten(2, (beam, -1)).permute(1, 0, 2, 3, 4).flatten(1, 2)
+        weights = weights.unflatten(2, (hypotheses, -1)).permute(1, 0, 2, 3, 4).flatten(1, 2)
         return weights if per_head else weights.mean(dim=0)
 
     def reorder_incremental_state(self, incremental_state, new_order: Tensor):
-        """Follow a beam search's reordering of hypotheses, `new_order` (B' * beam,) into (B * beam)."""
+        """Follow a search's reordering, `new_order` (B' * x,) into (B * x), x hypotheses per sentence."""
         saved = self._load(incremental_state)
         if not saved:
             return incremental_state
-        beam, rows = saved["beam_size"], saved["prev_key"].size(0)
+        hypotheses, rows = saved["beam_size"], saved["prev_key"].size(0)
         # As many hypotheses as before: they were exchanged within their sentences, whose rows are shared.
-        if new_order.numel() != rows * beam:
-            sentences = new_order.view(-1, beam)[:, 0] // beam
+        if new_order.numel() != rows * hypotheses:
+            sentences = new_order.view(-1, hypotheses)[:, 0] // hypotheses
             for name, value in saved.items():
                 if hasattr(value, "index_select"):
                     saved[name] = value.index_select(0, sentences)
@@ -120,7 +120,7 @@ class SharedByBeams(nn.Module):
 class FullCrossAttention(SharedByBeams, MultiheadAttention):
     """fairseq's own attention to the whole source (`--cross-attention full`).
 
-    Stock apart from the beam bookkeeping: stock leaves the last generator's beam size on the module, and a
+    Stock apart from counting hypotheses: stock leaves the last generator's beam size on the module, and a
     training step after it attends to every beam-th sentence only.
     """
 
