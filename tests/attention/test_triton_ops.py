@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
 from srformer_plugin.attention.method.raf import MIN_THRESHOLD
 from srformer_plugin.attention.settings import SegmentSettings
+from srformer_plugin.attention.triton import plain
 from srformer_plugin.attention.triton.launches import launches
 from srformer_plugin.attention.triton.tables import state_tables
 from tests.attention.kernel_cases import DEVICE, ON_GPU, TOLERANCE, Case, check, check_case, triton_ops
@@ -35,6 +36,33 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_output_and_gradients_equal_the_reference(name):
     check_case(SMALL[name], 1e-4)
+
+
+def test_each_forward_kernel_stores_what_its_plain_twin_computes():
+    case = Case([40, 25], 6, 8, shifts=[0, 15], gate=True)
+    inputs, memory = case._leaves(DEVICE, torch.float32)
+    layout, plan = case.layout_and_plan(DEVICE)
+    leaves, tables = triton_ops._arguments(*inputs, layout, plan, memory)
+    call = triton_ops.Call(*leaves, *tables, dropout=0.0)
+    with torch.no_grad():
+        output, stored = call.forward(None, call.new_excess())
+    query, keys, values, weight, leak, threshold, gate = (x.detach().double() for x in leaves)
+    for number in range(4):
+        b, h = divmod(number, 2)
+        real, head = ~case.mask[b].to(DEVICE), slice(16 * h, 16 * h + 16)
+        k, v = keys[real, b, head], values[real, b, head]
+        segment_of_state, states = plan.segments[b, 0, :, 0].unique(return_inverse=True)
+        local, lse, y, total, squares = plain.segment_forward(
+            query[b, h], k, v, weight, plan.segments[b, 0, :, 0], segment_of_state, 8, memory.clamp
+        )
+        drive, inverse_norm = plain.total_products(total, squares, weight, memory.clamp)
+        attended, excess = plain.scan_forward(
+            query[b, h], states, y, drive, inverse_norm, local, leak, threshold, gate[h].tanh()
+        )
+        ours = (output[b, h], stored[0][b, h], stored[1][number], stored[2][number, : len(excess)])
+        ours += (stored[3][number], stored[4][number])
+        for found, exact in zip(ours, (attended, local, lse, excess, total, inverse_norm)):
+            check({"": found}, {"": exact}, 1e-4)
 
 
 @pytest.mark.parametrize(
