@@ -1,4 +1,4 @@
-"""Triton kernels of the segmented recurrent attention; `call.py` launches them (docs/kernels.md), and `..plain` says what each computes.
+"""Triton kernels of the segmented recurrent attention; `call.py` launches them (docs/kernels.md).
 
-Importing a module of this package needs Triton.
+`..plain` has a plain twin of each. Importing a module of this package needs Triton.
 """
