@@ -18,6 +18,7 @@ if unusable() is None:
 
 # How kernels are launched (benchmarks/attention_content.py).
 MEAN_KEYS = Launch(4, 1)
+MEAN_TILE = 4096  # numbers of one program
 CHOOSE = Launch(4, 1)
 CHOOSE_QUERIES, CHOOSE_SEGMENTS = 32, 64  # of one program, and of one step of it
 MARK_READERS = Launch(4, 1)
@@ -62,7 +63,7 @@ def segment_means(keys: Tensor, layout: SourceLayout, num_heads: int) -> Tensor:
     head_dim = width // num_heads
     means = torch.empty(batch_size, num_heads, count, head_dim, dtype=torch.float32, device=keys.device)
     rows = triton.next_power_of_2(size)
-    columns = min(max(16, 4096 // rows), triton.next_power_of_2(width))
+    columns = min(max(16, MEAN_TILE // rows), triton.next_power_of_2(width))
     launches(("means", look(keys), size, num_heads, layout.source_index is None)).launch(
         choosing.mean_keys, (count * triton.cdiv(width, columns), batch_size),
         {"keys": keys, "means": means, "lengths": layout.lengths, "index": layout.source_index},

@@ -84,11 +84,10 @@ def merge_parts(
     for group in range(0, K, GROUP):
         for member in tl.static_range(GROUP):
             pair = first + group + member
-            inside = (t < Q) & (group + member < K)
-            there = tl.load(chosen + pair, mask=inside, other=-1) >= 0
+            there = tl.load(chosen + pair, mask=(t < Q) & (group + member < K), other=-1) >= 0
             weight = tl.exp(tl.load(part_lse + pair, mask=there, other=NO_TOKEN) - total)
             part = tl.load(parts + pair[:, None] * D + cols[None, :], mask=there[:, None], other=0.0)
-            output += tl.where(there, weight, 0.0)[:, None] * part.to(tl.float32)
+            output += weight[:, None] * part.to(tl.float32)
     tl.store(lse + head.to(tl.int64) * Q + t, total, mask=t < Q)
     target = out + row.to(tl.int64) * o_b + h * o_h + t[:, None] * o_t + cols[None, :]
     tl.store(target, output.to(out.dtype.element_ty), mask=(t < Q)[:, None])
