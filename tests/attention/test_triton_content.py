@@ -8,12 +8,19 @@ from srformer_plugin.attention.method.segments import SourceLayout
 from srformer_plugin.attention.triton.content import call as launching
 from srformer_plugin.attention.triton.content import plain
 from srformer_plugin.attention.triton.content import step as stepping
-from srformer_plugin.attention.triton.content.attend import attend_chosen, choose, segment_means
+from srformer_plugin.attention.triton.content.attend import (
+    attend_by_content,
+    attend_chosen,
+    choose,
+    segment_means,
+)
 from srformer_plugin.attention.triton.content.step import attend_step_chosen
 from srformer_plugin.attention.triton.content.support import obstacle
 from srformer_plugin.attention.triton.exactness import relative_error
 
 triton = pytest.importorskip("triton")
+tl = pytest.importorskip("triton.language")
+rank = pytest.importorskip("srformer_plugin.attention.triton.content.kernels.choose").rank
 if not torch.cuda.is_available() and tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7):
     pytest.skip("Triton 3.6's interpreter fails beside NumPy 2.4", allow_module_level=True)
 
@@ -73,10 +80,15 @@ class Case:
         means = plain.segment_means(keys, self.layout, self.heads)
         return plain.scores(query, means, self.layout.segment_counts).detach()
 
-    def fused(self, chosen=None, dropout=0.0):
+    def fused(self, chosen=None):
+        """Output and gradients by the kernels; padding holds NaN."""
         inputs = self.inputs(poisoned=True)
-        chosen = self.chosen() if chosen is None else chosen
-        return results(attend_chosen(*inputs, self.layout, chosen, dropout), inputs, self.upstream)
+        if chosen is None:
+            output, chosen = attend_by_content(*inputs, self.layout, self.k)
+            assert torch.equal(chosen, self.chosen())
+        else:
+            output = attend_chosen(*inputs, self.layout, chosen)
+        return results(output, inputs, self.upstream)
 
     def exact(self, chosen):
         inputs = self.inputs(torch.float64)
@@ -185,13 +197,62 @@ def test_means_are_over_real_tokens_alone():
     assert (means[3] == 0).all()
 
 
-def test_of_equal_scores_the_first_segment_is_taken():
-    case = Case([64], 3, 8, 3)
-    case.keys = case.keys[:8].repeat(8, 1, 1)  # every segment the same
+@pytest.mark.parametrize("segments", [8, 20])
+def test_of_equal_scores_the_first_segment_is_taken(segments):
+    """Of more than are listed as candidates as well."""
+    case = Case([segments * 8], 3, 8, 3)
+    case.keys = case.keys[:8].repeat(segments, 1, 1)  # every segment the same
     assert (case.chosen() == torch.arange(3, device=DEVICE)).all()
-    case.keys = torch.zeros_like(case.keys)
-    case.query[:, :, 1] *= -1  # scores of -0
-    assert (case.chosen() == torch.arange(3, device=DEVICE)).all()
+    case.keys[-8:] *= -1  # and one that is better for some queries and worse for others
+    scores = case.exact_scores()
+    better = scores[..., -1] > scores[..., 0]
+    assert better.any() and not better.all()
+    best = torch.tensor([[0, 1, 2], [0, 1, segments - 1]], device=DEVICE)[better.long()]
+    assert torch.equal(case.chosen(), best.to(torch.int32))
+
+
+@triton.jit
+def rank_rows(scores, ranked):
+    """`choose.rank` of 16 scores, for the test below."""
+    place = tl.arange(0, 16)
+    row = tl.load(scores + place)
+    tl.store(ranked + place[None, :], rank(tl.broadcast_to(row[None, :], [1, 16]), place, place < 15))
+
+
+def test_a_rank_orders_by_score_and_then_by_segment():
+    values = [
+        0.0,
+        -0.0,
+        1.5,
+        -1.5,
+        1.5,
+        float("inf"),
+        float("-inf"),
+        1e-40,
+        -1e-40,
+        3e38,
+        -3e38,
+        2.0,
+        -2.0,
+        -0.0,
+        0.0,
+        9,
+    ]
+    scores, ranked = torch.tensor(values, device=DEVICE), torch.empty(1, 16, dtype=torch.int64, device=DEVICE)
+    rank_rows[(1,)](scores, ranked)
+    expected = sorted(range(15), key=lambda j: (-values[j], j))
+    assert ranked[0, :15].argsort(descending=True).tolist() == expected
+    assert ranked[0, 15] == ranked.min()  # the last was not there
+
+
+def test_a_long_source_is_cut_into_parts(monkeypatch):
+    """Sentences whose last parts hold no segment; where a part has fewer segments than are chosen."""
+    monkeypatch.setattr(launching, "CHOOSE_PROGRAMS", 100)
+    monkeypatch.setattr(launching, "LEAST_PART", 32)
+    case = Case([134, 40], 3, 2, 5)
+    case_parts = launching._parts(case.layout.max_segments, 2)
+    assert case_parts == (64, 2) and case.layout.max_segments == 67
+    check_choices(case, case.chosen())
 
 
 def test_where_all_segments_are_chosen_it_is_full_attention():

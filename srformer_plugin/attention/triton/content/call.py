@@ -17,16 +17,19 @@ if unusable() is None:
     from .kernels import choose as choosing
 
 # How kernels are launched (benchmarks/attention_content.py).
-MEAN_KEYS = Launch(4, 1)
-MEAN_TILE = 4096  # numbers of one program
+MEAN_KEYS = Launch(1, 1)
+MEAN_TILE = 2048  # numbers of one program
 CHOOSE = Launch(4, 1)
-CHOOSE_QUERIES, CHOOSE_SEGMENTS = 32, 64  # of one program, and of one step of it
-MARK_READERS = Launch(4, 1)
-MARK_SEGMENTS = 128
+CHOOSE_QUERIES, CHOOSE_SEGMENTS = 64, 64  # of one program, and of one step of it
+CHOOSE_PROGRAMS = 264  # for fewer, long sources are cut into parts: two for each multiprocessor of an H100
+LEAST_PART, MOST_PARTS = 256, 16  # segments of a part, and parts
+PICK = Launch(4, 1)
+PICK_QUERIES = 16
+MARK_READERS = Launch(1, 1)
 LIST_READERS = Launch(4, 1)
 LIST_PAIRS = 128
-SEGMENT_FORWARD = Launch(1, 2)
-SEGMENT_BACKWARD = Launch(1, 1)
+SEGMENT_FORWARD = Launch(1, 1)
+SEGMENT_BACKWARD = Launch(2, 1)
 READERS = 16  # of a segment at a time: the fewest rows that a matrix product takes
 MERGE = Launch(4, 1)
 MERGE_QUERIES = 16
@@ -78,18 +81,47 @@ def segment_means(keys: Tensor, layout: SourceLayout, num_heads: int) -> Tensor:
 def choose(query: Tensor, means: Tensor, segment_counts: Tensor, k: int) -> Tensor:
     """`attend.choose` of queries whose last dimension is contiguous."""
     batch_size, num_heads, num_queries, head_dim = query.shape
-    chosen = torch.empty(batch_size, num_heads, num_queries, k, dtype=torch.int32, device=query.device)
-    block = CHOOSE_QUERIES if num_queries > 16 else 16
-    launches(("choose", look(query), means.shape, k)).launch(
-        choosing.choose_segments, (triton.cdiv(num_queries, block), batch_size * num_heads),
-        {"q": query, "means": means, "counts": segment_counts, "chosen": chosen},
+    heads, count, kept = batch_size * num_heads, means.size(2), kept_places(k)
+    block = min(CHOOSE_QUERIES, max(16, triton.next_power_of_2(num_queries)))
+    blocks = triton.cdiv(num_queries, block)
+    per, parts = _parts(count, blocks * heads)
+    places = max(16, 2 * kept)
+
+    def new(*shape, dtype=torch.int64):
+        return torch.empty(batch_size, num_heads, num_queries, *shape, dtype=dtype, device=query.device)
+
+    chosen, candidates = new(k, dtype=torch.int32), new(parts, places)
+    best = new(parts, kept) if parts > 1 else None
+    launch = launches(("choose", look(query), means.shape, k)).launch
+    launch(
+        choosing.choose_segments, (blocks, heads, parts),
+        {
+            "q": query, "means": means, "counts": segment_counts, "candidates": candidates, "best": best,
+            "chosen": chosen,
+        },
         lambda: {
-            "H": num_heads, "Q": num_queries, "M": means.size(2), "D": head_dim, "BLOCK_Q": block,
-            "BLOCK_M": CHOOSE_SEGMENTS, "K": k, "KEPT": kept_places(k), **strides("q", query),
-            **exactness(query.dtype), **CHOOSE.options(),
+            "H": num_heads, "Q": num_queries, "M": count, "PER": per, "PARTS": parts, "D": head_dim,
+            "BLOCK_Q": block, "BLOCK_M": max(CHOOSE_SEGMENTS, 2 * kept), "K": k, "KEPT": kept, "PLACES": places,
+            "WHOLE": parts == 1, **strides("q", query), **exactness(query.dtype), **CHOOSE.options(),
         },
     )  # fmt: skip
+    if parts > 1:
+        launch(
+            choosing.pick_segments, (triton.cdiv(heads * num_queries, PICK_QUERIES),),
+            {"best": best, "chosen": chosen},
+            lambda: {
+                "QUERIES": heads * num_queries, "PARTS": parts, "BLOCK_Q": PICK_QUERIES,
+                "RANKS": triton.next_power_of_2(parts * kept), "K": k, "KEPT": kept, **PICK.options(),
+            },
+        )  # fmt: skip
     return chosen
+
+
+def _parts(count: int, programs: int) -> tuple[int, int]:
+    """Segments per part of a source and parts: more than one where there are few programs and many segments."""
+    parts = max(1, min(MOST_PARTS, CHOOSE_PROGRAMS // programs, count // LEAST_PART))
+    per = triton.cdiv(triton.cdiv(count, parts), CHOOSE_SEGMENTS) * CHOOSE_SEGMENTS
+    return per, triton.cdiv(count, per)
 
 
 class ContentCall:
@@ -153,9 +185,9 @@ class ContentCall:
         listed = self._new(self.batch_heads, self.pairs, dtype=torch.int32)
         sizes = {"Q": self.num_queries, "M": self.max_segments, "WORDS": words, "K": self.k}
         launch(
-            readers.mark_readers, (triton.cdiv(self.max_segments, MARK_SEGMENTS), self.batch_heads),
+            readers.mark_readers, (triton.cdiv(self.max_segments, 32), self.batch_heads),
             {"chosen": self.chosen, "marks": marks, "starts": starts},
-            lambda: {**sizes, "BLOCK_M": MARK_SEGMENTS, **MARK_READERS.options()},
+            lambda: {**sizes, "KEPT": kept_places(self.k), **MARK_READERS.options()},
         )  # fmt: skip
         launch(
             readers.list_readers, (triton.cdiv(self.pairs, LIST_PAIRS), self.batch_heads),

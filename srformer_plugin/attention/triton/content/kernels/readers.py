@@ -29,23 +29,24 @@ def count_bits(words):
 
 
 @triton.jit(do_not_specialize=["Q", "M", "WORDS"])
-def mark_readers(chosen, marks, starts, Q, M, WORDS, K: tl.constexpr, BLOCK_M: tl.constexpr):
-    """Marks and starts of BLOCK_M segments of one head."""
+def mark_readers(chosen, marks, starts, Q, M, WORDS, K: tl.constexpr, KEPT: tl.constexpr):
+    """Marks and starts of 32 segments of one head: of 32 queries and 32 segments a matrix of bits, turned over."""
     block, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    first = block * BLOCK_M
-    segments, query = first + tl.arange(0, BLOCK_M), tl.arange(0, WORD)
-    counts = tl.zeros([BLOCK_M], tl.int32)
+    first, bit, places = block * WORD, tl.arange(0, WORD), tl.arange(0, KEPT)[None, :]
+    segments = first + bit
+    counts = tl.zeros([WORD], tl.int32)
     before = tl.zeros([WORD], tl.int32)  # pairs of earlier segments
     for word in range(WORDS):
-        t = word * WORD + query
-        marked = tl.zeros([WORD, BLOCK_M], tl.int32)
-        for place in range(K):
-            segment = tl.load(chosen + (head * Q + t) * K + place, mask=t < Q, other=-1)
-            marked += tl.where(segment[:, None] == segments[None, :], (1 << query)[:, None], 0)
-            before += ((segment >= 0) & (segment < first)).to(tl.int32)
-        bits = tl.sum(marked, 0)  # different bits: the sum is their union
-        tl.store(marks + (head * M + segments) * WORDS + word, bits, mask=segments < M)
-        counts += count_bits(bits)
+        t = word * WORD + bit
+        inside = (t < Q)[:, None] & (places < K)
+        segment = tl.load(chosen + (head * Q + t[:, None]) * K + places, mask=inside, other=-1)
+        here = (segment >= first) & (segment < first + WORD)
+        # different bits: sums are unions
+        chosen_here = tl.sum(tl.where(here, tl.full([WORD, KEPT], 1, tl.int32) << ((segment - first) & 31), 0), 1)
+        turned = tl.sum(((chosen_here[:, None] >> bit[None, :]) & 1) << bit[:, None], 0)
+        tl.store(marks + (head * M + segments) * WORDS + word, turned, mask=segments < M)
+        counts += count_bits(turned)
+        before += tl.sum(((segment >= 0) & (segment < first)).to(tl.int32), 1)
     ends = tl.sum(before) + tl.cumsum(counts, 0)
     tl.store(starts + head * (M + 1) + segments, ends - counts, mask=segments < M)
     tl.store(starts + head * (M + 1) + segments + 1, ends, mask=segments == M - 1)
