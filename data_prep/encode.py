@@ -6,8 +6,9 @@
 reads {train,valid,test}.{source,target} of folder CORPUS, as many splits as there are, and writes the same files to OUT
 with a space between the pieces; manifest.json, report.md and histogram.png say how long the texts are and what was cut.
 `gpt2` is the BPE of fairseq's BART: FOLDER holds encoder.json and vocab.bpe, which are checked by their checksums.
-`sentencepiece` takes a model file, as T5 has one, or trains one on the training split, with the separator of sentences
-as one piece.
+`sentencepiece` takes a model file, as T5 has one, or trains one on the training split, with the mark between sentences
+as one piece. Tokens that were added to the vocabulary, in encoder.json or in added_tokens.json beside the model, stay
+whole.
 
 A text of more than --max-source or --max-target tokens is cut. Tokens are counted with the end of sentence, which
 fairseq-preprocess appends: N - 1 pieces stay. No line is left out, an empty one neither. White space is folded, as
@@ -19,14 +20,13 @@ import json
 import os
 import sys
 from collections import Counter
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep import gpt2_bpe
-from data_prep.arguments import positive, token_limit
+from data_prep import gpt2_bpe, sentencepiece_model
+from data_prep.arguments import file, positive, token_limit
 from data_prep.errors import command
 from data_prep.line_files import BadCorpus, lines_of, splits_of
 from data_prep.ordered_map import ordered_map
@@ -43,12 +43,7 @@ _pieces = None  # in a worker: the function text -> list of pieces
 def start_worker(bpe, path):
     """Load the vocabulary, once a process."""
     global _pieces
-    if bpe == "gpt2":
-        _pieces = gpt2_bpe.load(path)
-    else:
-        import sentencepiece
-
-        _pieces = partial(sentencepiece.SentencePieceProcessor(model_file=str(path)).encode, out_type=str)
+    _pieces = (gpt2_bpe if bpe == "gpt2" else sentencepiece_model).load(path)
 
 
 def without_separator(lines):
@@ -67,20 +62,26 @@ def encode_line(task):
     return " ".join(map(str, kept)), len(pieces) + 1
 
 
-def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0, separator=True):
+def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0, separator=True, fold_case=False):
     """Encode folder `corpus` into folder `out`; returns the manifest.
 
     `vocabulary_path` is the folder of GPT-2's two files, or a SentencePiece model; if it is None a model of
-    `train_size` pieces is trained and written to `out`. `limits`: tokens, `{"source": n, "target": n}`, 0 for none.
+    `train_size` pieces is trained on the training split, with `fold_case` on its small letters, and written to `out`.
+    `limits`: tokens, `{"source": n, "target": n}`, 0 for none.
     Without `separator` the marks between the sentences of targets are left out.
     Raises BadCorpus and WrongVocabulary; `out` is then as it was before.
     """
     splits = splits_of(corpus)
-    with whole_folder(out) as folder:
-        if vocabulary_path is None:
-            vocabulary_path = train_sentencepiece(corpus, folder, splits, train_size)
+    if vocabulary_path is not None:
         # here as well, for a clear error: that of a worker's start is not passed on
         start_worker(bpe, vocabulary_path)
+    elif "train" not in splits:
+        raise BadCorpus(f"{corpus} has no train.source to train SentencePiece on; name a model with --model")
+    with whole_folder(out) as folder:
+        if vocabulary_path is None:
+            vocabulary_path = folder / MODEL
+            files = [corpus / f"train.{side}" for side in SIDES]
+            sentencepiece_model.train(files, vocabulary_path, train_size, [SENTENCE_MARK], fold_case)
         counts = {split: Counter() for split in splits}
         lengths = {side: {split: Lengths() for split in splits} for side in SIDES}
         files = [(split, side) for split in splits for side in SIDES]
@@ -116,6 +117,7 @@ def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0, s
                 "max_target": limits["target"],
                 "vocabulary": train_size,
                 "separator": separator,
+                "fold_case": fold_case,
             },
             "versions": versions("tiktoken", "sentencepiece"),
         }
@@ -124,20 +126,6 @@ def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0, s
         manifest["sha256"] = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest
-
-
-def train_sentencepiece(corpus, folder, splits, size):
-    """Train a model on the training split in `folder`; returns its path."""
-    from data_prep.sentencepiece_lines import train_model
-
-    if "train" not in splits:
-        raise BadCorpus(f"{corpus} has no train.source to train SentencePiece on; name a model with --model")
-    files = [corpus / f"train.{side}" for side in SIDES]
-    try:
-        train_model(files, (folder / MODEL).with_suffix(""), size, [SENTENCE_MARK])
-    except RuntimeError as error:  # "Vocabulary size too high (32000). Please set it to a value <= 500."
-        raise BadCorpus(f"{corpus}: SentencePiece cannot be trained: {error}") from error
-    return folder / MODEL
 
 
 def checksums(path):
@@ -183,9 +171,13 @@ def main(argv=None):
         action="store_true",
         help="gpt2: the two files are not GPT-2's: do not check their checksums",
     )
-    parser.add_argument("--model", type=Path, help="sentencepiece: a model file (default: train one)")
+    parser.add_argument("--model", type=file, help="sentencepiece: a model file (default: train one)")
     parser.add_argument(
-        "--vocabulary", type=positive, default=32000, help="sentencepiece: pieces of a trained model (default: 32000)"
+        "--vocabulary", type=positive, default=32000,
+        help="sentencepiece: pieces of a trained model, or as many as the text is enough for (default: 32000)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fold-case", action="store_true", help="sentencepiece: a trained model makes capital letters small"
     )
     for side in SIDES:
         parser.add_argument(
@@ -201,8 +193,6 @@ def main(argv=None):
     options = parser.parse_args(argv)
     if options.bpe == "gpt2" and not options.gpt2_files:
         parser.error("--bpe gpt2 needs --gpt2-files")
-    if options.model and not options.model.is_file():
-        parser.error(f"--model: {options.model} is not a file")
     if options.bpe == "gpt2" and not options.own_vocabulary:
         gpt2_bpe.check_files(options.gpt2_files)
     manifest = encode(
@@ -214,6 +204,7 @@ def main(argv=None):
         options.workers,
         options.vocabulary if options.bpe == "sentencepiece" and not options.model else 0,
         not options.leave_out_separator,
+        options.fold_case,
     )
     print(report(manifest))
 

@@ -20,6 +20,10 @@ class UserError(Exception):
     """Something that the user can mend. The message is one clear sentence with the remedy."""
 
 
+class WrongVocabulary(UserError):
+    """Files of subwords that are not there, damaged, or do not belong together."""
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, as a sentence: `FILE: No such file or directory` and not `[Errno 2] ...`."""
     if isinstance(error, OSError) and error.strerror:

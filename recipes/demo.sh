@@ -42,7 +42,7 @@ stage corpus "docstrings of what is installed -> description and summary line"
 run python -m data_prep.docstring_corpus --out "$OUT/corpus" --max-source 40 --add-short --seed 2
 
 stage encoded "SentencePiece model of 4,000 subwords, applied to the corpus"
-run python -m data_prep.sentencepiece_lines --out "$OUT/encoded" --corpus "$OUT/corpus" --vocabulary 4000 --fold-case
+run python -m data_prep.encode "$OUT/corpus" "$OUT/encoded" --bpe sentencepiece --vocabulary 4000 --fold-case
 
 stage data "fairseq-preprocess"
 run fairseq-preprocess --source-lang source --target-lang target --joined-dictionary [ --workers "$(nproc)" ] \

@@ -8,10 +8,10 @@ import sentencepiece
 
 from data_prep import encode as encode_module
 from data_prep import gpt2_bpe
-from data_prep.encode import BadCorpus, encode, main
-from data_prep.errors import EXIT_STATUS
-from data_prep.gpt2_bpe import END_OF_TEXT, WrongVocabulary, byte_characters
-from data_prep.sentencepiece_lines import train_model
+from data_prep.encode import encode, main
+from data_prep.errors import EXIT_STATUS, WrongVocabulary
+from data_prep.gpt2_bpe import END_OF_TEXT, byte_characters
+from data_prep.sentencepiece_model import train
 
 NO_LIMITS = {"source": 0, "target": 0}
 MERGES = ["t h", "th e", "\u0120 the", "o l", "ol d", "\u0120 old", "i n", "in g"]
@@ -227,17 +227,103 @@ def test_a_sentencepiece_model_may_be_given(corpus, tmp_path):
     assert lines(tmp_path / "out" / "test.source") == lines(tmp_path / "first" / "test.source")
 
 
-def test_a_vocabulary_that_the_corpus_cannot_fill_is_an_error(corpus, tmp_path):
-    with pytest.raises(BadCorpus, match="Vocabulary size"):
-        encode(corpus(SENTENCES), tmp_path / "out", "sentencepiece", None, NO_LIMITS, train_size=9000)
+def encode_with_sentencepiece(folder, out, *flags):
+    return main([str(folder), str(out), "--bpe", "sentencepiece", "--workers", "1", *flags])
+
+
+def test_a_vocabulary_that_the_corpus_cannot_fill_is_made_smaller_and_that_is_said(corpus, tmp_path, capfd):
+    assert encode_with_sentencepiece(corpus(SENTENCES), tmp_path / "out", "--vocabulary", "9000") == 0
+    size = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "out" / encode_module.MODEL)).piece_size()
+    assert 25 < size < 100
+    said = [line for line in capfd.readouterr().err.splitlines() if "vocab" in line or "subwords" in line]
+    assert said == [f"note: the text is enough for {size} subwords, not 9,000"]
+
+
+def test_a_vocabulary_of_fewer_pieces_than_characters_is_one_line_with_the_remedy(corpus, tmp_path, capsys):
+    assert encode_with_sentencepiece(corpus(SENTENCES), tmp_path / "out", "--vocabulary", "5") == EXIT_STATUS
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match("error: SentencePiece cannot be trained: .* --vocabulary of 5 .* choose a larger one$", line)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x0a\x00" * 20])
+def test_a_file_that_is_no_model_is_one_line(content, corpus, tmp_path, capsys):
+    (tmp_path / "spiece.model").write_bytes(content)
+    flags = ["--model", str(tmp_path / "spiece.model")]
+    assert encode_with_sentencepiece(corpus(SENTENCES), tmp_path / "out", *flags) == EXIT_STATUS
+    assert capsys.readouterr().err == f"error: {tmp_path}/spiece.model is no SentencePiece model, or damaged\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_capital_letters_may_be_made_small(corpus, tmp_path):
+    folder = corpus([line.upper() for line in SENTENCES])
+    assert encode_with_sentencepiece(folder, tmp_path / "out", "--vocabulary", "25", "--fold-case") == 0
+    decode = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "out" / encode_module.MODEL)).decode
+    assert decode(lines(tmp_path / "out" / "test.source")[0].split(" ")) == SENTENCES[0]
+
+
+def test_splits_that_are_not_there_are_not_asked_for(corpus, tmp_path):
+    folder = corpus(SENTENCES, splits=("train",))
+    assert encode_with_sentencepiece(folder, tmp_path / "out", "--vocabulary", "25") == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.*rce")) == ["train.source"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "has no {train,valid,test}.{source,target}"),
+        ({"test.source": "a\n", "test.target": "b\n"}, "has no train.source to train SentencePiece on"),
+        ({"train.source": "a\n"}, "train.target is missing, but train.source is there"),
+        ({"train.source": "", "train.target": ""}, "train.source is empty"),
+        ({"train.source": "\n", "train.target": " \n"}, "no text to train SentencePiece on"),
+    ],
+)
+def test_a_corpus_that_cannot_be_used_is_one_line(files, message, tmp_path, capsys):
+    folder = tmp_path / "é x"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    assert encode_with_sentencepiece(folder, tmp_path / "out") == EXIT_STATUS
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_a_byte_order_mark_and_other_line_ends_change_nothing(corpus, vocabulary, tmp_path):
+    folder = corpus(["the old", "thing"])
+    encode(folder, tmp_path / "plain", "gpt2", vocabulary, NO_LIMITS)
+    for path in folder.iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    encode(folder, tmp_path / "marked", "gpt2", vocabulary, NO_LIMITS)
+    assert lines(tmp_path / "marked" / "train.source") == lines(tmp_path / "plain" / "train.source")
+    assert lines(tmp_path / "marked" / "test.target") == lines(tmp_path / "plain" / "test.target")
+
+
+def test_added_tokens_of_a_model_stay_whole(corpus, tmp_path):
+    folder = corpus([*SENTENCES, "the <sep>old <sep2> ferry"])
+    encode(folder, tmp_path / "first", "sentencepiece", None, NO_LIMITS, train_size=30)
+    model = tmp_path / "first" / encode_module.MODEL
+    plain = lines(tmp_path / "first" / "train.source")
+    (tmp_path / "first" / "added_tokens.json").write_text('{"<sep>": 31, "<sep2>": 32, "<extra_id_0>": 30}')
+    encode(folder, tmp_path / "second", "sentencepiece", model, NO_LIMITS)
+    *others, last = lines(tmp_path / "second" / "train.source")
+    assert others == plain[:-1]
+    encoder = sentencepiece.SentencePieceProcessor(model_file=str(model)).encode
+    expected = [*encoder("the ", out_type=str), "<sep>", *encoder("old ", out_type=str)]
+    assert last.split(" ") == [*expected, "<sep2>", *encoder(" ferry", out_type=str)]
+
+
+def test_a_run_of_a_million_characters_is_encoded(vocabulary):
+    encode_text = gpt2_bpe.load(vocabulary)
+    for character in "x.1\u00e9":
+        assert len(encode_text(character * 1_000_000)) == 1_000_000 * len(character.encode())
 
 
 def test_articles_of_any_length_are_trained_on(tmp_path):
     # SentencePiece by itself leaves out a line of more than 4,192 bytes
     text = tmp_path / "long"
     text.write_text(" ".join(SENTENCES * 50) + " \u4e2d\n", encoding="utf-8")
-    train_model([text], tmp_path / "model", 25)
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "model.model"))
+    assert train([text], tmp_path / "spiece.model", 25) == 25
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
     assert processor.piece_to_id("\u4e2d") != processor.unk_id()
 
 
