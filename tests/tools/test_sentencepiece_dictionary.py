@@ -5,7 +5,7 @@ import sentencepiece
 from fairseq.data import Dictionary
 
 from data_prep.errors import EXIT_STATUS
-from data_prep.sentencepiece_lines import train_model
+from data_prep.sentencepiece_model import train
 from srformer_plugin.tools.sentencepiece_dictionary import main
 
 TEXTS = ["the old man and the sea", "an old sea story of the man", "the sea , the sea and the story"]
@@ -15,7 +15,7 @@ TEXTS = ["the old man and the sea", "an old sea story of the man", "the sea , th
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("spm")
     (folder / "text").write_text("".join(f"{text}\n" for text in TEXTS), encoding="utf-8")
-    train_model([folder / "text"], folder / "spiece", 20)
+    train([folder / "text"], folder / "spiece.model", 20)
     return folder / "spiece.model"
 
 
