@@ -213,7 +213,8 @@ class Book:
         if self.changed == "keep" and (record is None or record.get("identity") != identity):
             return record is None or record.get("state") != "emptying"
         # what another tool has left half done may trip it: fairseq-preprocess refuses to run where a dictionary is
-        return bool(record) and stage.resumable and (record.get("state"), record.get("identity")) == ("started", identity)
+        known = (record.get("state"), record.get("identity")) if record else None
+        return stage.resumable and known == ("started", identity)
 
     def _run_commands(self, stage, path, title, append=False):
         say(f"{stage.name}: {title}")
