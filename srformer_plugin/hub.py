@@ -3,21 +3,28 @@
     model = SRformerBARTModel.from_pretrained("checkpoints", "checkpoint_best.pt", "data-bin", bpe="sentencepiece",
                                               sentencepiece_model="spm.model")
     print(model.sample(["An article ..."], beam=4, lenpen=2.0, max_len_b=140, min_len=55, no_repeat_ngram_size=3))
+    print(model.score(["An article ..."], ["Its summary ..."])[0]["score"])
 
-`SRformerT5Model.from_pretrained("t5-small")` does the same for T5.
+`SRformerT5Model.from_pretrained("t5-small")` does the same for T5; "a.pt:b.pt" in the place of one checkpoint is an
+ensemble.
 
-These are fairseq's own hub interfaces, mended in four places: the BPE files that lie beside a checkpoint are found, <s>
-is added only for models that know it, words that a dictionary lacks are <unk>, and a model is left as it was before.
+These are fairseq's own hub interfaces, mended where `_OnText` and the two interfaces say.
 """
 
 import contextlib
 import logging
+import threading
+import weakref
 from pathlib import Path
 
 import torch
-from fairseq import hub_utils
+from fairseq import hub_utils, utils
+from fairseq.data import data_utils
 from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.models.bart.hub_interface import BARTHubInterface
+from fairseq.sequence_scorer import SequenceScorer
+
+from .errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +35,66 @@ BPE_FILES = {
 }
 
 
-class SRformerHubInterface(GeneratorHubInterface):
-    """fairseq's interface for a model of text to text (`sample`, `score`, `generate`, `encode`, `decode`).
+class _OnText:
+    """What both interfaces do otherwise than fairseq's; to be named before one of fairseq's.
 
-    Sources that are too long are truncated.
+    Sources that are too long are truncated. A source may be longer than a batch of the training (--max-tokens) was.
+    A model is left as it was before.
     """
+
+    def generate(self, *args, **kwargs):
+        """As in fairseq: hypotheses (a list of dicts, the best first) of every sentence."""
+        with _nothing_left_behind(self.models):
+            return self._generate(*args, **kwargs)
+
+    def score(self, sources: list[str], targets: list[str]) -> list[dict]:
+        """How likely the models find targets, as texts of their own: teacher forcing, several at once.
+
+        Args:
+            sources, targets: as many of each.
+        Returns:
+            For every target {"tokens": (T,), "positional_scores": (T,) log probabilities, "score": their mean, ...}, as
+            `SequenceScorer` has them.
+        Raises:
+            ConfigurationError: another number of targets than of sources, or a target that is too long.
+        """
+        if len(sources) != len(targets):
+            raise ConfigurationError(f"score: {len(sources)} sources, but {len(targets)} targets")
+        tokens = [self._tokens(text, self.task.target_dictionary) for text in targets]
+        longest = self.max_positions[1] if isinstance(self.max_positions, (tuple, list)) else self.max_positions
+        for number, target in enumerate(tokens):
+            if len(target) > longest:
+                raise ConfigurationError(
+                    f"score: target {number} has {len(target)} tokens, more than --max-target-positions {longest} of "
+                    "the model; cut it"
+                )
+        dictionary, found = self.task.target_dictionary, {}
+        scorer, collate = SequenceScorer(dictionary), data_utils.collate_tokens
+        for batch in self._build_batches([self.encode(text) for text in sources], False):
+            chosen = [tokens[number] for number in batch["id"].tolist()]
+            ends = dictionary.pad(), dictionary.eos()
+            batch["target"] = collate(chosen, *ends)
+            batch["net_input"]["prev_output_tokens"] = collate(chosen, *ends, move_eos_to_beginning=True)
+            batch = utils.apply_to_sample(lambda tensor: tensor.to(self.device), batch)
+            with torch.no_grad():
+                scored = scorer.generate(self.models, batch)
+            found.update(zip(batch["id"].tolist(), (hypotheses[0] for hypotheses in scored)))
+        return [found[number] for number in range(len(sources))]
+
+    def _build_batches(self, tokens, skip_invalid_size_inputs):
+        limit, lengths = self.cfg.dataset.max_tokens, [len(sentence) for sentence in tokens]
+        return self.task.get_batch_iterator(
+            dataset=self.task.build_dataset_for_inference(tokens, torch.tensor(lengths)),
+            max_tokens=None if limit is None else max([limit, *lengths]),
+            max_sentences=self.cfg.dataset.batch_size,
+            max_positions=self.max_positions,
+            ignore_invalid_inputs=skip_invalid_size_inputs,
+            disable_iterator_cache=True,
+        ).next_epoch_itr(shuffle=False)
+
+
+class SRformerHubInterface(_OnText, GeneratorHubInterface):
+    """fairseq's interface for models of text to text (`sample`, `score`, `generate`, `encode`, `decode`)."""
 
     def __init__(self, cfg, task, models):
         super().__init__(cfg, task, models)
@@ -40,24 +102,28 @@ class SRformerHubInterface(GeneratorHubInterface):
 
     def encode(self, sentence: str) -> torch.LongTensor:
         """Token ids (N,) that end in </s>."""
-        return _truncated(super().encode(sentence), self.max_positions)
+        return _truncated(self._tokens(sentence, self.task.source_dictionary), self.max_positions)
 
-    def generate(self, *args, **kwargs):
-        """As in fairseq: hypotheses (a list of dicts, the best first) of every sentence."""
-        with _nothing_left_behind(self.models):
-            return super().generate(*args, **kwargs)
+    def _tokens(self, text, dictionary):
+        return dictionary.encode_line(self.apply_bpe(self.tokenize(text)), add_if_not_exist=False).long()
+
+    def _generate(self, *args, **kwargs):
+        return GeneratorHubInterface.generate(self, *args, **kwargs)
 
 
-class SRformerBARTHubInterface(BARTHubInterface):
-    """fairseq's interface for BART, also for models whose texts do not begin with <s>.
+class SRformerBARTHubInterface(_OnText, BARTHubInterface):
+    """fairseq's interface for BART, also for models whose texts do not begin with <s>, and for ensembles.
+
+    Words that a dictionary lacks are <unk>. `model` is the first of an ensemble.
 
     Args:
         prepend_bos: begin sources and hypotheses with <s>, as BART's own texts do; None: as the checkpoint says. That
             is no for what fairseq-train trained on a translation task, and yes for converted checkpoints.
     """
 
-    def __init__(self, cfg, task, model, prepend_bos=None):
-        super().__init__(cfg, task, model)
+    def __init__(self, cfg, task, models, prepend_bos=None):
+        GeneratorHubInterface.__init__(self, cfg, task, models)
+        self.model = self.models[0]
         if self.bpe is None:
             self.bpe = _Words()
         self.prepend_bos = getattr(cfg.model, "prepend_bos", False) if prepend_bos is None else prepend_bos
@@ -68,18 +134,25 @@ class SRformerBARTHubInterface(BARTHubInterface):
 
         fairseq's own adds words that it does not know to the dictionary, past the end of the embedding.
         """
+        tokens = self._tokens(sentence, self.task.source_dictionary, *others, no_separator=no_separator)
+        return _truncated(tokens, self.max_positions)
+
+    def _tokens(self, sentence, dictionary, *others, no_separator=True):
         end = "</s>" if no_separator else "</s> </s>"
         line = f" {end} ".join(self.bpe.encode(text) for text in (sentence, *others))
         line = f"<s> {line} </s>" if self.prepend_bos else f"{line} </s>"
-        tokens = self.task.source_dictionary.encode_line(line, append_eos=False, add_if_not_exist=False)
-        return _truncated(tokens.long(), self.max_positions)
+        return dictionary.encode_line(line, append_eos=False, add_if_not_exist=False).long()
 
-    def generate(self, *args, **kwargs):
-        """As in fairseq: hypotheses (a list of dicts, the best first) of every sentence."""
-        with _nothing_left_behind(self.models):
-            if self.prepend_bos:
-                return super().generate(*args, **kwargs)
-            return GeneratorHubInterface.generate(self, *args, **kwargs)
+    def _generate(self, *args, **kwargs):
+        if self.prepend_bos:
+            return BARTHubInterface.generate(self, *args, **kwargs)
+        return GeneratorHubInterface.generate(self, *args, **kwargs)
+
+    def extract_features(self, tokens: torch.LongTensor, return_all_hiddens: bool = False):
+        """As in fairseq, of one model."""
+        if len(self.models) > 1:
+            raise ConfigurationError(f"extract_features and predict take one model, and this is {len(self.models)}")
+        return super().extract_features(tokens, return_all_hiddens)
 
 
 class _Words:
@@ -101,16 +174,29 @@ def _truncated(tokens, max_positions):
     return torch.cat((tokens[: longest - 1], tokens[-1:]))
 
 
+_lock = threading.Lock()
+_users = weakref.WeakKeyDictionary()  # model -> how many threads generate with it
+
+
 @contextlib.contextmanager
 def _nothing_left_behind(models):
-    """Undo what fairseq's generator leaves on a model: the beam size, and an encoder that no longer reorders."""
+    """Undo what fairseq's generator leaves on a model: the beam size, and an encoder that no longer reorders.
+
+    With the last of several threads that generate with a model, since the others rely on it.
+    """
+    with _lock:
+        for model in models:
+            _users[model] = _users.get(model, 0) + 1
     try:
         yield
     finally:
-        for model in models:
-            if hasattr(model, "set_beam_size"):
-                model.set_beam_size(1)
-            vars(model.encoder).pop("reorder_encoder_out", None)
+        with _lock:
+            for model in models:
+                _users[model] -= 1
+                if _users[model] == 0:
+                    if hasattr(model, "set_beam_size"):
+                        model.set_beam_size(1)
+                    vars(model.encoder).pop("reorder_encoder_out", None)
 
 
 def load(folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **options) -> dict:

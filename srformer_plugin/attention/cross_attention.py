@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from ..errors import ConfigurationError
 from ..registry import choose
 from .backends import resolve
+from .dropout import attention_dropout, current_rate
 from .method.memory import MEMORIES
 from .method.schedule import build_schedule
 from .settings import SegmentSettings
@@ -52,7 +53,7 @@ class SegmentedCrossAttention(SharedByBeams):
         self.head_dim = head_dim or embed_dim // num_heads
         self.scaling = self.head_dim**-0.5 if scale_query else 1.0
         self.segment_size = settings.segment_size
-        self.dropout = dropout
+        self.dropout_module = attention_dropout(dropout)
 
         inner = num_heads * self.head_dim
         kdim = kdim or embed_dim
@@ -128,7 +129,7 @@ class SegmentedCrossAttention(SharedByBeams):
             length=length,
             target_lengths=context.target_lengths,
         )
-        dropout = self.dropout if self.training else 0.0
+        dropout = current_rate(self.dropout_module)
         return self.backend.attend_source(queries, keys, values, layout, plan, self.memory, dropout, need_weights)
 
     def _attend_next(
@@ -167,7 +168,7 @@ class SegmentedCrossAttention(SharedByBeams):
         plan = plan.decide(queries, saved["summaries"], layout.segment_counts)
         saved["position"] = first + length
         self.set_incremental_state(incremental_state, "attn_state", saved)
-        dropout = self.dropout if self.training else 0.0
+        dropout = current_rate(self.dropout_module)
         output, weights = self.backend.attend_next(
             queries, keys, values, layout, plan, self.memory, saved["memory"], dropout, need_weights
         )

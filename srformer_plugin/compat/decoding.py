@@ -1,5 +1,7 @@
 """What goes wrong while fairseq decodes."""
 
+import math
+
 from fairseq import utils
 from fairseq.modules import MultiheadAttention
 from fairseq.ngram_repeat_block import NGramRepeatBlock
@@ -39,11 +41,15 @@ def block_repeated_ngrams():
 
     ``ngram_repeat_block.py:110`` takes a hypothesis' last n - 1 tokens from the end of a buffer that is as long as
     the longest hypothesis: until it is full these are padding, and nothing is blocked. The wheels have no
-    extension, so that is the only path. Not needed when a hypothesis decoded with the option repeats no n-gram.
+    extension, so that is the only path. With n = 1 it takes none at all. Then every word may come once; what a
+    hypothesis begins with, </s> mostly, is no word of it, and it may end. Not needed when a hypothesis decoded with
+    the option, 1 among its values, repeats no n-gram.
     """
 
     def make_wrapper(original):
         def forward(self, tokens, lprobs, bsz, beam_size, step):
+            if self.no_repeat_ngram_size == 1:
+                return lprobs.scatter_(1, tokens[:, 1 : step + 1], -math.inf)
             # the extension counts from `step` itself, in rows as long as the buffer
             written = tokens if self.use_extension else tokens[:, : step + 1]
             return original(self, written, lprobs, bsz, beam_size, step)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data_prep.errors import UserError
+
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -128,7 +130,8 @@ class BeamSearch:
         if starts < 1:
             return log_probs
         start = torch.arange(starts, device=tokens.device)
-        same = start + size - 1 <= position  # complete n-grams only
+        last = start + size - 1
+        same = (last >= 1) & (last <= position)  # complete n-grams, and the first token is no word
         for offset in range(size - 1):
             wanted = tokens.index_select(2, (position - size + 2 + offset).clamp(min=0))
             same = same & (tokens[:, :, offset : offset + starts] == wanted)
@@ -167,19 +170,31 @@ class BeamSearch:
         self.position += 1
 
     def hypotheses(self, rows: int) -> list[list[dict]]:
-        """The finished hypotheses of the first `rows` sentences as `SequenceGenerator` returns them, the best first."""
+        """The finished hypotheses of the first `rows` sentences as `SequenceGenerator` returns them, the best first.
+
+        Raises:
+            UserError: a sentence without any, where `SequenceGenerator` ends in an assertion.
+        """
         settings = self.settings
         counts, lengths = self.finished_count.tolist(), self.finished_length.tolist()
+        if 0 in counts[:rows]:
+            raise UserError(
+                f"no hypothesis of a sentence could end: the model's scores are not numbers, or --min-len "
+                f"{settings.min_len} asks for more words than --no-repeat-ngram-size "
+                f"{settings.no_repeat_ngram_size} leaves"
+            )
+        # the next search writes into the tables
+        all_tokens, all_scores = self.finished_tokens[:rows].clone(), self.finished_scores[:rows].clone()
         results = []
         for row in range(rows):
             found = []
             for slot in range(counts[row]):
                 length = lengths[row][slot]
-                cumulative = self.finished_scores[row, slot, :length]
+                cumulative = all_scores[row, slot, :length]
                 total = cumulative[-1] / length**settings.len_penalty if settings.normalize_scores else cumulative[-1]
                 found.append(
                     {
-                        "tokens": self.finished_tokens[row, slot, :length],
+                        "tokens": all_tokens[row, slot, :length],
                         "score": total,
                         "attention": torch.empty(0),
                         "alignment": torch.empty(0),

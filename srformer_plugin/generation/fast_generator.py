@@ -98,8 +98,9 @@ class FastSequenceGenerator(SequenceGenerator):
         """Buffers for this shape that hold these sources: those that are there, or new ones."""
         decoder = self.model.single_model.decoder
         length = min(-(-(max_len + 1) // LENGTH_BUCKET) * LENGTH_BUCKET, self.max_len)
-        weight = decoder.output_projection.weight
-        key = (shape, length, weight.data_ptr(), weight.dtype)
+        # a graph holds addresses of weights: of all, since any of them may have been replaced
+        weights = tuple((tensor.data_ptr(), tensor.dtype) for tensor in (*decoder.parameters(), *decoder.buffers()))
+        key = (shape, length, self._settings(), weights)
         if key in self._searches:
             self._searches.move_to_end(key)
             self._searches[key].decoder.load(encoder_out)
@@ -107,9 +108,14 @@ class FastSequenceGenerator(SequenceGenerator):
         while len(self._searches) >= KEPT_GRAPHS:
             self._searches.popitem(last=False)
         found = _Search(StaticDecoder(decoder, encoder_out, self.beam_size, length), self._settings(), shape[0])
-        if weight.device.type == "cuda":
+        if self._keeps_searches(found.device):
             self._searches[key] = found
         return found
+
+    @staticmethod
+    def _keeps_searches(device) -> bool:
+        """Whether buffers of one batch are worth keeping for the next: where graphs belong to them."""
+        return device.type == "cuda"
 
     def _settings(self) -> SearchSettings:
         blocker, suppressed = self.repeat_ngram_blocker, self.token_indices_to_suppress

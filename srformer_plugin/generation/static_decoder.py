@@ -8,8 +8,10 @@ position (its ancestors), and masks what others wrote; the buffers are read once
 
 import torch
 import torch.nn.functional as F
+from fairseq.modules.fairseq_dropout import FairseqDropout
 from torch import Tensor
 
+from ..attention.dropout import is_active
 from ..attention.source_context import SourceContext
 from ..errors import ConfigurationError
 from ..models.segmented_decoder import SegmentedDecoder, SegmentedDecoderLayer
@@ -37,10 +39,15 @@ class StaticDecoder:
         heads = [(layer.self_attn.num_heads, layer.self_attn.head_dim) for layer in decoder.layers]
         self.caches = [torch.zeros(2, batch_size, count, length * beam, size, **options) for count, size in heads]
         self.hypothesis = torch.arange(beam, device=device)
-        self.positions = decoder.position_table(length, device)
-        self.bias = decoder.self_attention_bias_table(length, device)
-        if self.bias is not None:  # (T, H, T), every distance once per slot
-            self.bias = self.bias.to(options["dtype"]).repeat_interleave(beam, dim=2)
+        self.tables = self._open_tables()
+
+    def _open_tables(self):
+        """What positions contribute, by today's weights: embeddings (T, C) and attention scores (T, H, T), or None."""
+        decoder, length, device = self.decoder, self.length, self.device
+        bias = decoder.self_attention_bias_table(length, device)
+        if bias is not None:
+            bias = bias.to(decoder.output_projection.weight.dtype)
+        return {"positions": decoder.position_table(length, device), "bias": bias}
 
     def _open_sources(self, encoder_out):
         """What each layer's cross-attention keeps of the sources, layer by layer."""
@@ -50,7 +57,13 @@ class StaticDecoder:
             yield layer.encoder_attn.open_source(states, context, self.length)
 
     def load(self, encoder_out: dict) -> None:
-        """Put other sources of the same shape in the place of those there are."""
+        """Put other sources of the same shape in the place of those there are, and what weights may have changed.
+
+        Weights are trained, loaded and averaged in place: nothing that was computed from them outlives a call.
+        """
+        for name, table in self._open_tables().items():
+            if table is not None:
+                self.tables[name].copy_(table)
         for source, other in zip(self.sources, self._open_sources(encoder_out)):
             for name, tensor in other.items():
                 source[name].copy_(tensor)
@@ -69,11 +82,12 @@ class StaticDecoder:
         decoder = self.decoder
         visible = ancestors[:, :, :window].unsqueeze(3) == self.hypothesis  # (B, x, window, x)
         mask = visible.flatten(2).unsqueeze(1)
-        if self.bias is not None:
-            bias = self.bias[:, :, : window * self.beam].index_select(0, position)  # (1, H, slots)
+        if self.tables["bias"] is not None:
+            bias = self.tables["bias"][:, :, :window].index_select(0, position)  # (1, H, window)
+            bias = bias.repeat_interleave(self.beam, dim=2)  # every distance once per slot
             mask = torch.where(mask, bias.unsqueeze(2), float("-inf"))
         slots = position * self.beam + self.hypothesis
-        x = decoder.embed_step(tokens.view(1, -1), position, self.positions)
+        x = decoder.embed_step(tokens.view(1, -1), position, self.tables["positions"])
         for layer, cache, source in zip(decoder.layers, self.caches, self.sources):
             x = self._layer_step(layer, x, cache, source, slots, mask, position)
         if decoder.layer_norm is not None:
@@ -120,6 +134,8 @@ def check_supported(decoder) -> None:
     ):
         if getattr(decoder, attribute, None) is not None:
             raise ConfigurationError(f"a decoder with {flag}")
+    if any(isinstance(module, FairseqDropout) and is_active(module) for module in decoder.modules()):
+        raise ConfigurationError("dropout in the decoder (--retain-dropout, or a model in training)")
     for layer in decoder.layers:
         if not isinstance(layer, SegmentedDecoderLayer) or layer.encoder_attn is None or layer.cross_self_attention:
             raise ConfigurationError("a decoder layer that is not an SRformer's")

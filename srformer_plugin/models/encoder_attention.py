@@ -4,7 +4,6 @@ A mask that only hides padding makes PyTorch's fused kernels slower than no mask
 well. A sentence's tokens are one run of the padded row, a slice, and a slice needs no mask.
 """
 
-from contextlib import contextmanager
 from itertools import groupby
 from typing import NamedTuple
 
@@ -12,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
+
+from ..attention.dropout import current_rate
 
 LONG_SOURCE = 4096  # padded length from which on the mask costs more than the launches of a call per sentence
 
@@ -84,13 +86,11 @@ class SentenceAttention(MultiheadAttention):
     def _attend(self, states: Tensor, runs: "list[Run]") -> Tensor:
         """(N, B, C) -> (N, B, C)."""
         projected = [F.linear(states, p.weight, p.bias) for p in (self.q_proj, self.k_proj, self.v_proj)]
-        dropping = self.training or self.dropout_module.apply_during_inference
-        dropout = self.dropout_module.p if dropping else 0.0
+        dropout = current_rate(self.dropout_module)
         outputs = []
         for run, *qkv in zip(runs, *(_TakeRuns.apply(runs, x) for x in projected)):
             heads = [x.unflatten(2, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3) for x in qkv]
-            with _cudnn_only_if(run.length == states.size(0)):
-                output = F.scaled_dot_product_attention(*heads, dropout_p=dropout)
+            output = _attend_heads(*heads, dropout, often=run.length == states.size(0))
             outputs.append(output.permute(2, 0, 1, 3).flatten(2))
         placed = _PlaceRuns.apply(runs, states.size(0), *outputs)
         # the weights and not the modules, as fairseq takes them: hooks such as quantization noise's do not run
@@ -104,20 +104,19 @@ def _host_may_read(x: Tensor) -> bool:
     return x.device.type == "cpu" or (x.is_cuda and not torch.cuda.is_current_stream_capturing())
 
 
-@contextmanager
-def _cudnn_only_if(wanted: bool):
-    """Keep PyTorch from choosing cuDNN's attention, unless `wanted`.
+def _attend_heads(query: Tensor, key: Tensor, value: Tensor, dropout: float, often: bool) -> Tensor:
+    """`scaled_dot_product_attention` of (B, H, N, D), without cuDNN for a length that does not come `often`.
 
     cuDNN's is the fastest on an H100, but it prepares a plan for every shape that it has not seen: 90 ms forward and
     90 ms backward, with torch 2.11. Padded lengths come again, above all that to which sources are cut; those of
-    sentences hardly do.
+    sentences hardly do. PyTorch's switch for it is one of the whole process, other threads' too; so where PyTorch
+    would choose cuDNN, its flash attention, which takes all that cuDNN takes, is called by name.
     """
-    enabled = torch.backends.cuda.cudnn_sdp_enabled()
-    torch.backends.cuda.enable_cudnn_sdp(enabled and wanted)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(enabled)
+    if not often and query.is_cuda:
+        chosen = torch._fused_sdp_choice(query, key, value, None, dropout, False)
+        if chosen == SDPBackend.CUDNN_ATTENTION.value:
+            return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout)[0]
+    return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
 
 
 class _TakeRuns(torch.autograd.Function):

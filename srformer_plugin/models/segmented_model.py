@@ -7,8 +7,13 @@ import torch
 import torch.nn.functional as F
 from fairseq import utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf, gen_parser_from_dataclass
+from fairseq.models.transformer import TransformerDecoderBase, TransformerEncoderBase
+from fairseq.modules import MultiheadAttention
+from fairseq.modules.fairseq_dropout import FairseqDropout
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
 from torch import Tensor, nn
 
+from ..attention.dropout import ATTENTION
 from ..attention.settings import SegmentSettings
 from ..errors import ConfigurationError
 from .checkpoint_state import prune_layers
@@ -45,6 +50,7 @@ class SegmentedModel:
             setattr(args, name, value)
         model = super().build_model(args, task)
         keep_gelu_in_the_inputs_dtype(model)
+        name_dropouts(model)
         return model
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
@@ -79,6 +85,30 @@ def keep_gelu_in_the_inputs_dtype(model: nn.Module) -> None:
     for module in model.modules():
         if getattr(module, "activation_fn", None) is stock:
             module.activation_fn = gelu
+
+
+# --retain-dropout-modules' documented names
+DROPOUT_NAMES = {
+    TransformerEncoderBase: "TransformerEncoder",
+    TransformerDecoderBase: "TransformerDecoder",
+    TransformerEncoderLayerBase: "TransformerEncoderLayer",
+    TransformerDecoderLayerBase: "TransformerDecoderLayer",
+    MultiheadAttention: ATTENTION,
+}
+
+
+def name_dropouts(model: nn.Module) -> None:
+    """Give every dropout the name by which fairseq's documentation selects it (`--retain-dropout-modules`).
+
+    fairseq names a dropout after the class of the module that has it: ours have other names, and its own classes got
+    others when they were split into TransformerEncoderLayerBase and TransformerEncoderLayer.
+    """
+    for module in model.modules():
+        for kind, name in DROPOUT_NAMES.items():
+            if isinstance(module, kind):
+                for child in module.children():
+                    if isinstance(child, FairseqDropout):
+                        child.module_name = name
 
 
 def gelu(x: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class SRformerBARTModel(SegmentedModel, BARTModel):
         """
         prepend_bos = options.pop("prepend_bos", None)
         loaded = load(folder, checkpoint_file, data_name_or_path, bpe, load_checkpoint_heads=True, **options)
-        return SRformerBARTHubInterface(loaded["args"], loaded["task"], loaded["models"][0], prepend_bos)
+        return SRformerBARTHubInterface(loaded["args"], loaded["task"], loaded["models"], prepend_bos)
 
     def upgrade_state_dict_named(self, state_dict, name):
         super().upgrade_state_dict_named(state_dict, name)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
+from ..attention.dropout import attention_dropout, current_rate
 from ..attention.shared_by_beams import SharedByBeams, add_projections, split_heads
 from ..attention.source_context import as_context
 
@@ -139,7 +140,8 @@ class _Projections(nn.Module):
         qn_block_size: int = 8,
     ):
         super().__init__()
-        self.num_heads, self.head_dim, self.dropout = num_heads, head_dim, dropout
+        self.num_heads, self.head_dim = num_heads, head_dim
+        self.dropout_module = attention_dropout(dropout)
         add_projections(self, embed_dim, num_heads * head_dim, kdim or embed_dim, False, q_noise, qn_block_size)
 
 
@@ -177,7 +179,7 @@ class T5SelfAttention(_Projections):
                 v = torch.cat((saved["prev_value"], v), dim=2)
             self.set_incremental_state(incremental_state, "attn_state", {"prev_key": k, "prev_value": v})
             bias = bias[..., -k.size(2) :]  # a first call with a longer prefix has keys of its last token only
-        output, _ = attend(q, k, v, bias, self.dropout if self.training else 0.0)
+        output, _ = attend(q, k, v, bias, current_rate(self.dropout_module))
         return self.out_proj(output.permute(2, 0, 1, 3).reshape(length, rows, -1)), None
 
     def _get_input_buffer(self, incremental_state: dict | None) -> dict:
@@ -226,7 +228,7 @@ class T5CrossAttention(SharedByBeams, _Projections):
                 self.set_incremental_state(incremental_state, "attn_state", saved)
         keys, values, bias, beam = (saved[name] for name in ("prev_key", "prev_value", "bias", "beam_size"))
         q = self.split_query(self.q_proj(query), beam)  # hypotheses are more queries to the same keys
-        dropout = self.dropout if self.training else 0.0
+        dropout = current_rate(self.dropout_module)
         output, weights = attend(q, keys, values, bias, dropout, need_weights or need_head_weights)
         if weights is not None:
             weights = self.join_weights(weights, beam, need_head_weights)

@@ -253,14 +253,14 @@ def test_a_parameter_pushed_out_of_its_bounds_acts_as_one_at_the_bound(name, val
 
 def test_dropout_acts_on_the_local_weights_in_training_only():
     module = build()
-    module.dropout = 0.5
+    module.dropout_module.p = 0.5
     encoder, mask = pad_batch([13], 13, [0], module.embed_dim)
     query = torch.randn(5, 1, module.embed_dim, dtype=torch.float64)
     training = [module(query, encoder, encoder, mask)[0] for _ in range(2)]
     evaluated = [module.eval()(query, encoder, encoder, mask)[0] for _ in range(2)]
     assert not torch.allclose(*training)
     torch.testing.assert_close(*evaluated, rtol=0, atol=0)
-    module.dropout = 1 - 1e-12  # nothing local is left: the output is the recurrent term alone
+    module.dropout_module.p = 1 - 1e-12  # nothing local is left: the output is the recurrent term alone
     without = module.train()(query, encoder, encoder, mask)[0]
     whole = module.eval()(query, encoder, encoder, mask)[0]
     module.memory = NoMemory(2, 4, None)

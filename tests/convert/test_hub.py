@@ -2,6 +2,8 @@
 
 import copy
 import io
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sentencepiece
@@ -13,6 +15,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from fairseq.models.bart import BARTModel
 from fairseq.sequence_generator import SequenceGenerator
 
+from srformer_plugin.errors import ConfigurationError
 from srformer_plugin.hub import SRformerBARTHubInterface, SRformerHubInterface
 from srformer_plugin.models.srformer_bart import SRformerBARTModel
 from srformer_plugin.models.srformer_t5 import SRformerT5Model
@@ -215,3 +218,85 @@ def test_a_converted_t5_answers_text(t5):
     answers = model.sample(TEXTS, beam=4, max_len_b=8)
     assert answers == [model.sample(text, beam=4, max_len_b=8) for text in TEXTS]
     assert attributes(model.models[0]) == before
+
+
+def hub_of(folder, *names, **options):
+    options = {"bpe": "sentencepiece", "sentencepiece_model": str(folder / "spm.model"), **options}
+    return SRformerBARTModel.from_pretrained(folder, ":".join(names), str(folder), **options)
+
+
+def test_an_ensemble_is_asked_as_a_whole(hub, folder):
+    """fairseq's interface for BART takes the first model and says nothing."""
+    alone = hub_of(folder, other_model(folder))
+    both = hub_of(folder, "checkpoint_best.pt", "other.pt")
+    assert [len(interface.models) for interface in (hub, alone, both)] == [1, 1, 2]
+    scores = [interface.score(TEXTS[:2], TEXTS[1:3]) for interface in (hub, alone, both)]
+    for first, second, ensemble in zip(*scores):
+        # the probabilities' mean, token by token
+        mean = torch.stack([first["positional_scores"], second["positional_scores"]]).exp().mean(0).log()
+        torch.testing.assert_close(ensemble["positional_scores"], mean)
+    assert isinstance(both.sample(TEXTS[0], beam=2, max_len_b=6), str)
+    with pytest.raises(ConfigurationError, match="take one model, and this is 2"):
+        both.extract_features(both.encode(TEXTS[0]))
+
+
+def other_model(folder):
+    """A second checkpoint with other weights, other.pt."""
+    content = torch.load(folder / "checkpoint_best.pt", weights_only=True)
+    generator = torch.Generator().manual_seed(2)
+    for name, value in content["model"].items():
+        if value.dim() == 2:
+            content["model"][name] = torch.randn(value.shape, generator=generator) * 2 * value.size(1) ** -0.5
+    torch.save(content, folder / "other.pt")
+    return "other.pt"
+
+
+def test_a_text_longer_than_a_batch_of_the_training(folder):
+    """--max-tokens is of the training; whatever fits the model's positions is a source."""
+    hub = hub_of(folder, "checkpoint_best.pt", max_tokens=20)
+    long = " ".join(TEXTS)
+    assert len(hub.encode(long)) > 20
+    unlimited = hub_of(folder, "checkpoint_best.pt")
+    options = {"beam": 2, "max_len_b": 6}
+    assert hub.sample([*TEXTS, long], **options) == unlimited.sample([*TEXTS, long], **options)
+
+
+def test_scores_are_those_of_the_search(hub):
+    """Of hypotheses as they were found, whatever the batch; the mean log probability is a search's own score."""
+    found = hub.generate([hub.encode(text) for text in TEXTS], beam=2, max_len_b=9, min_len=2)
+    answers = [hub.decode(beams[0]["tokens"]) for beams in found]
+    # pieces of a random model's words may be cut otherwise when they are encoded again
+    encoded = [hub._tokens(text, hub.tgt_dict).tolist() for text in answers]
+    chosen = [n for n, tokens in enumerate(encoded) if tokens == found[n][0]["tokens"].tolist()]
+    assert chosen
+    scored = hub.score([TEXTS[n] for n in chosen], [answers[n] for n in chosen])
+    for n, score in zip(chosen, scored):
+        torch.testing.assert_close(score["positional_scores"], found[n][0]["positional_scores"], rtol=0, atol=1e-4)
+        assert float(score["score"]) == pytest.approx(float(found[n][0]["score"]), abs=1e-4)
+
+
+def test_what_cannot_be_scored_is_said(hub):
+    with pytest.raises(ConfigurationError, match="2 sources, but 1 targets"):
+        hub.score(TEXTS[:2], TEXTS[:1])
+    with pytest.raises(ConfigurationError, match="target 1 has .* more than --max-target-positions 40"):
+        hub.score(TEXTS[:2], [TEXTS[0], " ".join(TEXTS * 3)])
+
+
+def test_threads_share_a_model(hub):
+    """Two of them decode, with different beams, and one scores: each gets what it gets alone."""
+    jobs = [
+        lambda: hub.sample(TEXTS, beam=4, max_len_b=9, min_len=4),
+        lambda: hub.sample(TEXTS, beam=1, max_len_b=5),
+        lambda: [h["positional_scores"].tolist() for h in hub.score(TEXTS[:4], TEXTS[1:])],
+    ]
+    alone = [job() for job in jobs]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            found = list(pool.map(lambda job: job(), jobs * 4))
+    finally:
+        sys.setswitchinterval(interval)
+    for expected, got in zip(alone * 4, found):
+        assert got == expected
+    assert "reorder_encoder_out" not in vars(hub.models[0].encoder)  # with the last one

@@ -1,6 +1,13 @@
 """`FastSequenceGenerator` finds what fairseq's `SequenceGenerator` finds."""
 
+import argparse
+import copy
+import gc
+import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.conftest import StubTask
 
+from data_prep.errors import UserError
+from srformer_plugin.attention.dropout import is_active
 from srformer_plugin.attention.method.schedule import SCHEDULES, ClockSchedule
 from srformer_plugin.generation import FastSequenceGenerator
 from srformer_plugin.generation.beam_search import BeamSearch
@@ -78,7 +87,7 @@ def model(build_model):
     min_len=st.integers(1, 6),
     more=st.integers(0, 40),  # hypotheses longer than the schedule, and than one window
     len_penalty=st.sampled_from([0.0, 0.7, 1.0, 2.5]),
-    ngram=st.sampled_from([0, 2, 3, 4]),
+    ngram=st.sampled_from([0, 1, 2, 3, 4]),
     unk_penalty=st.sampled_from([0.0, 3.0, -3.0]),
     temperature=st.sampled_from([1.0, 0.6, 1.7]),
     normalize_scores=st.booleans(),
@@ -184,6 +193,238 @@ def test_the_batch_makes_no_difference(model, make_sample):
         net_input = {name: value[row : row + 1] for name, value in sample["net_input"].items()}
         alone = both(model, {"id": sample["id"][:1], "net_input": net_input}, 3)[1]
         check_equal([together[row]], alone)
+
+
+# ---- searches that are kept
+
+
+@pytest.fixture
+def keeping(monkeypatch):
+    """Keep buffers between calls on a CPU, too, as a GPU's graphs are."""
+    monkeypatch.setattr(FastSequenceGenerator, "_keeps_searches", staticmethod(lambda device: True))
+
+
+def other_weights(model, build_model, kind, way):
+    """Give `model` other weights without a new tensor for the output projection."""
+    other = build_model(**{**kind, "seed": 7})
+    if way == "loaded":
+        model.load_state_dict(other.state_dict())
+    elif way == "past autograd":
+        for mine, theirs in zip(model.parameters(), other.parameters()):
+            mine.data.copy_(theirs.data)
+    else:
+        for mine, theirs in zip(model.decoder.layers, other.decoder.layers):
+            mine.self_attn, mine.fc1 = theirs.self_attn, theirs.fc1
+        model.eval()
+
+
+@pytest.mark.parametrize("way", ["loaded", "past autograd", "other modules"])
+@pytest.mark.parametrize("kind", [{"cross_attention": "srformer"}, {"arch": "srformer_t5_tiny"}], ids=["bart", "t5"])
+@torch.no_grad()
+def test_a_kept_search_goes_by_the_weights_of_today(build_model, make_sample, keeping, kind, way):
+    model, sample = build_model(**kind), make_sample(LENGTHS)
+    options = {"beam_size": 3, "max_len_b": 14}
+    stock, fast = (g([model], model.decoder.dictionary, **options) for g in (SequenceGenerator, FastSequenceGenerator))
+    before = fast.generate([model], sample)
+    check_equal(stock.generate([model], sample), before)
+    other_weights(model, build_model, kind, way)
+    after = fast.generate([model], sample)
+    check_equal(stock.generate([model], sample), after)
+    assert [beams[0]["tokens"].tolist() for beams in before] != [beams[0]["tokens"].tolist() for beams in after]
+
+
+@torch.no_grad()
+def test_hypotheses_of_a_kept_search_outlive_the_next_batch(model, make_sample, keeping):
+    generator = FastSequenceGenerator(
+        [model], model.decoder.dictionary, beam_size=3, max_len_b=14, normalize_scores=False
+    )
+    first = generator.generate([model], make_sample(LENGTHS))
+    expected = copy.deepcopy(first)
+    other = generator.generate([model], make_sample(LENGTHS, seed=11))
+    assert len(generator._searches) == 1
+    check_equal(expected, first)
+    assert [beams[0]["tokens"].tolist() for beams in other] != [beams[0]["tokens"].tolist() for beams in first]
+
+
+@torch.no_grad()
+def test_a_kept_search_goes_by_the_options_of_today(model, make_sample, keeping):
+    sample = make_sample(LENGTHS)
+    generators = [
+        kind([model], model.decoder.dictionary, beam_size=3, max_len_b=14)
+        for kind in (SequenceGenerator, FastSequenceGenerator)
+    ]
+    for name, value in (("len_penalty", 2.0), ("min_len", 9), ("temperature", 3.0), ("unk_penalty", 5.0)):
+        for generator in generators:
+            setattr(generator, name, value)
+        check_equal(*(generator.generate([model], sample) for generator in generators))
+
+
+@torch.no_grad()
+def test_released_buffers_are_freed(model, make_sample, keeping):
+    generator = FastSequenceGenerator([model], model.decoder.dictionary, beam_size=3, max_len_b=14)
+    generator.generate([model], make_sample(LENGTHS))
+    (kept,) = generator._searches.values()
+    buffers = [weakref.ref(cache) for cache in kept.decoder.caches]
+    del kept
+    generator.release()
+    gc.collect()
+    assert buffers and all(buffer() is None for buffer in buffers)
+    assert len(generator.generate([model], make_sample(LENGTHS))) == len(LENGTHS)
+
+
+# ---- options that both generators share
+
+
+@pytest.mark.parametrize("kind", [SequenceGenerator, FastSequenceGenerator])
+@pytest.mark.parametrize("more", [0, 30])
+@torch.no_grad()
+def test_with_n_grams_of_one_every_word_comes_once_and_the_sentence_may_end(model, make_sample, kind, more):
+    """Also where the longest hypothesis allows more words than the vocabulary has."""
+    dictionary = model.decoder.dictionary
+    generator = kind([model], dictionary, beam_size=4, max_len_b=14 + more, min_len=8, no_repeat_ngram_size=1)
+    for beams in generator.generate([model], make_sample(LENGTHS)):
+        for hypothesis in beams:
+            tokens = hypothesis["tokens"].tolist()
+            assert tokens[-1] == dictionary.eos() and len(tokens) > 8
+            assert len(set(tokens)) == len(tokens)
+            assert hypothesis["score"].isfinite()
+
+
+@torch.no_grad()
+def test_scores_that_are_no_numbers_are_one_clear_error(build_model, make_sample):
+    model = build_model()
+    model.decoder.layers[0].fc2.weight.fill_(float("nan"))
+    generator = FastSequenceGenerator([model], model.decoder.dictionary, beam_size=2, max_len_b=6)
+    with pytest.raises(UserError, match="the model's scores are not numbers"):
+        generator.generate([model], make_sample([5, 3]))
+
+
+@pytest.mark.parametrize(
+    "options, prefix",
+    [
+        ({"min_len": 20}, None),  # more than --max-len-b
+        ({"temperature": 0.0}, None),
+    ],
+)
+def test_both_refuse_what_cannot_be(model, make_sample, options, prefix):
+    for kind in (SequenceGenerator, FastSequenceGenerator):
+        with pytest.raises(AssertionError, match="min_len|temperature"):
+            generator = kind([model], model.decoder.dictionary, **{"beam_size": 2, "max_len_b": 6, **options})
+            generator.generate([model], make_sample([5, 3]))
+
+
+@torch.no_grad()
+def test_the_same_sentence_several_times_has_the_same_hypotheses(model, make_sample):
+    sample = make_sample([9])
+    net_input = {name: value.expand(5, *value.shape[1:]).contiguous() for name, value in sample["net_input"].items()}
+    stock, fast = both(model, {"id": torch.arange(5), "net_input": net_input}, 3)
+    check_equal(stock, fast)
+    check_equal(fast, [fast[0]] * 5)
+
+
+@torch.no_grad()
+def test_a_prefix_longer_than_a_hypothesis_may_be_is_cut(model, make_sample):
+    dictionary = model.decoder.dictionary
+    prefix = torch.arange(dictionary.nspecial, dictionary.nspecial + 9).repeat(2, 1)
+    generator = FastSequenceGenerator([model], dictionary, beam_size=2, max_len_b=4)
+    for beams in generator.generate([model], make_sample([5, 3]), prefix_tokens=prefix):
+        assert beams[0]["tokens"].tolist() == [*prefix[0, :4].tolist(), dictionary.eos()]
+
+
+@pytest.mark.parametrize("kind", KINDS[:1] + KINDS[4:6], ids=lambda kind: "-".join(map(str, kind.values())))
+def test_threads_share_a_model(build_model, make_sample, kind):
+    """Both generators and a scoring, at once and with different beams: each gets what it gets alone."""
+    model, sample = build_model(**kind), make_sample(LENGTHS)
+    inputs = {**sample["net_input"], "prev_output_tokens": torch.randint(4, 20, (len(LENGTHS), 9))}
+
+    def decode(generator_class, beam):
+        generator = generator_class([model], model.decoder.dictionary, beam_size=beam, max_len_b=9)
+        found = generator.generate([model], sample)
+        return [[hypothesis["tokens"].tolist() for hypothesis in beams] for beams in found]
+
+    def score():
+        with torch.no_grad():  # of this thread
+            return model(**inputs)[0].tolist()
+
+    jobs = [partial(decode, g, beam) for g in (SequenceGenerator, FastSequenceGenerator) for beam in (1, 4)] + [score]
+    alone = [job() for job in jobs]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(5) as pool:
+            found = list(pool.map(lambda job: job(), jobs * 3))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == alone * 3
+
+
+# ---- dropout while decoding
+
+
+ATTENTION_NAMES = ["MultiheadAttention"]
+DOCUMENTED = ["TransformerEncoder", "TransformerDecoder", "TransformerEncoderLayer", "TransformerDecoderLayer"]
+
+
+def retaining(model, modules):
+    generation = argparse.Namespace(retain_dropout=True, retain_dropout_modules=modules, print_alignment=False)
+    model.prepare_for_inference_(argparse.Namespace(generation=generation))
+    return model
+
+
+@pytest.mark.parametrize("modules", [None, *([name] for name in DOCUMENTED + ATTENTION_NAMES)], ids=str)
+@pytest.mark.parametrize("kind", ["srformer", "segmented", "full"])
+@pytest.mark.parametrize("arch", ["srformer_bart_tiny", "srformer_t5_tiny"])
+def test_dropout_is_retained_in_the_modules_that_fairseq_documents(build_model, arch, kind, modules):
+    rates = {"dropout": 0.2, "attention_dropout": 0.2, "activation_dropout": 0.2}
+    model = retaining(build_model(arch, cross_attention=kind, **rates), modules)
+    encoder, decoder = model.encoder, model.decoder
+    owners = {
+        "TransformerEncoder": [encoder.dropout_module],
+        "TransformerDecoder": [decoder.dropout_module],
+        "TransformerEncoderLayer": [encoder.layers[0].dropout_module, encoder.layers[0].activation_dropout_module],
+        "TransformerDecoderLayer": [decoder.layers[0].dropout_module, decoder.layers[0].activation_dropout_module],
+        "MultiheadAttention": [
+            attention.dropout_module
+            for attention in (encoder.layers[0].self_attn, decoder.layers[0].self_attn, decoder.layers[0].encoder_attn)
+        ],
+    }
+    active = {name for name, dropouts in owners.items() if all(map(is_active, dropouts))}
+    silent = {name for name, dropouts in owners.items() if not any(map(is_active, dropouts))}
+    assert active == set(modules or owners) and silent == set(owners) - active
+
+
+@pytest.mark.parametrize("where", ["encoder", "self_attn", "encoder_attn"])
+@pytest.mark.parametrize("kind", ["srformer", "segmented", "full"])
+@pytest.mark.parametrize("arch", ["srformer_bart_tiny", "srformer_t5_tiny"])
+@torch.no_grad()
+def test_retained_dropout_of_an_attention_changes_what_is_computed(build_model, make_sample, arch, kind, where):
+    """In teacher forcing, in decoding step by step, and nowhere else."""
+    model, sample = build_model(arch, cross_attention=kind, attention_dropout=0.5), make_sample(LENGTHS)
+    layer = model.encoder.layers[0] if where == "encoder" else model.decoder.layers[0]
+    dropout = getattr(layer, "self_attn" if where == "encoder" else where).dropout_module
+    previous = torch.randint(4, 20, (len(LENGTHS), 6))
+
+    def outputs():
+        encoded = model.encoder.forward_torchscript(sample["net_input"])
+        state = {}
+        yield model(**sample["net_input"], prev_output_tokens=previous)[0]
+        yield [model.decoder(previous[:, : n + 1], encoded, incremental_state=state)[0] for n in range(3)][-1]
+
+    assert all(torch.equal(a, b) for a, b in zip(outputs(), outputs()))
+    dropout.apply_during_inference = True
+    assert not any(torch.equal(a, b) for a, b in zip(outputs(), outputs()))
+
+
+@torch.no_grad()
+def test_with_dropout_in_the_decoder_the_fast_generator_leaves_the_search_to_the_stock_one(
+    build_model, make_sample, caplog
+):
+    for modules, said in ((["TransformerEncoder"], False), (None, True)):
+        model = retaining(build_model(dropout=0.3), modules)
+        generator = FastSequenceGenerator([model], model.decoder.dictionary, beam_size=2, max_len_b=9)
+        found = [generator.generate([model], make_sample(LENGTHS))[0][0]["score"].item() for _ in range(5)]
+        assert len(set(found)) == 5
+        assert ("--retain-dropout" in caplog.text) == said
 
 
 @pytest.mark.gpu

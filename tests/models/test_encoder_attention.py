@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from srformer_plugin.models import encoder_attention
-from srformer_plugin.models.encoder_attention import Run, SentenceAttention, attend_within_sentences
+from srformer_plugin.models.encoder_attention import Run, SentenceAttention, _attend_heads, attend_within_sentences
 
 WIDTH, HEADS = 12, 3
 
@@ -346,24 +346,27 @@ def test_a_mask_is_read_again_when_it_changed_or_another_lies_in_its_place(monke
         assert memo.runs(mask) == [Run(1, 3, 4)]
 
 
-def test_cudnn_is_left_to_rows_without_padding(monkeypatch):
-    seen = []
-    original = F.scaled_dot_product_attention
+@pytest.mark.gpu
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_cudnn_plans_no_length_of_a_sentence_and_its_switch_stays(dropout):
+    """The kernels that are called, and their numbers: a padded row's length is cuDNN's where PyTorch chooses it."""
+    heads = [torch.randn(1, 2, 4096, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    outputs = []
+    for often in (True, False):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            outputs.append(_attend_heads(*heads, 0.0, often=often))
+            _attend_heads(*heads, dropout, often=often).sum().backward()
+        names = {event.name for event in profile.events()}
+        assert often or not any("cudnn" in name for name in names)
+    torch.testing.assert_close(*outputs, rtol=2e-2, atol=2e-2)
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
 
-    def spy(query, *args, **kwargs):
-        seen.append((query.size(2), torch.backends.cuda.cudnn_sdp_enabled()))
-        return original(query, *args, **kwargs)
 
-    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+def test_no_switch_of_the_process_is_written(monkeypatch):
+    """Another thread would see it."""
+    for name in ("enable_cudnn_sdp", "enable_flash_sdp", "enable_mem_efficient_sdp", "enable_math_sdp"):
+        monkeypatch.setattr(torch.backends.cuda, name, lambda enabled: pytest.fail("a process-wide switch"))
     _, ours = pair()
     mask = mask_of([(2, 5), (0, 7)], 7)
-    for enabled in (False, True):
-        seen.clear()
-        before = torch.backends.cuda.cudnn_sdp_enabled()
-        torch.backends.cuda.enable_cudnn_sdp(enabled)
-        try:
-            attend(ours, states_for(mask), mask)
-            assert seen == [(5, False), (7, enabled)]
-            assert torch.backends.cuda.cudnn_sdp_enabled() == enabled
-        finally:
-            torch.backends.cuda.enable_cudnn_sdp(before)
+    attend(ours, states_for(mask), mask)

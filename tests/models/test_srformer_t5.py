@@ -447,8 +447,8 @@ def test_dropout_is_where_t5_has_it(build_t5):
     model = build_t5(dropout=0.25)
     rates = [model.encoder.dropout_module.p, model.decoder.dropout_module.p]
     for layer in (*model.encoder.layers, *model.decoder.layers):
-        rates += [layer.dropout_module.p, layer.activation_dropout_module.p, layer.self_attn.dropout]
-    rates += [layer.encoder_attn.dropout for layer in model.decoder.layers]
+        rates += [layer.dropout_module.p, layer.activation_dropout_module.p, layer.self_attn.dropout_module.p]
+    rates += [layer.encoder_attn.dropout_module.p for layer in model.decoder.layers]
     assert set(rates) == {0.25}
 
 
