@@ -10,6 +10,7 @@ and a space. Scores are mean F1 in percent. Systems after the first are compared
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from data_prep.arguments import positive
@@ -19,6 +20,7 @@ from data_prep.whole import write_text
 from .evaluate import ALSO, PAIRS_PER_WORKER, evaluate, table, to_json
 from .files import ScoringError, read_hypotheses, read_lines
 from .statistics import SAMPLES, SEED
+from .unseen import unseen_warning
 
 
 def parse_arguments(argv=None):
@@ -32,7 +34,9 @@ def parse_arguments(argv=None):
         help="one more system, compared with the first; repeatable",
     )  # fmt: skip
     parser.add_argument("--source", help="what was summarized, one document a line: adds novel n-grams, compression")
-    parser.add_argument("--also", type=_metrics, default=(), help="comma-separated scores of sacrebleu: chrf, bleu")
+    parser.add_argument(
+        "--also", type=_metrics, default=(), help=f"comma-separated scores of sacrebleu: {', '.join(ALSO)}"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--save", metavar="FOLDER", help="also write what --json prints, score.json, and score.txt")
     parser.add_argument("--per-example", metavar="FILE", help="write a JSON line for each text of each system")
@@ -70,6 +74,9 @@ def run(options):
         systems, references, sources, options.also, options.bootstrap_samples, options.seed,
         options.workers or min(os.cpu_count() or 1, 1 + len(references) // PAIRS_PER_WORKER),
     )  # fmt: skip
+    warning = unseen_warning([text for texts in systems.values() for text in texts], references)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
     if options.per_example:
         _write(options.per_example, "".join(to_json(example) + "\n" for example in examples))
     if options.save:

@@ -11,7 +11,9 @@ from .rouge import ROUGE_TYPES, score_texts, signature
 from .statistics import SAMPLES, SEED, bootstrap_means, interval, paired_p_values
 from .text_statistics import describe_all, mean_statistics
 
-ALSO = ("chrf", "bleu")
+# names of sacrebleu's scores -> tokenizer of its BLEU; those that need no other package
+BLEU_TOKENIZERS = {"bleu": "13a", "bleu-zh": "zh", "bleu-char": "char", "bleu-intl": "intl"}
+ALSO = ("chrf", *BLEU_TOKENIZERS)
 LABELS = dict(zip(ROUGE_TYPES, ("ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-Lsum")))
 PAIRS_PER_WORKER = 20_000  # about what one process scores while another one starts
 WIDEST = 40  # characters to which a column of a table is filled up; longer cells stand out
@@ -99,7 +101,7 @@ def sacrebleu_score(metric, hypotheses, references):
     """{score, signature} of one of `ALSO`, of whole texts without sentence marks."""
     from sacrebleu.metrics import BLEU, CHRF
 
-    scorer = {"chrf": CHRF, "bleu": BLEU}[metric]()
+    scorer = CHRF() if metric == "chrf" else BLEU(tokenize=BLEU_TOKENIZERS[metric])
     score = scorer.corpus_score([*map(without_marks, hypotheses)], [[*map(without_marks, references)]])
     return {"score": score.score, "signature": str(scorer.get_signature())}
 

@@ -1,5 +1,6 @@
 """`--scoring rouge` for fairseq's tools."""
 
+import logging
 import re
 from dataclasses import dataclass, field
 
@@ -9,6 +10,9 @@ from fairseq.scoring import BaseScorer, register_scorer
 from .evaluate import LABELS
 from .rouge import ROUGE_TYPES, score_texts, signature
 from .statistics import SAMPLES, SEED, bootstrap_means, interval
+from .unseen import unseen_warning
+
+logger = logging.getLogger(__name__)
 
 # What fairseq writes for an unknown word of a reference, maybe spaced out by a detokenizer. ROUGE's tokenizer keeps the
 # "unk" of it, and of a hypothesis's "<unk>": an unknown word would match any other.
@@ -25,11 +29,17 @@ class RougeConfig(FairseqDataclass):
 class RougeScorer(BaseScorer):
     """ROUGE-1/2/L/Lsum of the texts it is given: mean F1 in percent."""
 
+    _warned = False  # once, however often the score is asked for
+
     def add_string(self, ref, pred):
         super().add_string(_UNKNOWN_IN_REFERENCE.sub("unknownwordofthereference", ref), pred)
 
     def _f1(self):
         """[texts, types], in percent."""
+        warning = None if self._warned else unseen_warning(self.pred, self.ref)
+        if warning:
+            logger.warning(warning)
+            self._warned = True
         return 100 * score_texts(self.pred, self.ref)[:, :, 2]
 
     def scores(self) -> dict[str, float]:

@@ -18,6 +18,7 @@ from ..compat.generation_settings import check_generation
 from ..errors import ConfigurationError
 from ..generation import FastSequenceGenerator
 from ..scoring.rouge import ROUGE_TYPES, score_texts
+from ..scoring.unseen import unseen_warning
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class SummarizationTask(TranslationTask):
         super().__init__(cfg, src_dict, tgt_dict)
         cfg.truncate_source = not cfg.no_truncate_source
         self.generator = self.detokenizer = self.bpe = None
+        self._warned_of_unseen_texts = False
 
     def build_model(self, cfg, from_checkpoint=False):
         """As fairseq's, with a generator for `--eval-rouge`.
@@ -192,6 +194,10 @@ class SummarizationTask(TranslationTask):
                 if show:
                     logger.info(f"example hypothesis {number}: {hypothesis}")
                     logger.info(f"example reference {number}: {reference}")
+        warning = None if self._warned_of_unseen_texts else unseen_warning(hypotheses, references)
+        if warning:
+            self._warned_of_unseen_texts = True
+            logger.warning(f"--eval-rouge, first batch with such texts: {warning}")
         return 100 * score_texts(hypotheses, references)[:, :, 2]
 
     def _text(self, tokens, unknown):
