@@ -1,9 +1,11 @@
-"""A training that is started again."""
+"""A training that is started again, after its end or after a kill."""
 
 import logging
+import os
 import types
 
 from fairseq import checkpoint_utils
+from fairseq.file_io import PathManager
 
 from .patching import wrap
 
@@ -44,3 +46,26 @@ def stop_where_a_training_ended():
         return load_checkpoint
 
     wrap(checkpoint_utils, "load_checkpoint", make_wrapper)
+
+
+def copy_whole_checkpoints():
+    """Let checkpoint_best.pt and checkpoint_last.pt be whole at any moment.
+
+    ``checkpoint_utils.py:141`` copies the file that it has written under another name with ``shutil.copyfile``: a
+    training that is killed meanwhile leaves half a checkpoint, with which it cannot be started again. Not needed when
+    ``PathManager.copy`` writes to another name first.
+    """
+
+    def make_wrapper(original):
+        def copy(src_path, dst_path, overwrite=False):
+            if not overwrite or not PathManager.supports_rename(dst_path):
+                return original(src_path, dst_path, overwrite)
+            partial = f"{dst_path}.tmp"
+            copied = original(src_path, partial, True)
+            if copied:
+                os.replace(partial, dst_path)
+            return copied
+
+        return copy
+
+    wrap(PathManager, "copy", make_wrapper)

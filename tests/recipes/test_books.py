@@ -264,10 +264,18 @@ def test_an_interrupted_stage_goes_on_in_its_folder_and_its_log(out):
     # as a training that is killed and goes on from its checkpoint
     train = shell(f'echo update >> {out}/first/file; echo logged; [ $(wc -l < {out}/first/file) -ge 2 ] || kill -9 $$')
     with pytest.raises(BookError):
-        Book(out).run([Stage("first", [train])])
-    Book(out).run([Stage("first", [train])])
+        Book(out).run([Stage("first", [train], resumable=True)])
+    Book(out).run([Stage("first", [train], resumable=True)])
     assert text(out, "first") == "update\nupdate\n"
     assert (out / "logs/first.log").read_text() == "logged\nlogged\n"
+
+
+def test_an_interrupted_stage_that_cannot_go_on_begins_in_an_empty_folder(out):
+    """fairseq-preprocess refuses to run where it has left a dictionary."""
+    work = shell(f"mkdir {out}/first/dict && [ -e {out}/again ] || {{ touch {out}/again; kill -9 $$; }}")
+    with pytest.raises(BookError):
+        Book(out).run([Stage("first", [work])])
+    Book(out).run([Stage("first", [work])])
 
 
 RUN = """
