@@ -36,7 +36,7 @@ class Progress:
         if match := _STATS.match(line):
             try:
                 self._update(label, match[1], json.loads(match[2]))
-            except ValueError:  # cut short
+            except (ValueError, KeyError):  # cut short, or of fairseq-validate, which counts no updates
                 return
         elif not _NOISE.search(line):
             self.tail = [*self.tail, f"[{label}] {line}" if label else line][-TAIL:]

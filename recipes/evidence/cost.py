@@ -1,0 +1,80 @@
+"""What a kind of cross-attention costs, counted by its formula: keys attended and operations, beside full attention.
+
+Per head of D numbers, for T target and N source tokens, m = ceil(N / s) segments (docs/attention.md, section 6; one
+multiply-add is 2 operations; projections, which all kinds have, are left out):
+
+    full                  N keys a query                       4 T N D
+    segmented, clock      the segment's                        4 T (keys) D
+    previous              that and the segment before it
+    pooled                that and a mean of every other segment; 4 N D for the means
+    srformer              as segmented; and 2 N D^2 + min(2 m D^3, 2 N D^2) + 2 T D^2 for the memory (without a clip)
+    content               the tokens of the K best segments; 2 T m D for the scores and 2 N D for the mean keys
+"""
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Means over the texts, beside full attention to the same sources."""
+
+    keys: float  # share of the source's tokens that a query attends to, pooled segments counted as one key each
+    operations: float  # share of full attention's
+
+
+def settings(words):
+    """The settings of the attention among the flags of fairseq-train."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--cross-attention", default="srformer")
+    parser.add_argument("--segment-size", type=int, default=64)
+    parser.add_argument("--segment-schedule", default="fixed")
+    parser.add_argument("--segments-per-query", type=int, default=1)
+    parser.add_argument("--kv-clamp", type=float, default=2.0)
+    parser.add_argument("--expected-target-length", type=int)
+    return parser.parse_known_args(list(words))[0]
+
+
+def cost(words, sources, targets, length, head):
+    """The `Cost` of what the flags `words` choose.
+
+    Args:
+        sources: tokens of every source, [texts].
+        targets: mean tokens of a target.
+        length: tokens over which the clock walks through the source, unless the flags say it.
+        head: numbers of a head, D.
+    """
+    chosen, kinds = settings(words), []
+    for source in np.asarray(sources, dtype=float):
+        kinds.append(_one(chosen, source, targets, chosen.expected_target_length or length, head))
+    keys, operations = np.mean(kinds, axis=0)
+    return Cost(float(keys), float(operations))
+
+
+def _one(chosen, source, targets, length, head):
+    """(share of keys, share of operations) of one source."""
+    size = chosen.segment_size
+    count = int(-(-source // size))
+    if chosen.cross_attention == "full":
+        return 1.0, 1.0
+    if chosen.segment_schedule == "content":
+        segments = min(chosen.segments_per_query, count)
+        keys = min(segments * size, source)
+        extra = 2 * targets * count * head + 2 * source * head if count > segments else 0.0
+    else:
+        segments = 1
+        visited = np.minimum(np.arange(max(1, round(targets))) * count // length, count - 1)
+        sizes = np.minimum(size, source - visited * size)
+        if chosen.cross_attention == "previous":
+            sizes = sizes + size * (visited > 0)
+        keys, extra = float(sizes.mean()), 0.0
+    if chosen.cross_attention == "pooled":
+        extra += 2 * source * head * (1 if chosen.segment_schedule == "content" else 2)
+        keys += count - segments
+    if chosen.cross_attention == "srformer" and count > 1:
+        products, weight = 2 * source * head**2, 2 * min(count, targets) * head**3
+        extra += products + (weight if chosen.kv_clamp > 0 else min(weight, products)) + 2 * targets * head**2
+    full = 4 * targets * source * head
+    return keys / source, (4 * targets * keys * head + extra) / full

@@ -1,0 +1,123 @@
+"""Plans of experiments: what a TOML file may say."""
+
+from pathlib import Path
+
+import pytest
+
+from recipes.evidence.plan import START, PlanError, read_plan
+from recipes.evidence.work import SYMBOLS
+from srformer_plugin.attention.settings import SegmentSettings
+
+PLANS = sorted((Path(__file__).resolve().parents[3] / "recipes/plans").glob("*.toml"))
+PLAN = """
+title = "A plan"
+[data]
+encode = "--bpe sentencepiece --max-source 64"
+[train]
+flags = "--arch srformer_bart_tiny --adam-betas '(0.9, 0.98)'"
+[start]
+updates = 6
+[adapt]
+updates = 3
+[decode]
+flags = "--beam 2"
+[report]
+against = ["full"]
+[[system]]
+name = "full"
+flags = "--cross-attention full"
+seeds = [1, 2]
+[[system]]
+name = "Segments of 8"
+flags = "--cross-attention segmented --segment-size 8"
+updates = 5
+"""
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """`plan(old, new)`: the plan with one passage in place of another."""
+
+    def read(old="", new=""):
+        assert old in PLAN
+        path = tmp_path / "plan.toml"
+        path.write_text(PLAN.replace(old, new, 1) if old else PLAN, encoding="utf-8")
+        return read_plan(path)
+
+    return read
+
+
+def test_a_plan_is_read_with_its_defaults(plan):
+    found = plan()
+    assert found.train == ("--arch", "srformer_bart_tiny", "--adam-betas", "(0.9, 0.98)")
+    assert found.data["format"] == "lines"
+    assert found.start == {"updates": 6, "flags": (), "passes": 0, "share": 0.6}
+    assert [(system.updates, system.seeds) for system in found.systems] == [(3, (1, 2)), (5, (1,))]
+    assert found.against == ("full",)
+
+
+def test_runs_have_the_order_of_the_file_after_the_start(plan):
+    assert [cell.name for cell in plan().cells] == [START, "full.1", "full.2", "segments-of-8.1"]
+
+
+def test_a_plan_without_a_start_has_none(plan):
+    assert plan("[start]\nupdates = 6\n", "").start is None
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("updates = 6", "updates = 0", "start.updates = 0 is not a whole number above 0"),
+        ("updates = 6", "updates = true", "start.updates = True is not a int"),
+        ("updates = 6", "updates = 6\nshare = 2", "start.share between 0 and 1"),
+        ("updates = 6", "epochs = 6", "start.epochs is not known; known here: updates"),
+        ("updates = 3", "", "adapt.updates is missing"),
+        ("[decode]", "[decoding]", "decoding is not known"),
+        ('title = "A plan"', "", "title is missing"),
+        ("seeds = [1, 2]", "seeds = [1, 1]", "system 'full': seeds = [1, 1] is not a list of different numbers"),
+        ("seeds = [1, 2]", "seeds = []", "system 'full': seeds = []"),
+        ("updates = 5", "updates = -5", "system.updates = -5"),
+        ('"Segments of 8"', '"FULL!"', "'FULL!' of a system is empty, or too like 'full'"),
+        ('"Segments of 8"', '"start"', "too like 'start'"),
+        ('against = ["full"]', 'against = ["half"]', "report.against: there is no system 'half'"),
+        (" --segment-size 8", "", "system 'Segments of 8': give --segment-size"),
+        ('"--beam 2"', '"--beam \'2"', "decode: No closing quotation"),
+        ("[data]", "[data", "not TOML"),
+        ("[[system]]", "[system]", "Cannot"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_one_line_that_names_the_file(plan, old, new, message):
+    with pytest.raises(PlanError) as found:
+        plan(old, new)
+    (line,) = str(found.value).splitlines()
+    assert "plan.toml: " in line
+    if message != "Cannot":
+        assert message in line
+
+
+def test_a_plan_without_systems_is_refused(tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN.split("[[system]]")[0])
+    with pytest.raises(PlanError, match=r"there is no \[\[system\]\]"):
+        read_plan(path)
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_the_settings_of_every_plan_are_such_as_the_models_take(path):
+    """A plan cannot rot: its flags of attention are parsed and checked as fairseq-train does it."""
+    import argparse
+
+    from fairseq.dataclass.utils import gen_parser_from_dataclass
+
+    found = read_plan(path)
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    gen_parser_from_dataclass(parser, SegmentSettings())
+    for system in found.systems:
+        SegmentSettings.from_namespace(parser.parse_args(system.flags)).check()
+    assert set(found.against) <= {system.name for system in found.systems}
+
+
+def test_the_symbols_of_copying_examples_are_those_of_the_tool():
+    from srformer_plugin.tools.marked_sentences import MARK, MASK
+
+    assert SYMBOLS == ("--add", MARK, "--add", MASK)
