@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import attention_core as core
-from benchmarks.exactness import relative_error
 from benchmarks.rows import Results, add_options, provenance
 from srformer_plugin.attention.method.segments import SourceLayout
 from srformer_plugin.attention.triton.content import plain
 from srformer_plugin.attention.triton.content.attend import attend_by_content, choose, segment_means
 from srformer_plugin.attention.triton.content.step import attend_step_chosen
+from srformer_plugin.attention.triton.exactness import relative_error
 
 SIZES = [(16, 128, 1024), (8, 256, 4096), (4, 512, 16384), (1, 128, 65536)]  # B, T, N
 STEPS = [(4, 4, 4096), (4, 4, 16384)]  # sentences, hypotheses of each, N

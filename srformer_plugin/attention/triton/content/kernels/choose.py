@@ -90,7 +90,7 @@ def keep_best(top, ranked, K: tl.constexpr):
     lowest = tl.min(tl.where(usable, top, 0x7FFFFFFFFFFFFFFF), 1)
     best = tl.max(ranked, 1)
     while tl.max((best > lowest).to(tl.int32), 0) > 0:
-        takes = usable & (top == lowest[:, None]) & (best > lowest)[:, None]
+        takes = (top == lowest[:, None]) & (best > lowest)[:, None]
         top = tl.where(takes, best[:, None], top)
         ranked = tl.where(ranked == best[:, None], LOWEST, ranked)
         lowest = tl.min(tl.where(usable, top, 0x7FFFFFFFFFFFFFFF), 1)
