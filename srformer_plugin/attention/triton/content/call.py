@@ -11,8 +11,6 @@ from ..launches import Launch, launches, look
 from ..support import is_interpreted, unusable
 
 if unusable() is None:
-    import triton
-
     from .kernels import backward, forward, readers
     from .kernels import choose as choosing
 
@@ -21,10 +19,10 @@ MEAN_KEYS = Launch(1, 1)
 MEAN_TILE = 2048  # numbers of one program
 CHOOSE = Launch(4, 1)
 CHOOSE_QUERIES, CHOOSE_SEGMENTS = 64, 64  # of one program, and of one step of it
-CHOOSE_PROGRAMS = 264  # for fewer, long sources are cut into parts: two for each multiprocessor of an H100
+CHOOSE_PROGRAMS = 396  # for fewer, long sources are cut into parts: three for each multiprocessor of an H100
 LEAST_PART, MOST_PARTS = 256, 16  # segments of a part, and parts
-PICK = Launch(4, 1)
-PICK_QUERIES = 16
+PICK = Launch(1, 1)
+PICK_QUERIES = 4
 MARK_READERS = Launch(1, 1)
 LIST_READERS = Launch(4, 1)
 LIST_PAIRS = 128
@@ -37,6 +35,17 @@ MERGE_GROUP = 8  # parts of a query whose loads are under way
 TILE = 2048  # bytes of a segment's keys per warp
 
 
+# Triton's functions of these names are for kernels: on the host one call takes three microseconds.
+def ceil_div(number: int, divisor: int) -> int:
+    """The quotient, rounded up."""
+    return -(-number // divisor)
+
+
+def power_of_2(number: int) -> int:
+    """The smallest power of two that is not below the number."""
+    return 1 << (number - 1).bit_length()
+
+
 def exactness(dtype: torch.dtype) -> dict:
     """The constexprs of `choose.exact_scores`."""
     return {
@@ -47,7 +56,7 @@ def exactness(dtype: torch.dtype) -> dict:
 
 def kept_places(k: int) -> int:
     """KEPT of the kernels: places of a row of registers that holds k choices, a power of two."""
-    return max(2, triton.next_power_of_2(k))
+    return max(2, power_of_2(k))
 
 
 def strides(name: str, tensor: Tensor) -> dict:
@@ -65,10 +74,10 @@ def segment_means(keys: Tensor, layout: SourceLayout, num_heads: int) -> Tensor:
     batch_size, width, size, count = keys.size(1), keys.size(2), layout.segment_size, layout.max_segments
     head_dim = width // num_heads
     means = torch.empty(batch_size, num_heads, count, head_dim, dtype=torch.float32, device=keys.device)
-    rows = triton.next_power_of_2(size)
-    columns = min(max(16, MEAN_TILE // rows), triton.next_power_of_2(width))
+    rows = power_of_2(size)
+    columns = min(max(16, MEAN_TILE // rows), power_of_2(width))
     launches(("means", look(keys), size, num_heads, layout.source_index is None)).launch(
-        choosing.mean_keys, (count * triton.cdiv(width, columns), batch_size),
+        choosing.mean_keys, (count * ceil_div(width, columns), batch_size),
         {"keys": keys, "means": means, "lengths": layout.lengths, "index": layout.source_index},
         lambda: {
             "M": count, "WIDTH": width, "SEG": size, "D": head_dim, "BLOCK_S": rows, "BLOCK_C": columns,
@@ -82,46 +91,40 @@ def choose(query: Tensor, means: Tensor, segment_counts: Tensor, k: int) -> Tens
     """`attend.choose` of queries whose last dimension is contiguous."""
     batch_size, num_heads, num_queries, head_dim = query.shape
     heads, count, kept = batch_size * num_heads, means.size(2), kept_places(k)
-    block = min(CHOOSE_QUERIES, max(16, triton.next_power_of_2(num_queries)))
-    blocks = triton.cdiv(num_queries, block)
-    per, parts = _parts(count, blocks * heads)
-    places = max(16, 2 * kept)
-
-    def new(*shape, dtype=torch.int64):
-        return torch.empty(batch_size, num_heads, num_queries, *shape, dtype=dtype, device=query.device)
-
-    chosen, candidates = new(k, dtype=torch.int32), new(parts, places)
-    best = new(parts, kept) if parts > 1 else None
+    block = min(CHOOSE_QUERIES, max(16, power_of_2(num_queries)))
+    blocks = ceil_div(num_queries, block)
+    per, parts = cut(count, blocks * heads)
+    shape = (batch_size, num_heads, num_queries, k)
+    chosen, best = torch.empty(shape, dtype=torch.int32, device=query.device), None
+    if parts > 1:
+        best = torch.empty((heads, num_queries, parts, kept), dtype=torch.int64, device=query.device)
     launch = launches(("choose", look(query), means.shape, k)).launch
     launch(
         choosing.choose_segments, (blocks, heads, parts),
-        {
-            "q": query, "means": means, "counts": segment_counts, "candidates": candidates, "best": best,
-            "chosen": chosen,
-        },
+        {"q": query, "means": means, "counts": segment_counts, "best": best, "chosen": chosen},
         lambda: {
             "H": num_heads, "Q": num_queries, "M": count, "PER": per, "PARTS": parts, "D": head_dim,
-            "BLOCK_Q": block, "BLOCK_M": max(CHOOSE_SEGMENTS, 2 * kept), "K": k, "KEPT": kept, "PLACES": places,
-            "WHOLE": parts == 1, **strides("q", query), **exactness(query.dtype), **CHOOSE.options(),
+            "BLOCK_Q": block, "BLOCK_M": CHOOSE_SEGMENTS, "K": k, "KEPT": kept, "WHOLE": parts == 1,
+            **strides("q", query), **exactness(query.dtype), **CHOOSE.options(),
         },
     )  # fmt: skip
     if parts > 1:
         launch(
-            choosing.pick_segments, (triton.cdiv(heads * num_queries, PICK_QUERIES),),
+            choosing.pick_segments, (ceil_div(heads * num_queries, PICK_QUERIES),),
             {"best": best, "chosen": chosen},
             lambda: {
                 "QUERIES": heads * num_queries, "PARTS": parts, "BLOCK_Q": PICK_QUERIES,
-                "RANKS": triton.next_power_of_2(parts * kept), "K": k, "KEPT": kept, **PICK.options(),
+                "RANKS": power_of_2(parts * kept), "K": k, "KEPT": kept, **PICK.options(),
             },
         )  # fmt: skip
     return chosen
 
 
-def _parts(count: int, programs: int) -> tuple[int, int]:
+def cut(count: int, programs: int) -> tuple[int, int]:
     """Segments per part of a source and parts: more than one where there are few programs and many segments."""
     parts = max(1, min(MOST_PARTS, CHOOSE_PROGRAMS // programs, count // LEAST_PART))
-    per = triton.cdiv(triton.cdiv(count, parts), CHOOSE_SEGMENTS) * CHOOSE_SEGMENTS
-    return per, triton.cdiv(count, per)
+    per = ceil_div(ceil_div(count, parts), CHOOSE_SEGMENTS) * CHOOSE_SEGMENTS
+    return per, ceil_div(count, per)
 
 
 class ContentCall:
@@ -155,11 +158,11 @@ class ContentCall:
         return self.max_segments * self.num_heads, self.batch_size
 
     def _merge_grid(self) -> tuple[int, int]:
-        return triton.cdiv(self.num_queries, MERGE_QUERIES), self.batch_heads
+        return ceil_div(self.num_queries, MERGE_QUERIES), self.batch_heads
 
     def _segment_numbers(self, launch: Launch) -> dict:
         """Numbers of both segment kernels."""
-        rows = max(16, triton.next_power_of_2(self.segment_size))
+        rows = max(16, power_of_2(self.segment_size))
         warps = max(launch.warps, min(8, rows * self.head_dim * self.query.itemsize // TILE))
         return {
             "H": self.num_heads, "Q": self.num_queries, "M": self.max_segments, "dropout": self.dropout, "K": self.k,
@@ -179,21 +182,21 @@ class ContentCall:
     def readers(self) -> tuple[Tensor, Tensor]:
         """`starts` and `readers` of kernels/readers.py."""
         launch = launches(("readers", self.chosen.shape, self.max_segments)).launch
-        words = triton.cdiv(self.num_queries, 32)
+        words = ceil_div(self.num_queries, 32)
         marks = self._new(self.batch_heads, self.max_segments, words, dtype=torch.int32)
         starts = self._new(self.batch_heads, self.max_segments + 1, dtype=torch.int32)
         listed = self._new(self.batch_heads, self.pairs, dtype=torch.int32)
         sizes = {"Q": self.num_queries, "M": self.max_segments, "WORDS": words, "K": self.k}
         launch(
-            readers.mark_readers, (triton.cdiv(self.max_segments, 32), self.batch_heads),
+            readers.mark_readers, (ceil_div(self.max_segments, 32), self.batch_heads),
             {"chosen": self.chosen, "marks": marks, "starts": starts},
             lambda: {**sizes, "KEPT": kept_places(self.k), **MARK_READERS.options()},
         )  # fmt: skip
         launch(
-            readers.list_readers, (triton.cdiv(self.pairs, LIST_PAIRS), self.batch_heads),
+            readers.list_readers, (ceil_div(self.pairs, LIST_PAIRS), self.batch_heads),
             {"chosen": self.chosen, "marks": marks, "starts": starts, "readers": listed},
             lambda: {
-                **sizes, "BLOCK_P": LIST_PAIRS, "BLOCK_W": min(16, triton.next_power_of_2(words)),
+                **sizes, "BLOCK_P": LIST_PAIRS, "BLOCK_W": min(16, power_of_2(words)),
                 **LIST_READERS.options(),
             },
         )  # fmt: skip

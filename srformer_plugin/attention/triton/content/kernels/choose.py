@@ -8,7 +8,8 @@ Tensors, B sentences, H heads, Q queries, m segments of s slots, k choices:
     chosen          (B, H, Q, k) int32, ascending; -1 in the last places where there are fewer than k segments
 
 A score and its segment are one integer of 64 bits, higher for a higher score and, of equals, for the lower segment: the
-best of a row is then a maximum, and no two are equal. No tensor of all queries by all segments is written.
+best of a row is then a maximum, and no two are equal. The best k so far stay in registers; no tensor of all queries by
+all segments is written.
 """
 
 import triton
@@ -103,7 +104,7 @@ def best_segments(
     qt, means_base, first, stop, M, D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_M: tl.constexpr, K: tl.constexpr,
     KEPT: tl.constexpr, SPLIT: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """The ranks (BLOCK_Q, KEPT) of the best K segments from `first` to `stop`, in any order; for few segments."""
+    """The ranks (BLOCK_Q, KEPT) of the best K segments from `first` to `stop`, in any order."""
     cols, rows = tl.arange(0, D), tl.arange(0, BLOCK_M)
     top = nothing_ranked(BLOCK_Q, KEPT)
     pointers = means_base + rows[:, None] * D + cols[None, :]
@@ -119,56 +120,6 @@ def best_segments(
 
 
 @triton.jit
-def score_bound(
-    qt, means_base, first, stop, D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_M: tl.constexpr, K: tl.constexpr,
-    SPLIT: tl.constexpr, EXACT: tl.constexpr,
-):  # fmt: skip
-    """A score (BLOCK_Q,) that at least K segments reach and few more; minus infinity where there are not so many.
-
-    Segments fall into BLOCK_M classes, and the bound is the K-th highest of the classes' best: one maximum a score.
-    """
-    cols, rows = tl.arange(0, D), tl.arange(0, BLOCK_M)
-    pointers = means_base + rows[:, None] * D + cols[None, :]
-    classes = tl.full([BLOCK_Q, BLOCK_M], float("-inf"), tl.float32)
-    ahead = tl.load(pointers + first * D, mask=(first + rows < stop)[:, None], other=0.0)
-    for block in range(first, stop, BLOCK_M):
-        mean = ahead
-        following = block + BLOCK_M
-        ahead = tl.load(pointers + following * D, mask=(following + rows < stop)[:, None], other=0.0)
-        scores = exact_scores(qt, mean, SPLIT, EXACT)
-        classes = tl.maximum(classes, tl.where((block + rows < stop)[None, :], scores, float("-inf")))
-    bound = tl.max(classes, 1)
-    for _ in range(K - 1):
-        classes = tl.where(classes == bound[:, None], float("-inf"), classes)  # all of equals: the bound is lower then
-        bound = tl.max(classes, 1)
-    return bound
-
-
-@triton.jit
-def list_candidates(
-    qt, bound, means_base, first, stop, candidates, own, there, D: tl.constexpr, BLOCK_Q: tl.constexpr,
-    BLOCK_M: tl.constexpr, PLACES: tl.constexpr, SPLIT: tl.constexpr, EXACT: tl.constexpr,
-):  # fmt: skip
-    """How many segments (BLOCK_Q,) reach the bound; their ranks go to `candidates + own` as far as PLACES reach."""
-    cols, rows = tl.arange(0, D), tl.arange(0, BLOCK_M)
-    pointers = means_base + rows[:, None] * D + cols[None, :]
-    count = tl.zeros([BLOCK_Q], tl.int32)
-    ahead = tl.load(pointers + first * D, mask=(first + rows < stop)[:, None], other=0.0)
-    for block in range(first, stop, BLOCK_M):
-        segments = block + rows
-        mean = ahead
-        following = block + BLOCK_M
-        ahead = tl.load(pointers + following * D, mask=(following + rows < stop)[:, None], other=0.0)
-        scores = exact_scores(qt, mean, SPLIT, EXACT)
-        reaches = ((scores >= bound[:, None]) & (segments < stop)[None, :]).to(tl.int32)
-        place = count[:, None] + tl.cumsum(reaches, 1) - 1
-        inside = (reaches > 0) & (place < PLACES) & there
-        tl.store(candidates + (own[:, None] + place), rank(scores, segments, segments < stop), mask=inside)
-        count += tl.sum(reaches, 1)
-    return count
-
-
-@triton.jit
 def store_chosen(chosen, top, first, there, K: tl.constexpr, KEPT: tl.constexpr):
     """Write the segments of `top` (rows, KEPT), ascending, as the rows `first` (rows,) of `chosen`; -1 comes last."""
     segments = segment_of(top)
@@ -180,15 +131,13 @@ def store_chosen(chosen, top, first, there, K: tl.constexpr, KEPT: tl.constexpr)
 
 @triton.jit(do_not_specialize=["Q", "M", "PER", "PARTS"])
 def choose_segments(
-    q, means, counts, candidates, best, chosen, H, Q, M, PER, PARTS, q_b, q_h, q_t,
+    q, means, counts, best, chosen, H, Q, M, PER, PARTS, q_b, q_h, q_t,
     D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_M: tl.constexpr, K: tl.constexpr, KEPT: tl.constexpr,
-    PLACES: tl.constexpr, WHOLE: tl.constexpr, SPLIT: tl.constexpr, EXACT: tl.constexpr,
+    WHOLE: tl.constexpr, SPLIT: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """Of PER segments the best K, for BLOCK_Q queries of one head.
 
-    Two passes over the means: a bound, and the few segments that reach it, from which the best are taken. Where they
-    are more than PLACES (equal scores) or where a score is no number, every segment is looked at one by one.
-    WHOLE: PER are all segments, and the choice is written; otherwise the ranks go to `best` (B, H, Q, parts, KEPT).
+    WHOLE: PER are all segments, and the choice is written; otherwise the ranks go to `best` (B * H, Q, parts, KEPT).
     """
     head, part = tl.program_id(1), tl.program_id(2)
     row, h = head // H, head % H
@@ -198,21 +147,8 @@ def choose_segments(
     first = part * PER
     stop = tl.minimum(first + PER, tl.load(counts + row).to(tl.int32))
     base = means + head.to(tl.int64) * M * D
+    top = best_segments(qt, base, first, stop, M, D, BLOCK_Q, BLOCK_M, K, KEPT, SPLIT, EXACT)
     query = head.to(tl.int64) * Q + t
-    candidates += (head.to(tl.int64) * Q * PARTS + part) * PLACES
-    own = t * PARTS * PLACES
-    bound = score_bound(qt, base, first, stop, D, BLOCK_Q, BLOCK_M, K, SPLIT, EXACT)
-    count = list_candidates(
-        qt, bound, base, first, stop, candidates, own, there, D, BLOCK_Q, BLOCK_M, PLACES, SPLIT, EXACT
-    )
-    tl.debug_barrier()  # candidates are read by other threads than wrote them
-    least, most = tl.min(tl.where(t < Q, count, K), 0), tl.max(tl.where(t < Q, count, 0), 0)
-    place = tl.arange(0, PLACES)[None, :]
-    if (least >= tl.minimum(K, stop - first)) & (most <= PLACES):
-        ranked = tl.load(candidates + (own[:, None] + place), mask=there & (place < count[:, None]), other=LOWEST)
-        top = keep_best(nothing_ranked(BLOCK_Q, KEPT), ranked, K)
-    else:
-        top = best_segments(qt, base, first, stop, M, D, BLOCK_Q, BLOCK_M, K, KEPT, SPLIT, EXACT)
     if WHOLE:
         store_chosen(chosen, top, query, there, K, KEPT)
     else:
