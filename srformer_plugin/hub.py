@@ -13,17 +13,19 @@ These are fairseq's own hub interfaces, mended where `_OnText` and the two inter
 
 import contextlib
 import logging
+import os
 import threading
 import weakref
 from pathlib import Path
 
 import torch
-from fairseq import hub_utils, utils
+from fairseq import checkpoint_utils, hub_utils, utils
 from fairseq.data import data_utils
 from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.models.bart.hub_interface import BARTHubInterface
 from fairseq.sequence_scorer import SequenceScorer
 
+from .attention.settings import CHANGEABLE
 from .errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -206,7 +208,9 @@ def load(folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **
         folder: where the checkpoint is.
         data_name_or_path: folder of the dictionaries; one that begins with "." is relative to `folder`.
         bpe: as --bpe; None: what the files beside the checkpoint or the dictionaries are for, else the checkpoint's.
-        options: override those of the checkpoint. The BPE's files are looked for there as well.
+        options: override those of the checkpoint. Those of the cross-attention (`segment_schedule="content"`, ...)
+            make the weights decode with another one (`convert.change_attention`). The BPE's files are looked for there
+            as well.
     """
     folder, data = str(folder), str(data_name_or_path)
     places = [Path(folder), Path(folder) / data if data.startswith(".") else Path(data)]
@@ -216,7 +220,26 @@ def load(folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **
     options = {**found.get(bpe, {}), **options}
     if bpe is not None:
         options["bpe"] = bpe
-    return hub_utils.from_pretrained(folder, checkpoint_file, data, archive_map={}, **options)
+    changes = {name: options.pop(name) for name in CHANGEABLE if name in options}
+    if not changes:
+        return hub_utils.from_pretrained(folder, checkpoint_file, data, archive_map={}, **options)
+    paths = [Path(folder) / name for name in checkpoint_file.split(os.pathsep)]
+    return _load_changed(paths, places[1], changes, options)
+
+
+def _load_changed(paths, data: Path, changes, options) -> dict:
+    """As `hub_utils.from_pretrained`, of checkpoints with another cross-attention."""
+    from .convert.change_attention import change_attention  # the only need of that package
+    from .convert.checkpoint import load as load_checkpoint
+
+    options, models, args, task = {**options, "data": str(data.resolve())}, [], None, None
+    for path in paths:
+        content = change_attention(load_checkpoint(path, options), changes, str(path))
+        loaded, args, task = checkpoint_utils.load_model_ensemble_and_task(
+            [str(path)], options, task=task, state=content
+        )
+        models += loaded
+    return {"args": args, "task": task, "models": models}
 
 
 def _find(files, places) -> dict[str, str]:

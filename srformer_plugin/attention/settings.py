@@ -1,6 +1,6 @@
 """The settings of segmented attention: names, defaults, checks, and their flags."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Optional
 
 from fairseq.dataclass import FairseqDataclass
@@ -84,10 +84,14 @@ class SegmentSettings(FairseqDataclass):
         return self.cross_attention == FULL
 
     @property
+    def by_content(self) -> bool:
+        """Queries choose their segments."""
+        return SCHEDULES[self.segment_schedule].uses_content
+
+    @property
     def needs_target_length(self) -> bool:
         """A clock is needed: for the segments, or for the memory's visits."""
-        by_clock = not SCHEDULES[self.segment_schedule].uses_content
-        return not self.is_full and (by_clock or MEMORIES[self.cross_attention].goes_by_visits)
+        return not self.is_full and (not self.by_content or MEMORIES[self.cross_attention].goes_by_visits)
 
     @property
     def clamp(self) -> Optional[float]:  # noqa: UP045
@@ -97,9 +101,9 @@ class SegmentSettings(FairseqDataclass):
     def check(self) -> "SegmentSettings":
         """Raise a ConfigurationError on the first value that cannot be right."""
         choose({**MEMORIES, FULL: None}, self.cross_attention, "--cross-attention")
-        schedule = choose(SCHEDULES, self.segment_schedule, "--segment-schedule")
+        choose(SCHEDULES, self.segment_schedule, "--segment-schedule")
         choose(SCORES, self.segment_score, "--segment-score")
-        if not self.is_full and MEMORIES[self.cross_attention].needs_clock and schedule.uses_content:
+        if not self.is_full and MEMORIES[self.cross_attention].needs_clock and self.by_content:
             raise ConfigurationError(
                 f"--cross-attention {self.cross_attention} goes by the order in which a clock visits segments, and "
                 f"--segment-schedule {self.segment_schedule} has none: use --cross-attention segmented, pooled or "
@@ -126,3 +130,7 @@ class SegmentSettings(FairseqDataclass):
         if self.kv_clamp < 0:
             raise ConfigurationError(f"--kv-clamp must be at least 0, got {self.kv_clamp}; 0 means no clipping")
         return self
+
+
+# What changes the numbers that a model computes: all but the backend.
+CHANGEABLE = tuple(one.name for one in fields(SegmentSettings) if one.name not in ("_name", "attention_backend"))

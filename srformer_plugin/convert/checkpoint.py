@@ -29,12 +29,22 @@ def write_checkpoint(path: Path, architecture: str, model_options: dict, state: 
     arguments = [".", "--task", "translation", "--source-lang", "source", "--target-lang", "target"]
     args = options.parse_args_and_arch(parser, [*arguments, "--arch", architecture])
     vars(args).update(model_options)
-    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
-    iterator = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of hydra, about fairseq's use of it
         cfg = convert_namespace_to_omegaconf(args)
-    content = {
+    checkpoint_utils.torch_persistent_save(as_before_training(cfg, state), str(path))
+
+
+def as_before_training(cfg, state: dict) -> dict:
+    """The content of a checkpoint as fairseq's trainer writes it before the first update.
+
+    Args:
+        cfg: fairseq's whole configuration.
+        state: name -> tensor.
+    """
+    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
+    iterator = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
+    return {
         "args": None,
         "cfg": cfg,
         "model": state,
@@ -42,7 +52,34 @@ def write_checkpoint(path: Path, architecture: str, model_options: dict, state: 
         "extra_state": {"train_iterator": iterator, "epoch": 1, "val_loss": None, "metrics": {}},
         "last_optimizer_state": None,
     }
-    checkpoint_utils.torch_persistent_save(content, str(path))
+
+
+def load(path: Path, overrides: dict | None = None) -> dict:
+    """The content of a checkpoint file, as fairseq's `load_checkpoint_to_cpu` returns it.
+
+    Args:
+        overrides: options that take the place of stored ones.
+    Raises:
+        ConfigurationError: no checkpoint.
+        UnsafeCheckpointError: it asks for code.
+    """
+    try:
+        content = checkpoint_utils.load_checkpoint_to_cpu(str(path), overrides)
+    except ConfigurationError:
+        raise
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:
+        raise ConfigurationError(f"{path} is no fairseq checkpoint: {error or type(error).__name__}") from error
+    if content.get("cfg") is None or content["cfg"].get("model") is None or "model" not in content:
+        raise ConfigurationError(f"{path} is no fairseq checkpoint: it holds no model with its options")
+    return content
+
+
+def model_options(content: dict) -> argparse.Namespace:
+    """The stored options of the model in a checkpoint's content."""
+    stored = content["cfg"]["model"]
+    return argparse.Namespace(**(vars(stored) if isinstance(stored, argparse.Namespace) else dict(stored)))
 
 
 def read_checkpoint(path: Path) -> tuple[str, dict, dict]:
@@ -52,23 +89,12 @@ def read_checkpoint(path: Path) -> tuple[str, dict, dict]:
         ConfigurationError: no checkpoint, or of a model that is not registered.
         UnsafeCheckpointError: it asks for code.
     """
-    try:
-        content = checkpoint_utils.load_checkpoint_to_cpu(str(path))
-    except ConfigurationError:
-        raise
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:
-        raise ConfigurationError(f"{path} is no fairseq checkpoint: {error or type(error).__name__}") from error
-    stored = content["cfg"]["model"] if content.get("cfg") is not None else None
-    if stored is None or "model" not in content:
-        raise ConfigurationError(f"{path} is no fairseq checkpoint: it holds no model with its options")
-    stored = dict(vars(stored) if isinstance(stored, argparse.Namespace) else stored)
-    architecture = stored.get("arch") or stored.get("_name")
+    content = load(path)
+    args = model_options(content)
+    architecture = getattr(args, "arch", None) or getattr(args, "_name", None)
     if architecture not in ARCH_MODEL_NAME_REGISTRY:
         raise ConfigurationError(f"{path} holds a model of the architecture {architecture!r}, which is unknown here")
     # options that are younger than the checkpoint get their defaults
-    args = argparse.Namespace(**stored)
     ARCH_CONFIG_REGISTRY[architecture](args)
     return ARCH_MODEL_NAME_REGISTRY[architecture], vars(args), content["model"]
 

@@ -1,16 +1,21 @@
-"""``srformer-convert``: checkpoints from Hugging Face to fairseq and back."""
+"""``srformer-convert``: checkpoints from Hugging Face to fairseq and back, and to another cross-attention."""
 
 import argparse
 import json
 import shutil
 from pathlib import Path
 
-from data_prep.errors import command
-from data_prep.whole import new_folder
+import torch
+from fairseq.dataclass.utils import gen_parser_from_dataclass
 
+from data_prep.errors import command
+from data_prep.whole import new_folder, whole_file
+
+from ..attention.settings import SegmentSettings
 from ..errors import ConfigurationError
 from . import bart, rename, t5
-from .checkpoint import CHECKPOINT, dtype_name, read_checkpoint, write_checkpoint
+from .change_attention import change_attention
+from .checkpoint import CHECKPOINT, dtype_name, load, read_checkpoint, write_checkpoint
 from .weights import PICKLE, SAFETENSORS, Weights, read_json, write_weights
 
 TOKENIZER_FILES = (
@@ -24,13 +29,15 @@ FAMILIES = (bart, t5)
 
 DESCRIPTION = """\
 Convert BART and T5 checkpoints between Hugging Face and fairseq. Every weight is accounted for and copied bit for
-bit; a model that the other side cannot have is refused. Nothing from the input is executed.
+bit; a model that the other side cannot have is refused. Nothing from the input is executed. And change what the decoder
+of a checkpoint attends to.
 """
 EPILOG = """\
 examples:
   hf download facebook/bart-base --local-dir bart-base-hf
   srformer-convert hf-to-fairseq bart-base-hf bart-base
   srformer-convert fairseq-to-hf checkpoints/checkpoint_best.pt my-bart-hf --tokenizer bart-base-hf
+  srformer-convert change-attention bart-base/model.pt bart-base/content.pt --segment-schedule content
 """
 
 
@@ -96,6 +103,31 @@ def fairseq_to_hf(source: Path, out: Path, tokenizer: Path | None = None, force:
         _copy_tokenizer(tokenizer or source.parent, folder)
 
 
+def change_attention_of_file(source: Path, out: Path, changes: dict, force: bool = False):
+    """Write a checkpoint with the weights of another one and other settings of the cross-attention.
+
+    Args:
+        source: checkpoint file of fairseq.
+        out: file to write.
+        changes: as of `change_attention.change_attention`.
+        force: replace `out` if it is there.
+
+    Raises:
+        ConfigurationError: something that cannot be done, by name.
+    """
+    if not changes:
+        raise ConfigurationError("nothing is to be changed: give --segment-schedule, --cross-attention or another flag")
+    if out.is_dir():
+        raise ConfigurationError(f"{out} is a folder: give the name of the file to write")
+    if out.exists() and (out.samefile(source) or not force):
+        reason = "is the checkpoint itself" if out.samefile(source) else "exists; --force replaces it"
+        raise ConfigurationError(f"{out} {reason}")
+    content = change_attention(load(source), changes, str(source))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(out, "wb") as file:
+        torch.save(content, file)
+
+
 def _family(name, what, attribute, where):
     for family in FAMILIES:
         if name in getattr(family, attribute):
@@ -152,6 +184,18 @@ def parser() -> argparse.ArgumentParser:
     for one in (here, back):
         one.add_argument("--force", action="store_true", help="replace OUT_DIR if it holds a converted model")
         one.add_argument("--verbose", action="store_true", help="print what every weight became")
+    change = commands.add_parser(
+        "change-attention",
+        help="a BART or T5 checkpoint of fairseq, stock or an SRformer's, to one with another cross-attention",
+        description="The same weights with another cross-attention: what is not named stays as it is. Full attention "
+        "becomes segmented (no memory) where --cross-attention is not given, since a memory has to be trained; with "
+        "--segment-schedule content, 8 segments of 16 tokens are chosen where no other numbers are given.",
+    )
+    change.add_argument("source", metavar="CHECKPOINT", type=Path, help="checkpoint file of fairseq")
+    change.add_argument("out", metavar="OUT", type=Path, help="checkpoint file to write")
+    change.add_argument("--force", action="store_true", help="replace OUT")
+    settings = change.add_argument_group("cross-attention", argument_default=argparse.SUPPRESS)
+    gen_parser_from_dataclass(settings, SegmentSettings(), delete_default=True)
     return top
 
 
@@ -159,7 +203,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv=None):
     """Run the command line; returns the exit status."""
     args = vars(parser().parse_args(argv))
-    convert = {"hf-to-fairseq": hf_to_fairseq, "fairseq-to-hf": fairseq_to_hf}[args.pop("command")]
-    verbose = args.pop("verbose")
-    convert(**args, report=print if verbose else _silent)
-    print(f"wrote {args['out']}")
+    name, source, out, force = (args.pop(key) for key in ("command", "source", "out", "force"))
+    if name == "change-attention":
+        change_attention_of_file(source, out, args, force)
+    else:
+        report = print if args.pop("verbose") else _silent
+        convert = {"hf-to-fairseq": hf_to_fairseq, "fairseq-to-hf": fairseq_to_hf}[name]
+        convert(source, out, **args, force=force, report=report)
+    print(f"wrote {out}")

@@ -102,7 +102,8 @@ def check_schedule(state: dict[str, Tensor], key: str, own: Tensor | None) -> No
         state: has the checkpoint's record under `key`, or none (it has full cross-attention).
         own: the model's record; None: it has full cross-attention.
     Raises:
-        ConfigurationError: another segment size or policy. Another expected length is a warning.
+        ConfigurationError: another segment size or way to choose segments. Another expected length or memory is a
+            warning.
     """
     trained = state.pop(key, None)
     if own is None:
@@ -118,17 +119,19 @@ def check_schedule(state: dict[str, Tensor], key: str, own: Tensor | None) -> No
         logger.info(f"not in the checkpoint, taken from the flags: schedule {ours}")
         return
     theirs = decode_schedule(trained)
-    for field in ("segment_size", "segment_schedule"):
-        if theirs[field] != ours[field]:
+    for field in ("segment_size", "segment_schedule", "segments_per_query", "segment_score"):
+        if theirs.get(field, ours.get(field)) != ours.get(field, theirs.get(field)):
             raise ConfigurationError(
                 f"the checkpoint was trained with {FLAGS[field]} {theirs[field]}, but this run has {ours[field]}; "
-                f"use {FLAGS[field]} {theirs[field]}, or start from a checkpoint with full cross-attention"
+                f"use {FLAGS[field]} {theirs[field]}, start from a checkpoint with full cross-attention, or make one "
+                "that goes on in the other way by `srformer-convert change-attention`"
             )
-    if theirs["expected_target_length"] != ours["expected_target_length"]:
-        logger.warning(
-            f"the checkpoint was trained with --expected-target-length {theirs['expected_target_length']}; "
-            f"this run goes on with {ours['expected_target_length']}"
-        )
+    for field in ("expected_target_length", "cross_attention"):
+        if theirs.get(field) != ours.get(field):
+            logger.warning(
+                f"the checkpoint was trained with {FLAGS[field]} {theirs.get(field)}; "
+                f"this run goes on with {ours.get(field)}"
+            )
 
 
 def fit_positions(state: dict[str, Tensor], key: str, embedding) -> None:

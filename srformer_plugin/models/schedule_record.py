@@ -17,7 +17,11 @@ FLAGS = {
     "segment_size": "--segment-size",
     "segment_schedule": "--segment-schedule",
     "expected_target_length": "--expected-target-length",
+    "segments_per_query": "--segments-per-query",
+    "segment_score": "--segment-score",
+    "cross_attention": "--cross-attention",
 }
+ALWAYS = ("segment_size", "segment_schedule", "expected_target_length")
 # Bits of one record are scaled alike. One that is smaller than the largest by more than rounding was an average of
 # +1 and -1: of the records of different schedules.
 SMALLEST_BIT = 0.9
@@ -25,7 +29,12 @@ SMALLEST_BIT = 0.9
 
 def encode_schedule(settings: SegmentSettings) -> Tensor:
     """The schedule as a record: (8 n,) float32 of +1 and -1, the bits of n bytes of JSON, the lowest bit first."""
-    text = json.dumps({name: getattr(settings, name) for name in FLAGS}).encode()
+    fields = list(ALWAYS)
+    if settings.by_content:
+        fields += ["segments_per_query", "segment_score"]
+    if settings.cross_attention not in ("srformer", "segmented"):  # which the memory's parameters tell apart
+        fields.append("cross_attention")
+    text = json.dumps({name: getattr(settings, name) for name in fields}).encode()
     codes = torch.tensor(list(text), dtype=torch.int64)
     bits = (codes.unsqueeze(1) >> torch.arange(8)) & 1
     return (2 * bits - 1).flatten().float()
@@ -45,7 +54,7 @@ def decode_schedule(record: Tensor) -> dict:
                 raise ValueError("bits that are neither +1 nor -1")
             record = ((record > 0).view(-1, 8).long() << torch.arange(8)).sum(dim=1)
         schedule = json.loads(bytes(record.tolist()))
-        return {name: schedule[name] for name in FLAGS}
+        return {name: schedule[name] for name in FLAGS if name in ALWAYS or name in schedule}
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
             "the checkpoint's record of its schedule (segment_schedule) cannot be read: it is damaged, or an average "

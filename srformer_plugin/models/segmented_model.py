@@ -45,6 +45,8 @@ class SegmentedModel:
         settings = SegmentSettings.from_namespace(args).check()
         if settings.needs_target_length and settings.expected_target_length is None:
             settings.expected_target_length = mean_target_length(args, task)
+        elif not settings.needs_target_length and not settings.is_full:
+            settings.expected_target_length = None  # without effect: the checkpoint should not speak of it
         # fairseq stores `args` in the checkpoint: decoding needs no flag, and a later default changes nothing
         for name, value in asdict(settings).items():
             setattr(args, name, value)

@@ -1,0 +1,147 @@
+"""`srformer-convert change-attention`, and `from_pretrained` with other settings: the same weights, read otherwise."""
+
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
+from models.conftest import StubTask, build_model, make_sample
+
+from srformer_plugin.convert import cli
+from srformer_plugin.convert.checkpoint import load, write_checkpoint
+from srformer_plugin.models.schedule_record import decode_schedule
+from srformer_plugin.models.srformer_bart import SRformerBARTModel
+from srformer_plugin.models.srformer_t5 import SRformerT5Model
+
+SIZES = {
+    "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 48, "encoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_embed_dim": 32, "decoder_ffn_embed_dim": 48, "decoder_layers": 2, "decoder_attention_heads": 2,
+    "decoder_input_dim": 32, "decoder_output_dim": 32, "dropout": 0.0, "max_source_positions": 64,
+    "max_target_positions": 64,
+}  # fmt: skip
+CONTENT = ("--segment-schedule", "content")
+LENGTHS = [12, 40, 7]  # the second has more segments than are chosen
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Checkpoints of a stock BART, a clock's SRformer-BART and a T5 with full attention, and their dictionaries."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for side in ("source", "target"):
+        StubTask().source_dictionary.save(str(folder / f"dict.{side}.txt"))
+    kinds = {"bart": ("bart_base", {}), "t5": ("srformer_t5_tiny", {"cross_attention": "full"})}
+    kinds["clock"] = ("srformer_bart_tiny", {"expected_target_length": 9})
+    for name, (arch, options) in kinds.items():
+        options = {**SIZES, **options}
+        write_checkpoint(folder / f"{name}.pt", arch, options, build_model(arch, **options).state_dict())
+    return folder
+
+
+def restored(path):
+    """The model of a checkpoint file, as fairseq-generate loads it."""
+    content = load(path)
+    args = content["cfg"]["model"]
+    ARCH_CONFIG_REGISTRY[args.arch](args)
+    model = ARCH_MODEL_REGISTRY[args.arch].build_model(args, StubTask())
+    model.load_state_dict(content["model"], strict=True, model_cfg=args)
+    return model.eval()
+
+
+@torch.no_grad()
+def logits(model):
+    sample = make_sample(LENGTHS)["net_input"]
+    previous = torch.randint(4, 20, (len(LENGTHS), 9), generator=torch.Generator().manual_seed(1))
+    return model(**sample, prev_output_tokens=previous)[0]
+
+
+def change(*arguments):
+    return cli.main(["change-attention", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_where_all_segments_are_chosen_nothing_changes(folder, tmp_path, name):
+    out = tmp_path / "new" / "content.pt"
+    assert not change(folder / f"{name}.pt", out, *CONTENT, "--segment-size", 4,
+                      "--segments-per-query", 3)  # fmt: skip
+    before, after = logits(restored(folder / f"{name}.pt")), logits(restored(out))
+    torch.testing.assert_close(after[[0, 2]], before[[0, 2]], rtol=0, atol=1e-4)
+    assert not torch.allclose(after[1], before[1], atol=1e-2)
+    record = decode_schedule(load(out)["model"]["decoder.segment_schedule"])
+    assert record == {"segment_size": 4, "segment_schedule": "content", "expected_target_length": None,
+                      "segments_per_query": 3, "segment_score": "mean"}  # fmt: skip
+
+
+def test_what_is_left_open_is_that_of_the_content_architectures(folder, tmp_path):
+    change(folder / "clock.pt", tmp_path / "content.pt", *CONTENT, "--cross-attention", "pooled")
+    settings = restored(tmp_path / "content.pt").decoder.settings
+    assert (settings.cross_attention, settings.segment_size, settings.segments_per_query) == ("pooled", 16, 8)
+    change(tmp_path / "content.pt", tmp_path / "four.pt", "--segments-per-query", 4, "--segment-size", 8)
+    change(tmp_path / "four.pt", tmp_path / "again.pt", "--cross-attention", "segmented")
+    settings = restored(tmp_path / "again.pt").decoder.settings
+    assert (settings.cross_attention, settings.segment_size, settings.segments_per_query) == ("segmented", 8, 4)
+
+
+def test_a_memory_stays_with_its_kind_and_leaves_with_another(folder, tmp_path):
+    change(folder / "clock.pt", tmp_path / "memory.pt", *CONTENT, "--cross-attention", "srformer")
+    before, after = load(folder / "clock.pt")["model"], load(tmp_path / "memory.pt")["model"]
+    name = "decoder.layers.1.encoder_attn.memory.proj.weight"
+    assert torch.equal(before[name], after[name])
+    assert restored(tmp_path / "memory.pt").decoder.settings.expected_target_length == 9
+    change(folder / "clock.pt", tmp_path / "without.pt", "--cross-attention", "previous")
+    assert not any("memory" in key for key in load(tmp_path / "without.pt")["model"])
+    change(folder / "clock.pt", tmp_path / "full.pt", "--cross-attention", "full")
+    assert logits(restored(tmp_path / "full.pt")).isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "model"), [("bart", SRformerBARTModel), ("t5", SRformerT5Model)])
+def test_from_pretrained_takes_the_same_settings(folder, tmp_path, name, model):
+    changes = {"segment_schedule": "content", "segment_size": 4, "segments_per_query": 2}
+    change(folder / f"{name}.pt", tmp_path / "content.pt", *CONTENT, "--segment-size", 4,
+           "--segments-per-query", 2)  # fmt: skip
+    hub = model.from_pretrained(folder, f"{name}.pt", **changes)
+    torch.testing.assert_close(logits(hub.models[0]), logits(restored(tmp_path / "content.pt")))
+    if name == "bart":
+        assert hub.prepend_bos  # as fairseq's own interface for a stock BART does
+    assert hub.sample(["w1 w2 w3 w4 w5"], beam=2, max_len_b=5)
+
+
+def test_training_starts_from_it(folder, tmp_path):
+    """Like from a converted checkpoint: without the state of an optimizer."""
+    change(folder / "clock.pt", tmp_path / "content.pt", *CONTENT, "--cross-attention", "segmented")
+    content = checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "content.pt"))
+    assert content["last_optimizer_state"] is None
+    assert content["extra_state"]["train_iterator"]["epoch"] == 1
+    assert content["cfg"]["task"]["_name"] == "translation"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("bart", [], "nothing is to be changed"),
+        ("bart", ["--cross-attention", "srformer"], "--expected-target-length is needed"),
+        ("clock", [*CONTENT, "--cross-attention", "previous"], "--cross-attention previous"),
+        ("clock", ["--segments-per-query", 0], "--segments-per-query must be at least 1"),
+        ("dict.source", ["--segment-size", 4], "is refused"),
+        ("transformer", ["--segment-size", 4], "'transformer': attention can be changed in bart, srformer_bart"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(folder, tmp_path, capsys, name, arguments, message):
+    source = folder / f"{name}.txt" if name == "dict.source" else folder / f"{name}.pt"
+    if name == "transformer":
+        source = tmp_path / "transformer.pt"
+        write_checkpoint(source, "transformer", {}, {})
+    assert change(source, tmp_path / "out.pt", *arguments)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_no_file_is_replaced_unasked_and_the_checkpoint_never(folder, tmp_path, capsys):
+    (tmp_path / "there.pt").write_text("x")
+    arguments = CONTENT
+    assert change(folder / "bart.pt", tmp_path / "there.pt", *arguments)
+    assert change(folder / "bart.pt", folder / "bart.pt", *arguments, "--force")
+    assert change(folder / "bart.pt", tmp_path, *arguments)
+    errors = capsys.readouterr().err
+    assert "--force replaces it" in errors and "is the checkpoint itself" in errors and "is a folder" in errors
+    assert (tmp_path / "there.pt").read_text() == "x"
+    assert not change(folder / "bart.pt", tmp_path / "there.pt", *arguments, "--force")
+    assert load(tmp_path / "there.pt")
