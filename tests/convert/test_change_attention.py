@@ -12,6 +12,9 @@ from srformer_plugin.models.schedule_record import decode_schedule
 from srformer_plugin.models.srformer_bart import SRformerBARTModel
 from srformer_plugin.models.srformer_t5 import SRformerT5Model
 
+# fairseq hands NumPy a tensor of lengths
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
 SIZES = {
     "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 48, "encoder_layers": 1, "encoder_attention_heads": 2,
     "decoder_embed_dim": 32, "decoder_ffn_embed_dim": 48, "decoder_layers": 2, "decoder_attention_heads": 2,
