@@ -14,8 +14,9 @@
     [start]                       # the common start, with full attention; --init FILE takes its place
     updates = 5000
     flags = "--lr 7e-4 ..."
-    passes = 9                    # epochs with copying examples (data_prep.marked_sentences); the later ones have none
-    share = 0.6                   # of copying examples in them
+    short = [64, 160]             # first epochs, of copying examples alone, of sources cut to so many tokens
+    passes = 8                    # then epochs with copying examples; those after them have none
+    share = 0.6                   # of copying examples in these (srformer_plugin.tools.marked_sentences)
 
     [adapt]
     updates = 600                 # of every system, from the start
@@ -82,7 +83,7 @@ class Plan:
     expected: str
     data: dict
     train: tuple[str, ...]
-    start: dict | None  # updates, flags, passes, share; None if the plan has none, and needs --init
+    start: dict | None  # updates, flags, short, passes, share; None if the plan has none, and needs --init
     adapt: tuple[str, ...]
     decode: tuple[str, ...]
     against: tuple[str, ...]
@@ -106,7 +107,13 @@ TABLES = {
     "": {"title": (str, ...), "expected": (str, "")},
     "data": {"format": (str, "lines"), "encode": (str, ...), "binarise": (str, "")},
     "train": {"flags": (str, ...)},
-    "start": {"updates": (int, ...), "flags": (str, ""), "passes": (int, 0), "share": (float, 0.6)},
+    "start": {
+        "updates": (int, ...),
+        "flags": (str, ""),
+        "passes": (int, 0),
+        "share": (float, 0.6),
+        "short": (list, []),
+    },
     "adapt": {"updates": (int, ...), "flags": (str, "")},
     "decode": {"flags": (str, ...)},
     "report": {"against": (list, [])},
@@ -161,6 +168,10 @@ def _plan(content, text):
         _positive("start.updates", start["updates"])
         if start["passes"] < 0 or not 0 <= start["share"] <= 1:
             raise PlanError("start.passes must be at least 0 and start.share between 0 and 1")
+        if start["short"] and not start["passes"]:
+            raise PlanError("start.short needs start.passes of at least 1")
+        for length in start["short"]:
+            _positive("start.short", length)
         start["flags"] = _words("start", start["flags"])
     data = {
         name: _words(f"data.{name}", value) if name != "format" else value for name, value in tables["data"].items()

@@ -77,8 +77,9 @@ def shared_stages(plan, place):
             "python", "-m", "srformer_plugin.tools.sentencepiece_dictionary", model, dictionary,
             *SYMBOLS,
         ], [*binarise, "--srcdict", dictionary], folder="data"),
-        _stage("mark", f"{passes} passes with copying examples", [
+        _stage("mark", f"{len(plan.start['short']) + passes} passes with copying examples", [
             "python", "-m", "srformer_plugin.tools.marked_sentences", out / "data", out / "passes",
+            *(("--short-sources", *plan.start["short"]) if plan.start["short"] else ()),
             "--passes", passes, "--share", plan.start["share"],
             "--max-target", _value(plan.data["encode"], "--max-target", 1024), *workers,
         ], folder="passes"),
@@ -92,7 +93,7 @@ def _start(plan, place):
     data = ":".join(
         str(folder)
         for folder in [
-            *(out / "passes" / str(number) for number in range(1, start["passes"] + 1)),
+            *(out / "passes" / str(number) for number in range(1, len(start["short"]) + start["passes"] + 1)),
             *[out / "data"] * (PLAIN_EPOCHS if start["passes"] else 1),
         ]
     )

@@ -1,6 +1,6 @@
 """Copying examples for a model from scratch: find the marked sentences of a document, and write them down in order.
 
-    python -m srformer_plugin.tools.marked_sentences DATA OUT --passes 8 --share 0.6
+    python -m srformer_plugin.tools.marked_sentences DATA OUT --short-sources 64 160 --passes 8 --share 0.6
 
 DATA is what fairseq-preprocess made of SentencePiece subwords, with a dictionary that has `<mark>` and `<mask>`
 (`srformer_plugin.tools.sentencepiece_dictionary --add`). OUT/1, OUT/2, ... become such folders too, one for every pass
@@ -9,6 +9,10 @@ probability --share a copying example in its place, else the pair as it is. A fe
 chosen, the first piece of each becomes `<mark>`, 20% of their other pieces and 8% of all others become `<mask>`, and
 the target is the sentences as they were. Such pairs teach the decoder where to look, which summaries alone do not
 within the first thousands of updates.
+
+To copy is learned many times faster from short sources, where there is less to look at: with --short-sources the first
+passes, one for each length given, are copying examples alone, of sources cut to that length, with at most half of it
+marked.
 
 Every pass draws anew. fairseq-train takes one pass an epoch if it is given the folders with colons between:
 `fairseq-train OUT/1:OUT/2:DATA` (its sharded data). The draws depend on --seed, the pass and the pair alone, not on
@@ -113,24 +117,37 @@ def copying_example(tokens: np.ndarray, limit: int, symbols: Symbols, rng: np.ra
     return source, tokens[marked]
 
 
-def example(source, target, key, share, limit, symbols):
+class Pass(NamedTuple):
+    """What the pairs of a pass are."""
+
+    share: float  # probability of a copying example
+    limit: int  # pieces of a copied target at most, without the end of sentence
+    cut: int | None = None  # pieces of a source that is copied from
+
+
+def passes_of(count: int, share: float, limit: int, short_sources=()) -> list[Pass]:
+    """The passes with short sources, then `count` others."""
+    short = [Pass(1.0, min(limit, length // 2), length) for length in short_sources]
+    return [*short, *[Pass(share, limit)] * count]
+
+
+def example(source, target, key, kind, symbols):
     """`(source, target, what it is)` of a training pair in a pass; ids, [tokens], both with an end of sentence.
 
     Args:
         key: whole numbers that seed the draws.
-        share: the probability of a copying example.
-        limit: pieces of a copied target at most.
+        kind: the `Pass`.
     """
     rng = np.random.default_rng(key)
-    if rng.random() >= share:
+    if rng.random() >= kind.share:
         return source, target, SUMMARY
-    copied = copying_example(source[:-1], limit, symbols, rng)
+    copied = copying_example(source[:-1][: kind.cut], kind.limit, symbols, rng)
     if copied is None:
         return source, target, NO_SENTENCE
     return *(np.append(side, symbols.eos) for side in copied), COPYING
 
 
-def write_pass(data: Path, out: Path, number: int, share: float, limit: int, seed: int) -> dict:
+def write_pass(data: Path, out: Path, number: int, kind: Pass, seed: int) -> dict:
     """Write pass `number` over the training pairs of folder `data` to folder `out`; returns what it holds, counted.
 
     `out` is complete when it is there: an interrupted run begins anew.
@@ -150,8 +167,8 @@ def write_pass(data: Path, out: Path, number: int, share: float, limit: int, see
     ]
     counts = Counter()
     for pair, (source, target) in enumerate(zip(*sides)):
-        *made, kind = example(source.numpy(), target.numpy(), (seed, number, pair), share, limit, symbols)
-        counts[kind] += 1
+        *made, what = example(source.numpy(), target.numpy(), (seed, number, pair), kind, symbols)
+        counts[what] += 1
         for builder, side in zip(builders, made):
             builder.add_item(torch.from_numpy(side))
     for builder, prefix in zip(builders, prefixes):
@@ -161,11 +178,8 @@ def write_pass(data: Path, out: Path, number: int, share: float, limit: int, see
     return dict(sorted(counts.items()))
 
 
-def mark(data: Path, out: Path, passes: int, share: float, limit: int, seed: int, workers: int = 1) -> dict:
-    """Write OUT/1 to OUT/`passes`, and counts.json; returns the counts, `{pass: {kind: pairs}}`.
-
-    Args:
-        limit: pieces of a copied target at most, without the end of sentence.
+def mark(data: Path, out: Path, passes: list[Pass], seed: int, workers: int = 1) -> dict:
+    """Write OUT/1, OUT/2, ... for the `passes`, and counts.json; returns the counts, `{pass: {what: pairs}}`.
 
     Raises:
         ConfigurationError: `data` is not such a folder, or has no sentence to copy.
@@ -181,13 +195,13 @@ def mark(data: Path, out: Path, passes: int, share: float, limit: int, seed: int
     if (data / "dict.source.txt").read_bytes() != (data / "dict.target.txt").read_bytes():
         raise ConfigurationError(f"{data} has two dictionaries: use fairseq-preprocess with --joined-dictionary")
     symbols_of(dictionary)
-    work = [(data, out / str(number), number, share, limit, seed) for number in range(1, passes + 1)]
-    if workers == 1 or passes == 1:
+    work = [(data, out / str(number), number, kind, seed) for number, kind in enumerate(passes, 1)]
+    if workers == 1 or len(work) == 1:
         found = [write_pass(*one) for one in work]
     else:  # spawn: a forked child of a process with threads may hang
-        with ProcessPoolExecutor(min(workers, passes), get_context("spawn")) as pool:
+        with ProcessPoolExecutor(min(workers, len(work)), get_context("spawn")) as pool:
             found = list(pool.map(write_pass, *zip(*work)))
-    if share and not sum(count.get(COPYING, 0) for count in found):
+    if any(kind.share for kind in passes) and not sum(count.get(COPYING, 0) for count in found):
         raise ConfigurationError(f"{data} has no sentence of {SHORTEST} to {LONGEST} pieces to copy")
     counts = {str(number): count for number, count in enumerate(found, 1)}
     write_json(out / "counts.json", counts)
@@ -211,8 +225,14 @@ def main(argv=None):
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder that fairseq-preprocess wrote")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    parser.add_argument("--passes", type=positive, default=1, help="passes over the training data (default: 1)")
-    parser.add_argument("--share", type=share, default=0.6, help="probability of a copying example (default: 0.6)")
+    parser.add_argument(
+        "--short-sources", type=positive, nargs="+", default=[], metavar="TOKENS",
+        help="a first pass of copying examples alone for each of these lengths, of sources that are cut to it",
+    )  # fmt: skip
+    parser.add_argument("--passes", type=positive, default=1, help="passes after these (default: 1)")
+    parser.add_argument(
+        "--share", type=share, default=0.6, help="probability of a copying example in them (default: 0.6)"
+    )
     parser.add_argument(
         "--max-target", type=token_limit, default=96, metavar="TOKENS",
         help="tokens of a copied target at most, the end of sentence included; 0: any number (default: 96)",
@@ -223,7 +243,8 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
     limit = args.max_target - 1 if args.max_target else sys.maxsize
-    counts = mark(args.data, args.out, args.passes, args.share, limit, args.seed, args.workers)
+    passes = passes_of(args.passes, args.share, limit, args.short_sources)
+    counts = mark(args.data, args.out, passes, args.seed, args.workers)
     total = sum(map(Counter, counts.values()), Counter())
     print(", ".join(f"{count:,} {kind}" for kind, count in sorted(total.items())))
 

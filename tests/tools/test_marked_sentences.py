@@ -172,6 +172,25 @@ def test_passes_mix_copies_and_summaries_pair_by_pair(binarised, dictionary, sym
     assert "copying" in capsys.readouterr().out
 
 
+def test_first_passes_copy_alone_from_short_sources(binarised, dictionary, symbols, tmp_path):
+    folder, out = binarised([pieces_of(8, words) for words in range(4, 24)]), tmp_path / "passes"
+    assert main([str(folder), str(out), "--short-sources", "30", "60", "--workers", "1"]) == 0
+    originals = pairs_of(folder, dictionary)
+    for number, length in (("1", 30), ("2", 60)):
+        pairs = pairs_of(out / number, dictionary)
+        copies = [
+            (source, target, was) for (source, target), (was, summary) in zip(pairs, originals) if target != summary
+        ]
+        # of 30 pieces at most 15 may be marked, and some texts have no sentence so short
+        assert len(copies) > len(pairs) / 2
+        for source, target, was in copies:
+            assert len(source) == length + 1 and source[-1] == dictionary.eos()
+            seen(source[:-1], was[:length], symbols)
+            assert len(target) <= length // 2 + 1
+    assert sum(pair == original for pair, original in zip(pairs_of(out / "3", dictionary), originals)) > 2
+    assert not (out / "4").exists()
+
+
 def test_the_draws_depend_on_the_seed_and_not_on_the_workers(binarised, dictionary, tmp_path):
     folder = binarised([pieces_of(8, words) for words in range(4, 24)])
 

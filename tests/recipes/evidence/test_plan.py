@@ -51,7 +51,7 @@ def test_a_plan_is_read_with_its_defaults(plan):
     found = plan()
     assert found.train == ("--arch", "srformer_bart_tiny", "--adam-betas", "(0.9, 0.98)")
     assert found.data["format"] == "lines"
-    assert found.start == {"updates": 6, "flags": (), "passes": 0, "share": 0.6}
+    assert found.start == {"updates": 6, "flags": (), "passes": 0, "share": 0.6, "short": []}
     assert [(system.updates, system.seeds) for system in found.systems] == [(3, (1, 2)), (5, (1,))]
     assert found.against == ("full",)
 
@@ -70,6 +70,8 @@ def test_a_plan_without_a_start_has_none(plan):
         ("updates = 6", "updates = 0", "start.updates = 0 is not a whole number above 0"),
         ("updates = 6", "updates = true", "start.updates = True is not a int"),
         ("updates = 6", "updates = 6\nshare = 2", "start.share between 0 and 1"),
+        ("updates = 6", "updates = 6\nshort = [8]", "start.short needs start.passes"),
+        ("updates = 6", "updates = 6\npasses = 1\nshort = [0]", "start.short = 0 is not a whole number above 0"),
         ("updates = 6", "epochs = 6", "start.epochs is not known; known here: updates"),
         ("updates = 3", "", "adapt.updates is missing"),
         ("[decode]", "[decoding]", "decoding is not known"),
