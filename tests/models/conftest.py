@@ -57,3 +57,14 @@ def make_sample(lengths, left_pad=True, width=None, seed=3, dictionary=None):
 @pytest.fixture(name="make_sample", scope="session")
 def make_sample_fixture():
     return make_sample
+
+
+@pytest.fixture
+def build_t5(build_model):
+    """A tiny T5 of 2 + 3 layers. Its initial weights are T5's times `spread`: attention is far from uniform."""
+
+    def build(spread=1.5, **options):
+        options = {"encoder_layers": 2, "decoder_layers": 3, **options}
+        return build_model(options.pop("arch", "srformer_t5_tiny"), spread=spread, **options)
+
+    return build

@@ -1,0 +1,56 @@
+"""SRformer-T5 trains, and starts from checkpoints."""
+
+import pytest
+import torch
+from models.t5 import KINDS, LENGTHS, PAD, VERSIONS, logits, targets
+
+from srformer_plugin.errors import ConfigurationError
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_receives_a_gradient_even_with_one_segment(build_t5, make_sample, kind, version):
+    """Otherwise distributed training stops at an unused parameter."""
+    for lengths in ([3, 2], [23, 14]):
+        model = build_t5(cross_attention=kind, memory_gate=True, **VERSIONS[version]).train()
+        logits(model, make_sample(lengths), targets([9, 5])).logsumexp(-1).sum().backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    without = {name for name, p in model.named_parameters() if not p.grad.any()}
+    assert without == ({n for n, _ in model.named_parameters() if "memory" in n and "gate" not in n})
+
+
+def test_the_padding_row_learns_as_the_start_of_targets_does(build_t5, make_sample):
+    model = build_t5(untied_output=True).train()
+    logits(model, make_sample(LENGTHS), targets([9, 4, 6, 2]))[0].logsumexp(-1).sum().backward()
+    assert model.decoder.embed_tokens.weight.grad[PAD].any()
+
+
+def test_activation_checkpointing_changes_no_gradient(build_t5, make_sample):
+    gradients = []
+    for checkpointed in (False, True):
+        model = build_t5(checkpoint_activations=checkpointed).train()
+        logits(model, make_sample(LENGTHS), targets([9, 4, 6, 2])).logsumexp(-1).sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b)
+
+
+def test_dropout_is_where_t5_has_it(build_t5):
+    model = build_t5(dropout=0.25)
+    rates = [model.encoder.dropout_module.p, model.decoder.dropout_module.p]
+    for layer in (*model.encoder.layers, *model.decoder.layers):
+        rates += [layer.dropout_module.p, layer.activation_dropout_module.p, layer.self_attn.dropout_module.p]
+    rates += [layer.encoder_attn.dropout_module.p for layer in model.decoder.layers]
+    assert set(rates) == {0.25}
+
+
+@torch.no_grad()
+def test_a_full_checkpoint_starts_the_others_and_one_of_another_schedule_is_refused(build_t5):
+    full = build_t5(cross_attention="full").state_dict()
+    model = build_t5(seed=9)
+    leak = model.decoder.layers[0].encoder_attn.memory.leak.clone()
+    model.load_state_dict(dict(full))
+    assert torch.equal(model.encoder.layers[1].fc2.weight, full["encoder.layers.1.fc2.weight"])
+    assert torch.equal(model.decoder.layers[0].encoder_attn.memory.leak, leak)
+    with pytest.raises(ConfigurationError, match="trained with --segment-size 4, but this run has 8"):
+        build_t5(segment_size=8).load_state_dict(model.state_dict())
