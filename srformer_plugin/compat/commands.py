@@ -1,6 +1,7 @@
 """How the commands of fairseq start, and how they end where the user can mend what is wrong."""
 
 import argparse
+import re
 import sys
 
 import torch
@@ -12,6 +13,10 @@ from data_prep.errors import EXIT_STATUS, PREFIX, UserError, one_line, wants_tra
 
 from .patching import wrap
 from .refusals import check_command
+
+# fairseq's own: "Please install ...", "--sampling requires ...", "Must specify batch size either with --max-tokens ..."
+KINDS_OF_FAIRSEQ = (ImportError, ValueError, AssertionError, Exception)
+REFUSAL_OF_FAIRSEQ = re.compile(r"\s*Please install|.*--[a-z]", re.DOTALL)
 
 
 class OneLine:
@@ -25,15 +30,16 @@ class OneLine:
             return self.main(cfg, **kwargs)
         try:
             return self.main(cfg, **kwargs)
-        except (UserError, OSError, ImportError) as error:
-            if isinstance(error, ImportError) and "Please install" not in str(error):
-                raise
-            print(PREFIX + " ".join(one_line(error).split()), file=sys.stderr)
-            sys.exit(EXIT_STATUS)
         except torch.multiprocessing.ProcessExitedException as error:
             if error.exit_code == EXIT_STATUS:  # that process has said why
                 sys.exit(EXIT_STATUS)
             raise
+        except Exception as error:
+            ours = isinstance(error, (UserError, OSError))
+            if not ours and not (type(error) in KINDS_OF_FAIRSEQ and REFUSAL_OF_FAIRSEQ.match(str(error))):
+                raise
+            print(PREFIX + " ".join(one_line(error).split()), file=sys.stderr)
+            sys.exit(EXIT_STATUS)
 
 
 def end_with_one_line():

@@ -17,6 +17,7 @@ from ..attention.dropout import ATTENTION
 from ..attention.settings import SegmentSettings
 from ..errors import ConfigurationError
 from .checkpoint_state import prune_layers
+from .refused_flags import refuse_flags
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class SegmentedModel:
         Raises:
             ConfigurationError: a setting that cannot work.
         """
+        refuse_flags(args)
         settings = SegmentSettings.from_namespace(args).check()
         if settings.needs_target_length and settings.expected_target_length is None:
             settings.expected_target_length = mean_target_length(args, task)

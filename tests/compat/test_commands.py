@@ -57,6 +57,7 @@ def fail(error):
         (FileNotFoundError(2, "No such file or directory", "dict.txt"), "error: dict.txt: No such file or directory\n"),
         (FileNotFoundError("Dataset not found: nope"), "error: Dataset not found: nope\n"),
         (ImportError("\n\nPlease install\n\n  pip install x"), "error: Please install pip install x\n"),
+        (AssertionError("--sampling requires --nbest"), "error: --sampling requires --nbest\n"),
     ],
 )
 def test_the_line_is_the_message(error, line, tiny_corpus, capsys, monkeypatch):
@@ -68,7 +69,7 @@ def test_the_line_is_the_message(error, line, tiny_corpus, capsys, monkeypatch):
     assert capsys.readouterr().err == line
 
 
-@pytest.mark.parametrize("error", [RuntimeError("inside"), ImportError("cannot import name 'x'")])
+@pytest.mark.parametrize("error", [RuntimeError("inside"), ImportError("cannot import name 'x'"), ValueError("y")])
 def test_a_fault_of_the_program_keeps_its_traceback(error, tiny_corpus, monkeypatch):
     monkeypatch.delenv(TRACEBACK, raising=False)
     _, cfg = full_configuration(tiny_corpus)

@@ -1,0 +1,46 @@
+"""Faults in the mends of fairseq that their tests must notice."""
+
+DECODING = "srformer_plugin/compat/decoding.py"
+POSITIONS = "srformer_plugin/compat/positions.py"
+TRAINING = "srformer_plugin/compat/training.py"
+COMMANDS = "srformer_plugin/compat/commands.py"
+REFUSALS = "srformer_plugin/compat/refusals.py"
+
+MUTANTS = [
+    {
+        "file": DECODING,
+        "old": "                self = view\n",
+        "new": "                self.beam_size = 1\n",
+        "tests": "tests/compat/test_decoding.py -k one_thread",
+    },
+    {
+        "file": DECODING,
+        "old": 'if name != "id"',
+        "new": "if name",
+        "tests": "tests/compat/test_decoding.py -k diverse",
+    },
+    {
+        "file": POSITIONS,
+        "old": "trained = min(current, trained)",
+        "new": "trained = max(current, trained)",
+        "tests": "tests/compat/test_positions.py -k 'limit or ensemble'",
+    },
+    {
+        "file": TRAINING,
+        "old": "updates >= settings.max_update",
+        "new": "updates > settings.max_update",
+        "tests": "tests/compat/test_training.py -k finished",
+    },
+    {
+        "file": COMMANDS,
+        "old": "sys.exit(EXIT_STATUS)",
+        "new": "sys.exit(1)",
+        "tests": "tests/compat/test_commands.py -k message",
+    },
+    {
+        "file": REFUSALS,
+        "old": "cfg.checkpoint.maximize_best_checkpoint_metric = True",
+        "new": "pass",
+        "tests": "tests/compat/test_refusals.py -k highest",
+    },
+]
