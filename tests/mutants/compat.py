@@ -1,5 +1,6 @@
 """Faults in the mends of fairseq that their tests must notice."""
 
+CALL = "return original(self, query, key, value, key_padding_mask, incremental_state, *args, **kwargs)"
 DECODING = "srformer_plugin/compat/decoding.py"
 POSITIONS = "srformer_plugin/compat/positions.py"
 TRAINING = "srformer_plugin/compat/training.py"
@@ -10,7 +11,11 @@ MUTANTS = [
     {
         "file": DECODING,
         "old": "                self = view\n",
-        "new": "                self.beam_size = 1\n",
+        "new": (
+            "                beam_size, self.beam_size = self.beam_size, 1\n"
+            f"                try:\n                    {CALL}\n"
+            "                finally:\n                    self.beam_size = beam_size\n"
+        ),
         "tests": "tests/compat/test_decoding.py -k one_thread",
     },
     {
