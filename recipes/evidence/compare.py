@@ -25,7 +25,7 @@ from recipes.books.stage import identities
 from recipes.evidence import report
 from recipes.evidence.measures import losses, read_cell
 from recipes.evidence.plan import PlanError, read_plan
-from recipes.evidence.work import BEFORE, Place, cell_stages, shared_stages
+from recipes.evidence.work import BEFORE, Place, cell_stages, cells_of, shared_stages
 
 CHANGED = "choose another --out, or give --changed redo"
 
@@ -107,7 +107,7 @@ def run_cell(options, plan, place):
     """One run, in a process of its own; an error is printed, and the other runs go on."""
     if options.until and time.time() > options.until:
         return 0
-    cell = next(cell for cell in plan.cells if cell.name == options.cell)
+    cell = next(cell for cell in cells_of(plan, place) if cell.name == options.cell)
     try:
         book_of(place.cell(cell), options, known={BEFORE: options.after}).run(cell_stages(plan, place, cell))
     except BookError as error:
@@ -137,11 +137,11 @@ class Runs:
 
 def run_cells(options, plan, place, after):
     """All runs that have not finished, `--at-once` of them at a time."""
-    cells = {cell.name: cell for cell in plan.cells if not finished(plan, place, cell)}
+    cells = {cell.name: cell for cell in cells_of(plan, place) if not finished(plan, place, cell)}
     words = [sys.executable, "-m", "recipes.evidence.compare", *sys.argv[1:], "--after", after]
     if options.stop_after is not None:
         words += ["--until", str(time.time() + 60 * options.stop_after)]
-    say(f"{len(cells)} of {len(plan.cells)} runs to do, {options.at_once} at once")
+    say(f"{len(cells)} of {len(cells_of(plan, place))} runs to do, {options.at_once} at once")
     show = Runs(list(cells), lambda name: finished(plan, place, cells[name]))
     commands = [Command([*words, "--cell", name], label=name) for name in cells]
     with open(place.out / "logs/runs.log", "ab") as log, signals_raise():
@@ -155,7 +155,7 @@ def dry_run(plan, place):
     print(f"cd {shlex.quote(str(ROOT))}\nexport PYTHONPATH={shlex.quote(str(ROOT))}")
     for stage in shared_stages(plan, place):
         _print(stage.name, stage)
-    for cell in plan.cells:
+    for cell in cells_of(plan, place):
         for stage in cell_stages(plan, place, cell):
             _print(f"{cell.name}: {stage.name}", stage)
 
@@ -207,7 +207,7 @@ def main(argv=None):
         say(f"error: {error}", sys.stderr)
         if error.status == 130 or not (place.out / "runs").exists():
             return error.status
-    example = next(cell for cell in plan.cells if cell.system.updates)
+    example = next(cell for cell in cells_of(plan, place) if cell.system.updates)
     commands = [one.words for stage in cell_stages(plan, place, example) for one in stage.commands]
     rows, text = report.write(plan, place, own_command(options), facts_of(options, plan, place), commands)
     print(text.split("## Loss")[0])

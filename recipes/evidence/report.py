@@ -12,7 +12,7 @@ from recipes.evidence.cost import cost
 from recipes.evidence.measures import ROUGE, read_cell
 from recipes.evidence.picture import draw
 from recipes.evidence.plan import START
-from recipes.evidence.work import cell_stages
+from recipes.evidence.work import cell_stages, cells_of
 
 TITLES = ("ROUGE-1", "ROUGE-2", "ROUGE-Lsum")
 
@@ -39,7 +39,7 @@ class Row:
 def collect(plan, place):
     """The `Row` of every system and of the start, in the plan's order."""
     rows = {}
-    for cell in plan.cells:
+    for cell in cells_of(plan, place):
         row = rows.setdefault(cell.system.name, Row(cell.system.name, shlex.join(cell.system.flags), ()))
         row.wanted += (cell.seed,)
         stages = [stage.name for stage in cell_stages(plan, place, cell)]
@@ -105,7 +105,7 @@ def write(plan, place, command, facts, commands):
     draw(folder / "quality_over_cost.png", rows, plan.against)
     write_text(folder / "report.md", text)
     write_json(folder / "report.json", as_json(plan, rows, command, facts))
-    for cell in plan.cells:
+    for cell in cells_of(plan, place):
         _keep_hypotheses(place.cell(cell) / "generate/generate-test.txt", folder / f"hypotheses/{cell.name}.txt.gz")
     return rows, text
 

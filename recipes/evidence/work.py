@@ -6,7 +6,7 @@
     OUT/runs/SYSTEM.SEED         a cell: train, generate, score
     OUT/report                   the report
 
-What changes no result (processes, the device) is no part of what the books know a stage by.
+The number of processes changes no result, and is no part of what the books know a stage by.
 """
 
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ TRAINING = (
 )  # fmt: skip
 # Of copying examples. Not imported from srformer_plugin.tools.marked_sentences, which imports fairseq.
 SYMBOLS = ("--add", "<mark>", "--add", "<mask>")
+SAVE_EVERY = 1500  # updates of the start
 PLAIN_EPOCHS = 20  # behind those with copying examples; fairseq would begin again with the first after the last
 
 
@@ -104,11 +105,16 @@ def _start(plan, place):
             "python", "-m", "recipes.initial_weights", out / "initial/model.pt", out / "data", *model,
         ]),
         _stage("start", f"full attention from scratch, {start['updates']} updates", [
-            "fairseq-train", data, *model, *TRAINING, "[", "--num-workers", place.loaders, *place.device, "]",
-            "--finetune-from-model", out / "initial/model.pt",
-            "--save-dir", out / "start",
-        ]),
+            "fairseq-train", data, *model, *TRAINING, "[", "--num-workers", place.loaders, "]", *place.device,
+            "--finetune-from-model", out / "initial/model.pt", "--save-dir", out / "start",
+            "--save-interval-updates", SAVE_EVERY, "--keep-interval-updates", 1,
+        ], resumable=True),
     ]  # fmt: skip
+
+
+def cells_of(plan, place):
+    """The runs of a plan: with a start of the user's own that start is no run, since nobody knows its task."""
+    return plan.cells[1:] if place.init else plan.cells
 
 
 def cell_stages(plan, place, cell):
@@ -119,7 +125,7 @@ def cell_stages(plan, place, cell):
         first = _stage("train", f"{system.name}, seed {cell.seed}, {system.updates} updates", [
             "fairseq-train", place.out / "data", *PLUGIN, *plan.train, *plan.adapt, *system.flags,
             "--total-num-update", system.updates, "--max-update", system.updates, *TRAINING,
-            "[", "--num-workers", place.loaders, *place.device, "]", "--finetune-from-model", place.start,
+            "[", "--num-workers", place.loaders, "]", *place.device, "--finetune-from-model", place.start,
             "--no-save-optimizer-state", "--save-dir", folder / "train", "--seed", cell.seed,
         ], after=[BEFORE])  # fmt: skip
     else:

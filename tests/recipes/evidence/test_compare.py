@@ -13,7 +13,7 @@ import pytest
 from recipes.evidence import compare, report
 from recipes.evidence.compare import Runs, main, parser, place_of
 from recipes.evidence.plan import START, read_plan
-from recipes.evidence.work import cell_stages, shared_stages
+from recipes.evidence.work import cell_stages, cells_of, shared_stages
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = ROOT / "recipes/plans/tiny.toml"
@@ -127,6 +127,7 @@ def test_a_start_of_ones_own_takes_the_place_of_the_plans(tiny, tmp_path):
     place = place_of(parser().parse_args([*arguments("raw", tmp_path), "--init", str(own)]))
     assert [stage.name for stage in shared_stages(plan, place)] == ["prepare", "encode", "binarise"]
     assert str(own) in cell_stages(plan, place, plan.cells[1])[0].commands[0].words
+    assert [cell.name for cell in cells_of(plan, place)] == ["full.1", "segmented.1", "srformer.1"]
 
 
 def test_a_plan_without_a_start_asks_for_one(raw, tmp_path, capsys):
