@@ -4,7 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
 from srformer_plugin.attention.method.segments import SourceLayout
+from srformer_plugin.attention.request import Request
+from srformer_plugin.attention.settings import SegmentSettings
+from srformer_plugin.attention.source_context import SourceContext
 from srformer_plugin.attention.triton.content import call as launching
 from srformer_plugin.attention.triton.content import plain
 from srformer_plugin.attention.triton.content import step as stepping
@@ -15,8 +19,8 @@ from srformer_plugin.attention.triton.content.attend import (
     segment_means,
 )
 from srformer_plugin.attention.triton.content.step import attend_step_chosen
-from srformer_plugin.attention.triton.content.support import obstacle
 from srformer_plugin.attention.triton.exactness import relative_error
+from srformer_plugin.attention.triton.support import obstacle
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
@@ -404,19 +408,56 @@ def test_a_graph_replays_training_and_decoding():
             assert torch.equal(found, expected)
 
 
+def build(backend, **options):
+    torch.manual_seed(1)
+    settings = SegmentSettings(
+        segment_schedule="content", attention_backend=backend,
+        **{"cross_attention": "segmented", "segment_size": 4, "segments_per_query": 3, **options},
+    )  # fmt: skip
+    return SegmentedCrossAttention(32, 2, settings.check()).to(DEVICE)
+
+
+@pytest.mark.parametrize("shifts", [[0, 0], [9, 30]], ids=["right", "left"])
+def test_a_module_computes_with_them_what_it_computes_without(shifts):
+    """Training, gradients and the steps of `--fast-generate`, through the dispatcher."""
+    mask = torch.ones(2, 48, dtype=torch.bool)
+    for row, (length, shift) in enumerate(zip((39, 18), shifts)):
+        mask[row, shift : shift + length] = False
+    encoder, query = torch.randn(48, 2, 32).to(DEVICE), torch.randn(5, 2, 32).to(DEVICE)
+    mask, found = mask.to(DEVICE), {}
+    for backend in ("torch", "triton"):
+        module = build(backend)
+        output, _ = module(query, encoder, encoder, mask)
+        gradients = torch.autograd.grad(output.square().sum(), list(module.parameters()))
+        with torch.no_grad():
+            source = module.open_source(encoder, SourceContext(mask), 5)
+            at = [torch.tensor([t], device=DEVICE) for t in range(5)]
+            steps = [module.step(query[t : t + 1], source, at[t]) for t in range(5)]
+        found[backend] = (output, torch.cat(steps), *gradients)
+        assert ("means" in source) == (backend == "triton")
+    torch.testing.assert_close(found["triton"], found["torch"], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
-    "change, reason",
+    ("options", "more", "reason"),
     [
-        ({}, None),
-        ({"dtype": torch.float64}, "float64"),
-        ({"head_dim": 24}, "head size 24"),
-        ({"segment_size": 65}, "segment size 65"),
-        ({"k": 33}, "33 segments"),
+        ({}, {}, None),
+        ({"segments_per_query": 33}, {}, "33 segments per query"),
+        ({"segment_size": 65}, {}, "segment size 65"),
+        ({"cross_attention": "pooled"}, {}, "PooledMemory"),
+        ({"cross_attention": "srformer", "expected_target_length": 4}, {}, "RAFMemory"),
+        ({}, {"dtypes": (torch.float64,)}, "float64"),
+        ({}, {"head_dim": 24}, "head size 24"),
+        ({}, {"need_weights": True}, "attention weights"),
+        ({}, {"method": "attend_next"}, "step-by-step"),
     ],
     ids=str,
 )
-def test_what_the_kernels_cannot_compute_is_said(change, reason):
-    options = {"lengths": [70], "targets": 2, "segment_size": 16, "k": 2, "head_dim": 16, **change}
-    case = Case(**options)
-    found = obstacle(*case.inputs(), case.layout, case.k)
+def test_what_the_kernels_cannot_compute_is_said(options, more, reason):
+    module = build("triton", **options)
+    layout = SourceLayout(None, 1, 70, module.segment_size, DEVICE)
+    plan = module.schedule.plan(layout, 0, 3)
+    request = {"method": "attend_source", "device": torch.device(DEVICE), "dtypes": (torch.float32,), "num_heads": 2}
+    request |= {"head_dim": 16, "layout": layout, "plan": plan, "memory": module.memory, **more}
+    found = obstacle(Request(**request))
     assert found is None if reason is None else reason in found

@@ -13,6 +13,7 @@ import torch
 from ..method.memory import NoMemory, RAFMemory
 from ..method.raf import raf_scan
 from ..request import Request
+from .content import support as content
 
 OLDEST_TRITON = (3, 6)  # what the kernels were run with, by the GPU and by the interpreter
 HEAD_DIMS = (16, 32, 64, 128)
@@ -75,7 +76,7 @@ def shared_memory(device: torch.device) -> int:
 
 def obstacle(request: Request) -> str | None:
     """Why the kernels cannot compute a call; None: they can."""
-    memory, size, head_dim = request.memory, request.layout.segment_size, request.head_dim
+    head_dim = request.head_dim
     if request.method == "attend_next":
         return "fairseq's step-by-step decoding has none, --fast-generate has"
     if unusable() is not None:
@@ -84,25 +85,29 @@ def obstacle(request: Request) -> str | None:
         return f"tensors are on the device {request.device.type}"
     if request.need_weights:
         return "attention weights are asked for"
-    if type(memory) not in (RAFMemory, NoMemory):
-        return f"the memory is a {type(memory).__name__}"
-    if isinstance(memory, RAFMemory) and memory.scan is not raf_scan:
-        return "the memory's scan is not its own"
-    if not request.plan.in_order:
-        return "queries do not come in the order of the segments they read"
     if len(request.dtypes) > 1:
         return f"dtypes are {' and '.join(map(str, request.dtypes))}"
     if request.dtype not in DTYPES:
         return f"the dtype is {request.dtype}"
     if head_dim not in HEAD_DIMS:
         return f"the head size {head_dim} is none of {', '.join(map(str, HEAD_DIMS))}"
-    if size > MAX_SEGMENT_SIZE:
-        return f"the segment size {size} is above {MAX_SEGMENT_SIZE}"
     if request.device.type == "cuda" and shared_memory(request.device) < needed_shared_memory(request.dtype, head_dim):
         return f"{request.dtype} with a head size of {head_dim} needs more shared memory than this GPU has"
-    if request.method == "open_source":
-        if torch.is_grad_enabled():
-            return "a source is opened for gradients"
-        if size * head_dim * request.dtype.itemsize > MAX_STEP_TILE:
-            return f"a segment of {size} tokens is too long for a decoding step's kernel"
+    if request.method == "open_source" and torch.is_grad_enabled():
+        return "a source is opened for gradients"
+    return _clock_obstacle(request) if request.plan.choice is None else content.obstacle(request)
+
+
+def _clock_obstacle(request: Request) -> str | None:
+    memory, size, head_dim = request.memory, request.layout.segment_size, request.head_dim
+    if type(memory) not in (RAFMemory, NoMemory):
+        return f"the memory is a {type(memory).__name__}"
+    if isinstance(memory, RAFMemory) and memory.scan is not raf_scan:
+        return "the memory's scan is not its own"
+    if not request.plan.in_order:
+        return "queries do not come in the order of the segments they read"
+    if size > MAX_SEGMENT_SIZE:
+        return f"the segment size {size} is above {MAX_SEGMENT_SIZE}"
+    if request.method == "open_source" and size * head_dim * request.dtype.itemsize > MAX_STEP_TILE:
+        return f"a segment of {size} tokens is too long for a decoding step's kernel"
     return None

@@ -5,7 +5,7 @@ Forward and backward are eight launches together, no host synchronisation, no te
 segments (but for a bit each), no atomic operations: the same inputs and seed give the same bits every time. Keys and
 values are read from the projections as they are; padding is skipped by index.
 
-`support.obstacle` says whether a call can be computed here.
+`..support.obstacle` says whether a call can be computed here.
 """
 
 import torch
