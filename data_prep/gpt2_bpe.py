@@ -2,12 +2,17 @@
 
 The pieces are the numbers of `encoder.json`, which fairseq's `dict.txt` lists as its words. The work is done by
 tiktoken with GPT-2's own pattern: the same numbers as fairseq's encoder gives, several times as fast.
+
+`encoder.json` may have tokens with numbers after that of <|endoftext|>, as srformer-convert writes those that were
+added to a tokenizer. They are spelled in the characters of bytes, as all of its tokens, so that fairseq decodes them,
+and stay whole in a text.
 """
 
 import hashlib
 import json
 from pathlib import Path
 
+from data_prep.added_tokens import keeping
 from data_prep.errors import WrongVocabulary
 
 ENCODER, MERGES = "encoder.json", "vocab.bpe"
@@ -24,12 +29,25 @@ END_OF_TEXT = "<|endoftext|>"  # a number of its own, that no text is encoded to
 def check_files(folder):
     """Compare the checksums of the two files in `folder` with those of GPT-2's; raises WrongVocabulary."""
     for name, expected in SHA256.items():
-        found = hashlib.sha256(read(folder, name)).hexdigest()
+        content = read(folder, name)
+        found = hashlib.sha256(content).hexdigest()
+        if found != expected and name == ENCODER:
+            found = hashlib.sha256(_without_added_tokens(content)).hexdigest()
         if found != expected:
             raise WrongVocabulary(
                 f"{folder / name} is not GPT-2's: its sha256 is {found}, not {expected}; fetch it again, or allow a "
                 "vocabulary of your own with --own-vocabulary"
             )
+
+
+def _without_added_tokens(content):
+    """The bytes of `encoder.json` without the tokens that come after <|endoftext|>; other bytes as they are."""
+    try:
+        numbers = json.loads(content)
+        kept = {piece: number for piece, number in numbers.items() if number <= numbers[END_OF_TEXT]}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return content
+    return json.dumps(kept).encode() if len(kept) < len(numbers) else content
 
 
 def read(folder, name):
@@ -53,16 +71,21 @@ def load(folder):
         # tiktoken merges by number: the numbers must follow the order of the merges, after the 256 bytes
         in_order = all(numbers[a + b] == 256 + rank for rank, (a, b) in enumerate(merges))
         byte_of = {character: byte for byte, character in byte_characters().items()}
-        ranks = {
+        last = numbers.get(END_OF_TEXT, 256 + len(merges))
+        in_order &= last == 256 + len(merges)
+        spelled = {
             bytes(byte_of[character] for character in piece): number
             for piece, number in numbers.items()
             if piece != END_OF_TEXT
         }
+        ranks = {piece: number for piece, number in spelled.items() if number < last}
+        added = {piece.decode(): number for piece, number in spelled.items() if number > last}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WrongVocabulary(f"{folder}: {ENCODER} and {MERGES} are damaged or do not belong together") from error
     if not in_order or sorted(ranks.values()) != list(range(256 + len(merges))):
         raise WrongVocabulary(f"{folder}: the numbers of {ENCODER} do not follow the merges of {MERGES}")
-    return tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
+    encoding = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+    return keeping(added, encoding.encode_ordinary)
 
 
 def byte_characters():

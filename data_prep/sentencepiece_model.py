@@ -1,6 +1,5 @@
 """SentencePiece models: `train` one on line files, `load` one to encode with."""
 
-import json
 import re
 import sys
 from functools import partial
@@ -9,13 +8,13 @@ from pathlib import Path
 
 import sentencepiece
 
+from data_prep.added_tokens import ADDED_TOKENS, keeping, read_added_tokens
 from data_prep.errors import WrongVocabulary
 from data_prep.line_files import lines_of
 
 WORDS_AT_ONCE = 100
 # Training holds its text in memory: of a larger corpus every n-th piece is used. 50 million words, some 300 MB.
 MAX_TRAINING_TEXTS = 500_000
-ADDED_TOKENS = "added_tokens.json"  # Hugging Face's name, beside the model
 SENTINEL = re.compile(r"<extra_id_\d+>")
 
 
@@ -95,32 +94,5 @@ def load(path):
     except (OSError, RuntimeError) as error:
         raise WrongVocabulary(f"{path} is no SentencePiece model, or damaged") from error
     encode = partial(processor.encode, out_type=str)
-    added = [token for token in added_tokens(Path(path).with_name(ADDED_TOKENS)) if not SENTINEL.fullmatch(token)]
-    return keeping(added, encode) if added else encode
-
-
-def added_tokens(path):
-    """`{token: id}` of the file `added_tokens.json`; empty where there is none. Raises WrongVocabulary."""
-    if not path.is_file():
-        return {}
-    try:
-        tokens = json.loads(path.read_bytes())
-        if not all(isinstance(number, int) and token for token, number in tokens.items()):
-            raise ValueError
-    except (ValueError, AttributeError) as error:
-        raise WrongVocabulary(f'{path} is damaged: it must hold an object {{"token": id, ...}}') from error
-    return tokens
-
-
-def keeping(tokens, encode):
-    """`encode`, a function text -> list of pieces, in which each of `tokens` is a piece of its own."""
-    # where one begins like another, the longer one is meant
-    ordered = sorted(tokens, key=len, reverse=True)
-    pattern = re.compile("(" + "|".join(map(re.escape, ordered)) + ")")
-    whole = set(tokens)
-
-    def pieces(text):
-        parts = pattern.split(text)
-        return [piece for part in parts if part for piece in ([part] if part in whole else encode(part))]
-
-    return pieces
+    added = read_added_tokens(Path(path).with_name(ADDED_TOKENS))
+    return keeping({token: token for token in added if not SENTINEL.fullmatch(token)}, encode)

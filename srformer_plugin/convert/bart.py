@@ -114,8 +114,8 @@ def huggingface_config(options: dict, rows: int) -> tuple[dict, dict]:
     return config, ids
 
 
-def names(options: dict, rows: int, weights=None) -> Names:
-    """Every tensor of a BART of these sizes.
+def names(options: dict, rows: int, weights=None, fairseq_rows=None) -> Names:
+    """Every tensor of a BART of these sizes; `fairseq_rows` are `rows`.
 
     Args:
         weights: the names of a Hugging Face folder. Those of a bare `BartModel` (facebook/bart-base) have no prefix.
@@ -165,7 +165,7 @@ def names(options: dict, rows: int, weights=None) -> Names:
 
 
 def dictionary_writer(source: Path, rows: int):
-    """Function (folder) that writes dictionaries and BPE files; `source` is read and checked at once.
+    """(rows, function (folder) that writes dictionaries and BPE files); `source` is read and checked at once.
 
     Raises:
         ConfigurationError: no tokenizer, or not BART's.
@@ -177,4 +177,4 @@ def dictionary_writer(source: Path, rows: int):
         bart_dictionary.write_dictionaries(folder, names)
         bart_dictionary.write_gpt2_files(folder, tokenizer)
 
-    return write
+    return rows, write

@@ -3,6 +3,8 @@
 Hugging Face's ids are fairseq's: <s> 0, <pad> 1, </s> 2, <unk> 3, then the lines of dict.txt. What differs is what a
 line says: fairseq names a token by its GPT-2 id ("13"), Hugging Face by its characters ("."). The GPT-2 id follows from
 the merges: the 256 bytes come first, in the order of GPT-2's table, then one token per merge, then <|endoftext|>.
+Tokens that a user added to the tokenizer get the numbers after that, so that `--bpe gpt2` decodes them and
+`data_prep.encode` keeps them whole.
 """
 
 import json
@@ -13,17 +15,21 @@ from data_prep.gpt2_bpe import END_OF_TEXT, byte_characters
 from data_prep.text import read_lines
 
 from ..errors import ConfigurationError
+from .added_tokens import added_tokens
 from .weights import read_json
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
+FAIRSEQS_OWN = (*SPECIAL_TOKENS, "<mask>")  # fairseq knows them by name
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """tokens: in the order of their ids; merges: "a b" in the order of their rank."""
+    """tokens: in the order of their ids; merges: "a b" in the order of their rank; added: those of `tokens` that a user
+    added to the vocabulary."""
 
     tokens: list[str]
     merges: list[str]
+    added: list[str]
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -36,20 +42,20 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         ids = read_json(folder / "vocab.json")
         lines = read_lines(folder / "merges.txt")
         merges = [line for line in lines if line and not line.startswith("#version")]
-        added_file = folder / "added_tokens.json"
-        ids = {**ids, **(read_json(added_file) if added_file.is_file() else {})}
     elif (folder / "tokenizer.json").is_file():
         content = read_json(folder / "tokenizer.json")
         model = content.get("model", {})
         if model.get("type") != "BPE":
             raise ConfigurationError(f"{folder / 'tokenizer.json'} is a {model.get('type')} tokenizer; BART's is BPE")
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-        ids = {**model["vocab"], **{token["content"]: token["id"] for token in content.get("added_tokens", [])}}
+        ids = model["vocab"]
     else:
         raise ConfigurationError(
             f"{folder} has no tokenizer (vocab.json with merges.txt, or tokenizer.json), which the dictionaries are "
             "made of"
         )
+    added = {token: number for token, number in added_tokens(folder).items() if token not in ids}
+    ids = {**ids, **added}
     tokens = sorted(ids, key=ids.get)
     if sorted(ids.values()) != list(range(len(ids))):
         raise ConfigurationError(f"the token ids in {folder} have gaps or repeat")
@@ -57,12 +63,19 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         raise ConfigurationError(
             f"the tokenizer in {folder} begins with {tokens[: len(SPECIAL_TOKENS)]}, BART's with {list(SPECIAL_TOKENS)}"
         )
-    return Tokenizer(tokens, merges)
+    return Tokenizer(tokens, merges, [token for token in tokens if token in added and token not in FAIRSEQS_OWN])
 
 
-def gpt2_ids(merges: list[str]) -> dict[str, int]:
-    """Token -> id as in GPT-2's encoder.json."""
-    tokens = [*byte_characters().values(), *(merge.replace(" ", "") for merge in merges), END_OF_TEXT]
+def spelled(token: str) -> str:
+    """A text in the characters that stand for its bytes in encoder.json."""
+    characters = byte_characters()
+    return "".join(characters[byte] for byte in token.encode())
+
+
+def gpt2_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """Token -> id as in GPT-2's encoder.json, then the added ones."""
+    merged = (merge.replace(" ", "") for merge in tokenizer.merges)
+    tokens = [*byte_characters().values(), *merged, END_OF_TEXT, *map(spelled, tokenizer.added)]
     return {token: number for number, token in enumerate(tokens)}
 
 
@@ -74,7 +87,8 @@ def symbols(tokenizer: Tokenizer, rows: int) -> list[str]:
     Raises:
         ConfigurationError: fewer rows than tokens, or a token that a dictionary cannot hold.
     """
-    ids = gpt2_ids(tokenizer.merges)
+    ids = gpt2_ids(tokenizer)
+    ids |= {token: ids[spelled(token)] for token in tokenizer.added}
     tokens = tokenizer.tokens
     if len(tokens) == rows + 1 and tokens[-1] == "<mask>":  # facebook/bart-large-cnn
         tokens = tokens[:-1]
@@ -104,6 +118,6 @@ def write_dictionaries(folder: Path, names: list[str]):
 
 def write_gpt2_files(folder: Path, tokenizer: Tokenizer):
     """encoder.json and vocab.bpe, for ``--bpe gpt2 --gpt2-encoder-json ... --gpt2-vocab-bpe ...``."""
-    (folder / "encoder.json").write_text(json.dumps(gpt2_ids(tokenizer.merges)), encoding="utf-8")
+    (folder / "encoder.json").write_text(json.dumps(gpt2_ids(tokenizer)), encoding="utf-8")
     lines = ["#version: 0.2", *tokenizer.merges, ""]
     (folder / "vocab.bpe").write_text("\n".join(lines), encoding="utf-8")

@@ -65,13 +65,13 @@ def hf_to_fairseq(source: Path, out: Path, force: bool = False, report=_silent):
     if not isinstance(rows, int):
         raise ConfigurationError(f"{source / 'config.json'} has no vocab_size")
     _check_separate(source, out)
-    write_dictionaries = family.dictionary_writer(source, rows)
+    fairseq_rows, write_dictionaries = family.dictionary_writer(source, rows)
     weights = Weights(source)
     with new_folder(out, FAIRSEQ_FILES | HUGGINGFACE_FILES if force else None) as folder:
-        state = rename.to_fairseq(weights, family.names(options, rows, weights), report)
+        state = rename.to_fairseq(weights, family.names(options, rows, weights, fairseq_rows), report)
         write_checkpoint(folder / CHECKPOINT, family.ARCHITECTURE, options, state)
-        write_dictionaries(folder)
         _copy_tokenizer(source, folder)
+        write_dictionaries(folder)
 
 
 def fairseq_to_hf(source: Path, out: Path, tokenizer: Path | None = None, force: bool = False, report=_silent):

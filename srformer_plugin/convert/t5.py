@@ -4,11 +4,18 @@ from pathlib import Path
 
 import torch
 
+from data_prep.added_tokens import ADDED_TOKENS
+from data_prep.sentencepiece_model import SENTINEL
+from data_prep.whole import write_json
+
+from ..errors import ConfigurationError
 from ..models.t5_names import OUTPUT, ROWS_ARE_TOKENS, SHARED_EMBEDDINGS, t5_names, t5_row_of_fairseq_id
+from .added_tokens import added_tokens
 from .fields import check_config, choose, from_options, to_options
 from .rename import Names, Parameter
-from .t5_dictionary import t5_dictionary
+from .t5_dictionary import FIRST_PIECE, read_pieces, t5_dictionary
 
+SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
 MODEL_TYPES = ("t5",)
 ARCHITECTURE = "srformer_t5"  # of converted checkpoints
 MODELS = ("srformer_t5",)  # fairseq models that can be converted
@@ -83,8 +90,15 @@ def huggingface_config(options: dict, rows: int) -> tuple[dict, dict]:
     return config, dict(SPECIAL_IDS)
 
 
-def names(options: dict, rows: int, weights=None) -> Names:
-    """Every tensor of a T5 of these sizes; `weights`: those of a Hugging Face folder, by name."""
+def names(options: dict, rows: int, weights=None, fairseq_rows: int | None = None) -> Names:
+    """Every tensor of a T5 of these sizes.
+
+    Args:
+        rows: of Hugging Face's embedding.
+        weights: those of a Hugging Face folder, by name.
+        fairseq_rows: of fairseq's embedding (default: `rows`). One that Hugging Face lacks repeats that of <pad>.
+    """
+    row_of_id = t5_row_of_fairseq_id(torch.arange(fairseq_rows or rows), fairseq_rows or rows)
     tied = not options["untied_output"]
     both = t5_names(options["encoder_layers"], options["decoder_layers"], options["feed_forward"], tied)
     embeddings = dict.fromkeys((f"{side}.embed_tokens.weight" for side in SIDES), "shared.weight")
@@ -101,7 +115,7 @@ def names(options: dict, rows: int, weights=None) -> Names:
         fairseq_constants={f"{side}.version": torch.tensor([3.0]) for side in SIDES},
         ignored=frozenset({UNUSED}),
         token_rows=frozenset(ROWS_ARE_TOKENS),
-        row_of_id=t5_row_of_fairseq_id(torch.arange(rows), rows),
+        row_of_id=row_of_id.where(row_of_id < rows, 0),
     )
 
 
@@ -125,15 +139,30 @@ def _shape(name: str, options: dict, rows: int) -> tuple[int, ...]:
 
 
 def dictionary_writer(source: Path, rows: int):
-    """Function (folder) that writes dictionaries; `source` is read and checked at once.
+    """(rows, function (folder) that writes dictionaries); `source` is read and checked at once.
+
+    The rows are those of fairseq's embedding: `rows`, or one more where the last one holds a token and so cannot be
+    that of <s>.
 
     Raises:
-        ConfigurationError: no tokenizer, or not T5's.
+        ConfigurationError: no tokenizer, or not T5's, or one with more tokens than rows.
     """
-    dictionary = t5_dictionary(source / "spiece.model", rows)
+    found = added_tokens(source)
+    added = {n: token for token, n in found.items() if token not in SPECIAL_TOKENS and not SENTINEL.fullmatch(token)}
+    pieces = read_pieces(source / "spiece.model")
+    last = max(len(pieces) + FIRST_PIECE - 1, *added, 0)
+    if last >= rows:
+        token = added.get(last, pieces[-1])
+        raise ConfigurationError(
+            f"{source / 'config.json'} has vocab_size {rows}, but the tokenizer's {token} has the id {last}"
+        )
+    ours = rows + (last == rows - 1)
+    dictionary = t5_dictionary(source / "spiece.model", ours, added)
 
     def write(folder: Path):
         for side in ("source", "target"):
             dictionary.save(str(folder / f"dict.{side}.txt"))
+        if added and not (folder / ADDED_TOKENS).exists():
+            write_json(folder / ADDED_TOKENS, {token: number for number, token in sorted(added.items())})
 
-    return write
+    return ours, write

@@ -11,7 +11,7 @@ from fairseq.models.bart import BARTModel
 
 pytest.importorskip("transformers", reason="the development extra (transformers) is not installed")
 
-from srformer_plugin.convert.bart_dictionary import gpt2_ids
+from srformer_plugin.convert.bart_dictionary import Tokenizer, gpt2_ids
 from srformer_plugin.convert.cli import fairseq_to_hf, hf_to_fairseq
 from srformer_plugin.convert.weights import Weights
 
@@ -110,7 +110,7 @@ def test_the_dictionary_gives_the_ids_of_the_tokenizer(transformers, bart, conve
 
 def test_the_ids_of_bytes_and_merges_are_gpt2s():
     """As in the encoder.json of GPT-2, whose ids fairseq's dict.txt consists of."""
-    ids = gpt2_ids(["\u0120 t", "\u0120 a", "h e"])
+    ids = gpt2_ids(Tokenizer([], ["\u0120 t", "\u0120 a", "h e"], []))
     known = {
         "!": 0,
         ".": 13,
