@@ -3,7 +3,6 @@
 # What is in capitals is an option: --help lists them; --dry-run prints the commands with their values.
 # shellcheck source=recipes/recipe.sh disable=SC2154 # variables that `options` sets
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
-
 # decoding: Huang et al. 2021, "Efficient Attentions for Long Document Summarization", whose summaries may grow to 800
 # tokens; the SRformer paper's targets have at most 128. For whole abstracts: --max-target 512 --max-len 512.
 options arxiv --beam 4 --lenpen 2 --min-len 100 --max-len 128 --no-repeat 3 -- "$@"

@@ -4,7 +4,6 @@
 # What is in capitals is an option: --help lists them; --dry-run prints the commands with their values.
 # shellcheck source=recipes/recipe.sh disable=SC2154 # variables that `options` sets
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
-
 options custom --beam 4 --lenpen 1 --min-len 1 --max-len 128 --no-repeat 3 -- "$@"
 
 stage download "raw files and published weights" --always

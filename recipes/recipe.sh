@@ -4,8 +4,7 @@
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-PLAN=()
-
+CALLED_FROM=$PWD PLAN=()
 die() {
   printf 'error: %s\n' "$*" >&2
   exit 2 # of an error that the user can mend
@@ -30,17 +29,14 @@ options() {
   eval "$assignments"
 }
 
-CALLED_FROM=$PWD
 python_of_the_environment() {
   PYTHON=${PYTHON:-python}
-  command -v "$PYTHON" >/dev/null || die "there is no $PYTHON: run \"make venv\" and \". .venv/bin/activate\""
-  PYTHON=$(command -v "$PYTHON")
+  PYTHON=$(command -v "$PYTHON") || die "there is no $PYTHON: run \"make venv\" and \". .venv/bin/activate\""
   [[ $PYTHON == /* ]] || PYTHON=$CALLED_FROM/$PYTHON
 }
 
 fetch() { run python -m recipes.fetch file "$@"; }             # FILE URL [SHA256]
 fetch_archive() { run python -m recipes.fetch archive "$@"; }  # FOLDER ENTRY URL [SHA256]
-
 # Whether the raw files are to be fetched: not into a --raw that has files.
 raw_is_wanted() {
   [[ -n $RAW_HAS_FILES ]] || return 0

@@ -3,7 +3,6 @@
 # What is in capitals is an option: --help lists them; --dry-run prints the commands with their values.
 # shellcheck source=recipes/recipe.sh disable=SC2154 # variables that `options` sets
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
-
 # decoding: fairseq's examples/bart/README.summarization.md
 options xsum --beam 6 --lenpen 1 --min-len 10 --max-len 60 --no-repeat 3 -- "$@"
 
