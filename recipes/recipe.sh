@@ -30,8 +30,8 @@ options() {
 }
 
 python_of_the_environment() {
-  PYTHON=${PYTHON:-python}
-  PYTHON=$(command -v "$PYTHON") || die "there is no $PYTHON: run \"make venv\" and \". .venv/bin/activate\""
+  local name=${PYTHON:-python}
+  PYTHON=$(command -v "$name") || die "there is no $name: run \"make venv\" and \". .venv/bin/activate\""
   [[ $PYTHON == /* ]] || PYTHON=$CALLED_FROM/$PYTHON
 }
 

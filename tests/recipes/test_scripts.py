@@ -312,6 +312,12 @@ def test_a_demo_that_is_not_there_is_one_line(tmp_path):
     assert (done.returncode, done.stderr) == (2, "error: MODEL=gpt: there is no such demo; choose bart or t5\n")
 
 
+def test_an_interpreter_that_is_not_there_is_one_line(tmp_path):
+    done = recipe("xsum", "--dry-run", cwd=tmp_path, check=False, PYTHON="no-python")
+    assert done.returncode == 2
+    assert done.stdout.startswith('error: there is no no-python: run "make venv"')
+
+
 def test_a_script_finds_its_way_from_anywhere(tmp_path):
     """By a relative name, with an interpreter by a relative name."""
     script = os.path.relpath(RECIPES / "xsum.sh", tmp_path)
