@@ -41,7 +41,9 @@ def read_cell(folder, name, stages):
     if "train" in done:
         found.loss, found.seconds = losses(folder / "logs/train.log")
     if "generate" in done:
-        found.tokens_per_second, found.target_tokens = speed(folder / "generate/generate-test.txt")
+        found.tokens_per_second, found.target_tokens = speed(
+            folder / "generate/generate-test.txt", folder / "logs/generate.log"
+        )
     if "score" in done:
         found.rouge = scores(folder / "score/examples.jsonl")
         found.signature = json.loads((folder / "score/score.json").read_text(encoding="utf-8")).get("signature", "")
@@ -64,14 +66,18 @@ def losses(path):
     return loss, seconds
 
 
-def speed(path):
-    """`(tokens a second, mean tokens of a hypothesis)` of fairseq-generate's output; Nones if it does not say."""
+def speed(*paths):
+    """`(tokens a second, mean tokens of a hypothesis)` as fairseq-generate says in one of its files; else Nones.
+
+    Its last line goes to its results or to its errors, as the logging was set up before.
+    """
     found = None, None
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            if match := _DECODED.search(line):
-                sentences, tokens, _, rate = (float(number.replace(",", "")) for number in match.groups())
-                found = rate, tokens / sentences
+    for path in paths:
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if match := _DECODED.search(line):
+                    sentences, tokens, _, rate = (float(number.replace(",", "")) for number in match.groups())
+                    found = rate, tokens / sentences
     return found
 
 

@@ -10,9 +10,8 @@ chosen, the first piece of each becomes `<mark>`, 20% of their other pieces and 
 the target is the sentences as they were. Such pairs teach the decoder where to look, which summaries alone do not
 within the first thousands of updates.
 
-To copy is learned many times faster from short sources, where there is less to look at: with --short-sources the first
-passes, one for each length given, are copying examples alone, of sources cut to that length, with at most half of it
-marked.
+Where there is less to look at, copying is learned in fewer updates: with --short-sources the first passes, one for each
+length given, are copying examples alone, of sources cut to that length, of which at most half is marked.
 
 Every pass draws anew. fairseq-train takes one pass an epoch if it is given the folders with colons between:
 `fairseq-train OUT/1:OUT/2:DATA` (its sharded data). The draws depend on --seed, the pass and the pair alone, not on

@@ -141,11 +141,14 @@ def test_the_loss_is_that_of_the_last_validation_in_nats(tmp_path):
     assert losses(tmp_path / "log") == (pytest.approx(8 * math.log(2)), None)
 
 
-def test_the_speed_is_what_fairseq_generate_says(tmp_path):
-    (tmp_path / "generate-test.txt").write_text(DECODING)
-    assert speed(tmp_path / "generate-test.txt") == (2000.0, 65.0)
-    (tmp_path / "generate-test.txt").write_text("D-0\t-0.5\ta text\n")
-    assert speed(tmp_path / "generate-test.txt") == (None, None)
+@pytest.mark.parametrize("place", ["generate-test.txt", "generate.log"])
+def test_the_speed_is_what_fairseq_generate_says_wherever_it_says_it(tmp_path, place):
+    paths = [tmp_path / "generate-test.txt", tmp_path / "generate.log"]
+    for path in paths:
+        path.write_text("D-0\t-0.5\ta text\n")
+    assert speed(*paths) == (None, None)
+    (tmp_path / place).write_text(DECODING)
+    assert speed(*paths) == (2000.0, 65.0)
 
 
 def test_a_cell_says_which_stages_have_not_finished(tmp_path):
