@@ -11,10 +11,12 @@ import argparse
 import os
 import shlex
 import sys
-import tempfile
 from pathlib import Path
 
+from data_prep.arguments import non_negative
+from data_prep.errors import command
 from data_prep.text import join_sentences, split_sentences
+from data_prep.whole import whole_file, write_text
 from recipes.report import learning_curves
 from recipes.report.experiment import ReportError, read_experiment
 from recipes.report.page import page
@@ -143,16 +145,6 @@ def results(experiments, baselines, comparison, warnings):
     }
 
 
-def write_whole(out, files):
-    """Write `{name: function of a path}` to folder `out`; a file there is complete, of this report or of an earlier."""
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".partial-") as folder:
-        for name, write in files.items():
-            write(Path(folder) / name)
-        for name in files:
-            os.replace(Path(folder) / name, out / name)
-
-
 def report(folders, out, samples=5, say=lambda text: None):
     """Write the report of the experiments in `folders` to `out`; `say` gets a line of progress. Returns the warnings.
 
@@ -175,42 +167,34 @@ def report(folders, out, samples=5, say=lambda text: None):
         experiments, groups, same_but_for_seed, baselines, comparison, warnings, samples, shlex.join(repeat)
     )
     found = to_json(results(experiments, baselines, comparison, warnings), indent=1) + "\n"
-    files = {"learning_curves.png": lambda path: learning_curves.draw(logs, path)} if logs else {}
-    files["results.json"] = lambda path: path.write_text(found, encoding="utf-8")
-    files["report.md"] = lambda path: path.write_text(text, encoding="utf-8")
-    say("writing " + ", ".join(f"{out}/{name}" for name in files))
-    write_whole(out, files)
+    say(f"writing {out}/report.md, {out}/results.json" + (f", {out}/learning_curves.png" if logs else ""))
+    out.mkdir(parents=True, exist_ok=True)
+    if logs:
+        with whole_file(out / "learning_curves.png", "wb") as file:
+            learning_curves.draw(logs, file)
+    write_text(out / "results.json", found)
+    write_text(out / "report.md", text)
     if not logs:
         (out / "learning_curves.png").unlink(missing_ok=True)  # of an earlier report
     return warnings + [sentence for one in experiments for sentence in one.missing]
 
 
-def _count(text):
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number} is negative")
-    return number
-
-
+@command
 def main(argv=None):
-    """Command line: 0, or 1 after one line on standard error."""
+    """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("experiments", nargs="+", type=Path, metavar="EXPERIMENT", help="output folder of a recipe")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the report goes")
     parser.add_argument(
-        "--samples", type=_count, default=5, metavar="N", help="texts to show; 0: no text of the corpus (default: 5)"
-    )
+        "--samples", type=non_negative, default=5, metavar="N",
+        help="texts to show; 0: no text of the corpus (default: 5)",
+    )  # fmt: skip
     options = parser.parse_args(argv)
 
     def say(text):
         print(f"report: {text}", file=sys.stderr)
 
-    try:
-        for warning in report(options.experiments, options.out, options.samples, say):
-            say(f"warning: {warning}")
-    except (ReportError, OSError) as error:
-        say(f"error: {error}")
-        return 1
-    return 0
+    for warning in report(options.experiments, options.out, options.samples, say):
+        say(f"warning: {warning}")

@@ -16,6 +16,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_prep.errors import UserError
+from data_prep.text import SIDES
 from recipes.report.training_log import TrainingLog, read_training_log
 from srformer_plugin.scoring.files import ScoringError, read_hypotheses, read_lines
 
@@ -31,7 +33,7 @@ FILES = {
 PLACES = {"out", "data-from"}  # settings that say where files are, and change no result
 
 
-class ReportError(ValueError):
+class ReportError(UserError, ValueError):
     """Folders of which no report can be made. The message is one sentence that names the folder or file."""
 
 
@@ -129,7 +131,7 @@ def _read_log(experiment):
 
 
 def _read_texts(experiment):
-    source, target = (experiment.data / "corpus" / f"{experiment.split}.{side}" for side in ("source", "target"))
+    source, target = (experiment.data / "corpus" / f"{experiment.split}.{side}" for side in SIDES)
     try:
         experiment.references = read_lines(target) if target.exists() else None
         experiment.sources = read_lines(source) if source.exists() else None

@@ -3,13 +3,12 @@
 import shlex
 from statistics import mean, stdev
 
-from data_prep.text import without_marks
+from data_prep.text import SIDES, SPLITS, without_marks
 from recipes.report.examples import examples
 from srformer_plugin.scoring.evaluate import LABELS, markdown_table, table
 from srformer_plugin.scoring.rouge import ROUGE_TYPES
 
 LONGEST_SAMPLE = 600  # characters of a text that is shown
-SPLITS = ("train", "valid", "test")
 
 
 def page(experiments, groups, same_but_for_seed, baselines, comparison, warnings, samples, repeat):
@@ -102,7 +101,7 @@ def data(experiments):
             same.setdefault(str(rows), (rows, []))[1].append(one.name)
     if not same:
         return []
-    kinds = [f"{side} {unit}" for unit in ("words", "tokens", "cut") for side in ("source", "target")]
+    kinds = [f"{side} {unit}" for unit in ("words", "tokens", "cut") for side in SIDES]
     blocks = ["## Data"]
     for rows, names in same.values():
         blocks += [f"{', '.join(names)}:", _table(["split", "texts", *kinds], rows)]
@@ -127,9 +126,9 @@ def _data_rows(experiment):
         if of_encoded is None and of_corpus is None:
             continue
         texts = of_corpus.get("written", 0) if of_corpus else of_encoded.get("lines", 0)
-        lengths = [length(corpus, "words", side, split) for side in ("source", "target")]
-        lengths += [length(encoded, "tokens", side, split) for side in ("source", "target")]
-        cuts = [f"{of_encoded.get(f'truncated {side}', 0):,}" if of_encoded else "-" for side in ("source", "target")]
+        lengths = [length(corpus, "words", side, split) for side in SIDES]
+        lengths += [length(encoded, "tokens", side, split) for side in SIDES]
+        cuts = [f"{of_encoded.get(f'truncated {side}', 0):,}" if of_encoded else "-" for side in SIDES]
         rows.append([split, f"{texts:,}", *lengths, *cuts])
     return rows
 

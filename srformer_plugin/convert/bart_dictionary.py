@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.gpt2_bpe import END_OF_TEXT, byte_characters
-from data_prep.text import read_lines
+from data_prep.text import SIDES, read_lines
 
 from ..errors import ConfigurationError
 from .added_tokens import added_tokens
@@ -112,7 +112,7 @@ def symbols(tokenizer: Tokenizer, rows: int) -> list[str]:
 def write_dictionaries(folder: Path, names: list[str]):
     """dict.source.txt and dict.target.txt, the same."""
     text = "".join(f"{name} 0\n" for name in names)
-    for side in ("source", "target"):
+    for side in SIDES:
         (folder / f"dict.{side}.txt").write_text(text, encoding="utf-8")
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from data_prep import text
 from data_prep.added_tokens import ADDED_TOKENS
 from data_prep.sentencepiece_model import SENTINEL
 from data_prep.whole import write_json
@@ -160,7 +161,7 @@ def dictionary_writer(source: Path, rows: int):
     dictionary = t5_dictionary(source / "spiece.model", ours, added)
 
     def write(folder: Path):
-        for side in ("source", "target"):
+        for side in text.SIDES:
             dictionary.save(str(folder / f"dict.{side}.txt"))
         if added and not (folder / ADDED_TOKENS).exists():
             write_json(folder / ADDED_TOKENS, {token: number for number, token in sorted(added.items())})

@@ -53,7 +53,7 @@ def sentencepiece_dictionary(model: str | os.PathLike, symbols=()) -> Dictionary
 def main(argv=None):
     """Command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m srformer_plugin.tools.sentencepiece_dictionary", description=__doc__.splitlines()[0]
+        prog="python -m srformer_plugin.tools.sentencepiece_dictionary", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("model", type=Path, help="SentencePiece model")
     parser.add_argument("out", type=Path, metavar="out_dict", help="dictionary to write")

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from data_prep.errors import EXIT_STATUS
 from recipes.report import command as report_module
 from recipes.report.command import lead, main
 from srformer_plugin.scoring.cli import main as score_main
@@ -340,15 +341,15 @@ def test_an_experiment_without_corpus_is_shown_by_its_scores(experiment, made):
 def test_a_damaged_folder_is_one_clear_error(experiment, tmp_path, capsys, damage, message):
     one = experiment("one")
     damage(one)
-    assert main([str(one), "--out", str(tmp_path / "report")]) == 1
+    assert main([str(one), "--out", str(tmp_path / "report")]) == EXIT_STATUS
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("report: error: ") and message in error
+    assert error.startswith("error: ") and message in error
     assert not (tmp_path / "report").exists()
 
 
 def test_a_folder_is_not_reported_twice(experiment, tmp_path, capsys):
     one = experiment("one")
-    assert main([str(one), f"{one}/../one", "--out", str(tmp_path / "report")]) == 1
+    assert main([str(one), f"{one}/../one", "--out", str(tmp_path / "report")]) == EXIT_STATUS
     assert "is given twice" in capsys.readouterr().err
 
 
