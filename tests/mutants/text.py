@@ -83,7 +83,7 @@ MUTANTS = [
         "file": ADDED,
         "old": "sorted(added, key=len, reverse=True)",
         "new": "sorted(added, key=len)",
-        "tests": f"{ENCODE_TESTS} -k added_tokens",
+        "tests": f"{ADDED_TESTS} -k t5_have_the_tokenizers_ids",
     },
     {
         "file": "srformer_plugin/convert/t5.py",
