@@ -99,8 +99,8 @@ MUTANTS = [
     },
     {
         "file": "data_prep/whole.py",
-        "old": "        with open(partial, mode, **encoding) as file:\n            yield file\n        os.replace",
-        "new": "        with open(path, mode, **encoding) as file:\n            yield file\n        False and os.replace",
+        "old": "open(partial, mode, **encoding) as file:\n            yield file\n        os.replace",
+        "new": "open(path, mode, **encoding) as file:\n            yield file\n        False and os.replace",
         "tests": "tests/data_prep/test_whole.py -k earlier_file",
     },
 ]
