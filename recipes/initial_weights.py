@@ -17,6 +17,8 @@ from fairseq import checkpoint_utils, options, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from torch import nn
 
+from data_prep.errors import UserError, command
+
 logger = logging.getLogger(__name__)
 
 
@@ -33,9 +35,16 @@ def scale_to_width(model):
                 nn.init.zeros_(module.weight[module.padding_idx])
 
 
+@command
 def main(argv=None):
     """Command line: the checkpoint to write, then the arguments of fairseq-train."""
-    out, *arguments = sys.argv[1:] if argv is None else argv
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if {"-h", "--help"} & set(arguments[:1]):
+        print(__doc__.strip())
+        return
+    if len(arguments) < 2 or arguments[0].startswith("-"):
+        raise UserError("name the checkpoint to write, then the arguments of fairseq-train: OUT.pt DATA --arch ...")
+    out, *arguments = arguments
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(parser, arguments)
     cfg = convert_namespace_to_omegaconf(args)
@@ -58,4 +67,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,7 +5,8 @@ import math
 import pytest
 from torch import nn
 
-from recipes.initial_weights import scale_to_width
+from data_prep.errors import EXIT_STATUS
+from recipes.initial_weights import main, scale_to_width
 
 
 class Tied(nn.Module):
@@ -37,3 +38,11 @@ def test_embeddings_have_length_one_about_and_stay_shared(model):
 
 def test_padding_stays_zero(model):
     assert not model.embedding.weight[1].any()
+
+
+def test_help_and_missing_arguments_end_in_no_traceback(capsys):
+    assert main(["--help"]) == 0
+    assert "python -m recipes.initial_weights OUT.pt DATA" in capsys.readouterr().out
+    for arguments in ([], ["out.pt"], ["--arch", "srformer_bart"]):
+        assert main(arguments) == EXIT_STATUS
+        assert capsys.readouterr().err.startswith("error: name the checkpoint to write")
