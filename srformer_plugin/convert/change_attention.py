@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
-from omegaconf import open_dict
+from omegaconf import flag_override
 
 from ..attention.settings import FULL, SegmentSettings
 from ..errors import ConfigurationError
@@ -84,6 +84,6 @@ def change_attention(content: dict, changes: dict, where: str = "the checkpoint"
 
 def _with_model(cfg, model):
     cfg = cfg.copy()
-    with open_dict(cfg):
+    with flag_override(cfg, ["struct", "allow_objects"], [False, True]):
         cfg.model = model
     return cfg

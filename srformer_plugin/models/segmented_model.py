@@ -72,7 +72,7 @@ def choose_by_content(args) -> None:
     """The preset of the `_content` architectures, for what the command line leaves open.
 
     8 segments of 16 tokens per query and head came closest to full attention with 128 keys (docs/attention.md,
-    section 5).
+    section 9).
     """
     preset = {"cross_attention": "segmented", "segment_schedule": "content", "segment_size": 16}
     for name, value in {**preset, "segments_per_query": 8}.items():

@@ -36,6 +36,10 @@ def folder(tmp_path_factory):
     for name, (arch, options) in kinds.items():
         options = {**SIZES, **options}
         write_checkpoint(folder / f"{name}.pt", arch, options, build_model(arch, **options).state_dict())
+    # as fairseq wrote them before it had a configuration: what people have of bart.large.cnn
+    content = torch.load(folder / "bart.pt", weights_only=False)
+    args, kept = content["cfg"]["model"], ("model", "optimizer_history", "extra_state", "last_optimizer_state")
+    torch.save({"args": args, **{name: content[name] for name in kept}}, folder / "old.pt")
     return folder
 
 
@@ -60,7 +64,7 @@ def change(*arguments):
     return cli.main(["change-attention", *map(str, arguments)])
 
 
-@pytest.mark.parametrize("name", ["bart", "t5"])
+@pytest.mark.parametrize("name", ["bart", "old", "t5"])
 def test_where_all_segments_are_chosen_nothing_changes(folder, tmp_path, name):
     out = tmp_path / "new" / "content.pt"
     assert not change(folder / f"{name}.pt", out, *CONTENT, "--segment-size", 4,

@@ -1,6 +1,6 @@
 """Segments chosen by content: every query of every head attends to the segments that score highest for it.
 
-(docs/attention.md, section 5.) A score is a class with `summarise`, of the source alone and kept once per sentence
+(docs/attention.md, section 9.) A score is a class with `summarise`, of the source alone and kept once per sentence
 while decoding, and `rate`, of queries. To add one: write the class and put it into `SCORES`.
 """
 

@@ -161,7 +161,7 @@ class NoMemory(Memory):
 
 
 class PooledMemory(Memory):
-    """Every segment that is not attended to takes part in the softmax as its mean (docs/attention.md, section 5).
+    """Every segment that is not attended to takes part in the softmax as its mean (docs/attention.md, section 9).
 
     Segment j stands for its n_j tokens with one key, mu_j, the logit q . mu_j + log n_j, and the mean value: the
     paper's baseline after LongT5's global tokens.

@@ -1,7 +1,7 @@
 """Plain reference of segmented attention, its schedules and memories: loops, any dtype, one line per formula.
 
 Every fast path is tested against this file, outputs and gradients (which autograd derives here). It is written to be
-read beside docs/attention.md, sections 2 and 5, not to be fast. A row (one sentence) and a head at a time; shapes: T
+read beside docs/attention.md, sections 2 and 9, not to be fast. A row (one sentence) and a head at a time; shapes: T
 target positions, N source positions (none of them padding), D head size.
 """
 
@@ -101,7 +101,7 @@ def segmented_recurrent_attention(
     pooled: bool = False,
     previous: bool = False,
 ) -> Tensor:
-    """Local plus recurrent term of every position (docs/attention.md, sections 2 and 5).
+    """Local plus recurrent term of every position (docs/attention.md, sections 2 and 9).
 
     Args:
         query: (B, H, T, D), scaled already.

@@ -88,7 +88,7 @@ def attend(
     dropout: float = 0.0,
     weights_on: SourceLayout | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """What queries read (docs/attention.md, sections 2 and 5), before the output projection.
+    """What queries read (docs/attention.md, sections 2 and 9), before the output projection.
 
     Args:
         query: (B, H, Q, D), scaled already.
