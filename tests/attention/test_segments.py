@@ -71,3 +71,21 @@ def test_weights_return_to_the_source_positions_of_their_segment():
     weights = torch.tensor([[[[[0.25, 0.75]], [[1.0, 0.0]]]]])  # two queries, one segment each
     dense = layout.scatter_weights(weights, torch.tensor([[[[0], [1]]]]))
     assert dense.tolist() == [[[[0, 0, 0.25, 0.75, 0], [0, 0, 0, 0, 1]]]]
+
+
+def test_heads_of_some_sentences_are_theirs_and_gradients_return_to_their_tokens():
+    mask = torch.tensor([[True, True, False, False, False], [False, False, False, False, True]])
+    layout = SourceLayout(mask, 2, 5, segment_size=2, device="cpu")
+    keys = torch.randn(5, 2, 6, dtype=torch.float64, requires_grad=True)
+    heads = layout.split_heads(keys, 3)
+    assert torch.equal(heads[0, 1].flatten(0, 1)[:3], keys[2:, 0, 2:4])
+    assert not heads[0, :, 1, 1].any() and not heads[0, :, 2].any()
+    for rows in ([1, 0], [1]):
+        some = layout.index_select(0, torch.tensor(rows)).split_heads(keys[:, rows], 3)
+        assert torch.equal(some, heads[rows])
+    upstream = torch.randn_like(heads)
+    (gradient,) = torch.autograd.grad(heads, keys, upstream)
+    assert torch.equal(gradient[2:, 0, 2:4], upstream[0, 1].flatten(0, 1)[:3])
+    assert not gradient[mask.T].any()
+    assert torch.autograd.gradcheck(lambda x: layout.split_heads(x, 3), keys)
+    assert torch.autograd.gradgradcheck(lambda x: layout.split_heads(x, 3).square(), keys)

@@ -5,9 +5,41 @@ m_b = ceil(N_b / s) comes from its own unpadded length N_b: a sentence never dep
 """
 
 import copy
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+
+@dataclass
+class _Move:
+    """Where rows come from: (..., H) numbers of rows, and where there are zeros instead, `is_zero` without H's size."""
+
+    index: Tensor
+    is_zero: Tensor
+
+
+class _MoveRows(torch.autograd.Function):
+    """Rows (R, D) put elsewhere, (R', D): the gradient is the same with the move back.
+
+    PyTorch's own gradient of an indexing adds rows up one by one; here none is asked for twice.
+    """
+
+    @staticmethod
+    def forward(ctx, rows, there, back):
+        ctx.there, ctx.back = there, back
+        moved = rows.index_select(0, there.index.flatten())
+        is_zero = there.is_zero.expand_as(there.index)
+        if moved.device.type == "cpu" and not torch.compiler.is_compiling():  # few of many
+            moved[is_zero.flatten().nonzero().squeeze(1)] = 0
+        else:
+            moved.masked_fill_(is_zero.reshape(-1, 1), 0)
+        return moved
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return _MoveRows.apply(upstream.contiguous(), ctx.back, ctx.there), None, None
 
 
 class SourceLayout:
@@ -56,6 +88,8 @@ class SourceLayout:
     def index_select(self, dim: int, rows: Tensor) -> "SourceLayout":
         """The layout of some of the sentences (dim 0), for the reordering of a beam search."""
         selected = copy.copy(self)
+        for name in ("_is_empty", "_slot_of_position", "_is_padding"):
+            vars(selected).pop(name, None)
         for name in ("lengths", "segment_counts", "is_real", "source_index"):
             value = getattr(self, name)
             setattr(selected, name, value if value is None else value.index_select(dim, rows))
@@ -68,11 +102,33 @@ class SourceLayout:
         if self.source_index is None:
             heads = projected.view(source_length, batch_size * num_heads, -1).transpose(0, 1)
             return heads.contiguous().view(shape)
-        # one gather moves the rows to their segments and the heads to the front
-        row = torch.arange(batch_size * num_heads, device=projected.device).view(batch_size, num_heads, 1)
-        index = self.source_index.view(batch_size, 1, -1) * (batch_size * num_heads) + row
-        rows = projected.reshape(source_length * batch_size * num_heads, -1).index_select(0, index.flatten())
-        return rows.view(shape).masked_fill(~self.is_real[:, None, :, :, None], 0)
+        # one gather moves the rows to their segments and the heads to the front, and another one back
+        count, device = batch_size * num_heads, projected.device
+        row = torch.arange(count, device=device).view(batch_size, num_heads, 1)
+        there = _Move(self.source_index.view(batch_size, 1, -1) * count + row, self._is_empty.unsqueeze(1))
+        slots = self.max_segments * self.segment_size
+        back = _Move((self._slot_of_position.unsqueeze(1) + row * slots).permute(2, 0, 1), self._is_padding)
+        return _MoveRows.apply(projected.reshape(source_length * count, -1), there, back).view(shape)
+
+    @cached_property
+    def _is_empty(self) -> Tensor:
+        """(B, m s) bool, the slots without a token."""
+        return ~self.is_real.flatten(1)
+
+    @cached_property
+    def _slot_of_position(self) -> Tensor:
+        """(B, N) int64, the slot that every source position has; of padding, 0."""
+        position = self.source_index.flatten(1).masked_fill(self._is_empty, self.source_length)
+        slots = position.new_zeros(len(position), self.source_length + 1)
+        numbers = torch.arange(position.size(1), device=position.device).expand_as(position)
+        return slots.scatter_(1, position, numbers)[:, :-1]
+
+    @cached_property
+    def _is_padding(self) -> Tensor:
+        """(N, B, 1) bool, the source positions without a token."""
+        position = self.source_index.flatten(1).masked_fill(self._is_empty, self.source_length)
+        padding = position.new_ones(len(position), self.source_length + 1, dtype=torch.bool)
+        return padding.scatter_(1, position, False)[:, :-1].T.unsqueeze(2)
 
     @property
     def tokens(self) -> Tensor:

@@ -135,7 +135,10 @@ def tile_reads(segments: Tensor, num_segments: int) -> Tiles:
     number = torch.arange(num_rows * of_row, device=device)
     if of_row <= num_segments:  # most segments have no reader: a tile for every read
         return Tiles(1, total, 0, segment.flatten(), number // reads, is_present[:, None], number.view(-1, reads))
-    size = min(LARGEST_TILE, 1 << (of_row // num_segments - 1).bit_length())
+    size = 1 << (of_row // num_segments - 1).bit_length()  # about the readers that a segment has on average
+    if device.type == "cpu":
+        size *= 2  # most segments then need no other tile, whose keys and values are copied
+    size = min(LARGEST_TILE, size)
     order = (segment.argsort(dim=1, stable=True) + row * of_row).flatten()
     segment = segment.flatten()
     readers = segment.new_zeros(total).scatter_add_(0, segment, torch.ones_like(segment))
@@ -234,4 +237,6 @@ def _sum_readers(left, right, tiles):
 
 def _sum_reads(slots, tiles):
     """The sum over a query's reads of `slots` (slots, D): (queries, D)."""
+    if slots.dtype in (torch.float32, torch.float64):  # gathers and adds in one pass
+        return F.embedding_bag(tiles.slot_of_read, slots, mode="sum")
     return slots[tiles.slot_of_read].sum(1)
