@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -32,6 +33,9 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     # The tensors of these tests are small: more threads cost more than they bring.
     torch.set_num_threads(1)
+    # A first example pays for imports and caches, and a busy machine for its neighbours: neither is a fault.
+    hypothesis.settings.register_profile("no deadline", deadline=None)
+    hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_collection_modifyitems(items):
