@@ -49,14 +49,14 @@ MUTANTS = [
     },
     {
         "file": SEGMENTS,
-        "old": ".permute(2, 0, 1), self._is_padding)",
-        "new": ".permute(2, 0, 1), torch.zeros_like(self._is_padding))",
+        "old": ".permute(2, 0, 1), (own < 0).T",
+        "new": ".permute(2, 0, 1), (own < -1).T",
         "tests": f"{CONTENT_TESTS} -k equal_the_reference",
     },
     {
         "file": SEGMENTS,
-        "old": "            vars(selected).pop(name, None)\n",
-        "new": "            pass\n",
+        "old": "        selected._kept_moves = {}\n",
+        "new": "",
         "tests": "tests/attention/test_segments.py -k some_sentences",
     },
     {

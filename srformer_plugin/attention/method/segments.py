@@ -5,19 +5,25 @@ m_b = ceil(N_b / s) comes from its own unpadded length N_b: a sentence never dep
 """
 
 import copy
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 
-@dataclass
 class _Move:
-    """Where rows come from: (..., H) numbers of rows, and where there are zeros instead, `is_zero` without H's size."""
+    """Where rows come from: numbers of rows, and which of them are zeros instead; made once for many calls."""
 
-    index: Tensor
-    is_zero: Tensor
+    def __init__(self, index: Tensor, is_zero: Tensor):
+        self.index, self.is_zero = index.flatten(), is_zero.expand_as(index).reshape(-1, 1)
+        self.zeros = None
+        if index.device.type == "cpu" and not torch.compiler.is_compiling():  # few of many
+            self.zeros = self.is_zero.squeeze(1).nonzero().squeeze(1)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        moved = rows.index_select(0, self.index)
+        if self.zeros is None:
+            return moved.masked_fill_(self.is_zero, 0)
+        return moved.index_fill_(0, self.zeros, 0)
 
 
 class _MoveRows(torch.autograd.Function):
@@ -29,13 +35,7 @@ class _MoveRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, there, back):
         ctx.there, ctx.back = there, back
-        moved = rows.index_select(0, there.index.flatten())
-        is_zero = there.is_zero.expand_as(there.index)
-        if moved.device.type == "cpu" and not torch.compiler.is_compiling():  # few of many
-            moved[is_zero.flatten().nonzero().squeeze(1)] = 0
-        else:
-            moved.masked_fill_(is_zero.reshape(-1, 1), 0)
-        return moved
+        return there(rows)
 
     @staticmethod
     def backward(ctx, upstream):
@@ -62,6 +62,7 @@ class SourceLayout:
     def __init__(
         self, padding_mask: Tensor | None, batch_size: int, source_length: int, segment_size: int, device
     ):
+        self._kept_moves: dict[int, tuple[_Move, _Move]] = {}
         self.segment_size = segment_size
         self.source_length = source_length
         self.max_segments = max(1, -(-source_length // segment_size))
@@ -88,8 +89,7 @@ class SourceLayout:
     def index_select(self, dim: int, rows: Tensor) -> "SourceLayout":
         """The layout of some of the sentences (dim 0), for the reordering of a beam search."""
         selected = copy.copy(self)
-        for name in ("_is_empty", "_slot_of_position", "_is_padding"):
-            vars(selected).pop(name, None)
+        selected._kept_moves = {}
         for name in ("lengths", "segment_counts", "is_real", "source_index"):
             value = getattr(self, name)
             setattr(selected, name, value if value is None else value.index_select(dim, rows))
@@ -103,32 +103,24 @@ class SourceLayout:
             heads = projected.view(source_length, batch_size * num_heads, -1).transpose(0, 1)
             return heads.contiguous().view(shape)
         # one gather moves the rows to their segments and the heads to the front, and another one back
-        count, device = batch_size * num_heads, projected.device
-        row = torch.arange(count, device=device).view(batch_size, num_heads, 1)
-        there = _Move(self.source_index.view(batch_size, 1, -1) * count + row, self._is_empty.unsqueeze(1))
-        slots = self.max_segments * self.segment_size
-        back = _Move((self._slot_of_position.unsqueeze(1) + row * slots).permute(2, 0, 1), self._is_padding)
-        return _MoveRows.apply(projected.reshape(source_length * count, -1), there, back).view(shape)
+        rows = projected.reshape(source_length * batch_size * num_heads, -1)
+        return _MoveRows.apply(rows, *self._moves(num_heads)).view(shape)
 
-    @cached_property
-    def _is_empty(self) -> Tensor:
-        """(B, m s) bool, the slots without a token."""
-        return ~self.is_real.flatten(1)
-
-    @cached_property
-    def _slot_of_position(self) -> Tensor:
-        """(B, N) int64, the slot that every source position has; of padding, 0."""
-        position = self.source_index.flatten(1).masked_fill(self._is_empty, self.source_length)
-        slots = position.new_zeros(len(position), self.source_length + 1)
-        numbers = torch.arange(position.size(1), device=position.device).expand_as(position)
-        return slots.scatter_(1, position, numbers)[:, :-1]
-
-    @cached_property
-    def _is_padding(self) -> Tensor:
-        """(N, B, 1) bool, the source positions without a token."""
-        position = self.source_index.flatten(1).masked_fill(self._is_empty, self.source_length)
-        padding = position.new_ones(len(position), self.source_length + 1, dtype=torch.bool)
-        return padding.scatter_(1, position, False)[:, :-1].T.unsqueeze(2)
+    def _moves(self, num_heads: int) -> tuple[_Move, _Move]:
+        """From rows (N, B, H) to slots (B, H, m s), and back; made once for all layers."""
+        if num_heads not in self._kept_moves:
+            position, is_empty = self.source_index.flatten(1), ~self.is_real.flatten(1)
+            count, slots = len(position) * num_heads, position.size(1)
+            row = torch.arange(count, device=position.device).view(-1, num_heads, 1)
+            # the slot that every position has; padding has none, and what is written for empty slots is cut off
+            numbers = torch.arange(slots, device=position.device).expand_as(position)
+            own = numbers.new_full((len(position), self.source_length + 1), -1)
+            own = own.scatter_(1, position.masked_fill(is_empty, self.source_length), numbers)[:, :-1]
+            self._kept_moves[num_heads] = (
+                _Move(position.unsqueeze(1) * count + row, is_empty.unsqueeze(1)),
+                _Move((own.clamp(min=0).unsqueeze(1) + row * slots).permute(2, 0, 1), (own < 0).T.unsqueeze(2)),
+            )
+        return self._kept_moves[num_heads]
 
     @property
     def tokens(self) -> Tensor:
