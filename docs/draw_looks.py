@@ -73,7 +73,7 @@ def draw(rows: dict[str, list[torch.Tensor]], tokens: list[str], out: Path) -> N
     )
     for axes, (name, weights) in zip(table, rows.items()):
         for number, (one, layer) in enumerate(zip(axes, weights)):
-            one.imshow(layer.float(), cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+            one.imshow(layer.float().numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
             one.set_title(f"{name}, layer {number}", fontsize=9)
             one.set_xlabel("source segment", fontsize=8)
             one.tick_params(labelsize=6)

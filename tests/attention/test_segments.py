@@ -55,7 +55,6 @@ def test_every_query_gets_what_it_reads(batch, heads, queries, reads, targets, s
     query = torch.randn(batch, heads, queries, 4, generator=generator)
     copies = query.unsqueeze(3).expand(-1, -1, -1, reads, -1)
     assert torch.equal(grouping.collect(grouping.spread(query)), copies)
-    assert torch.equal(grouping.collect(grouping.spread_reads(copies)), copies)
 
 
 def test_groups_stay_small_where_one_segment_is_read_by_most_queries():

@@ -39,13 +39,6 @@ class Grouping:
         """Read (B, H, G, size, E) back per query: (B, H, Q, k, E)."""
         return _take(slots.flatten(2, 3), self.slot_of_read).unflatten(2, (-1, self.reads))
 
-    def spread_reads(self, reads: Tensor) -> Tensor:
-        """The inverse of `collect`: (B, H, Q, k, E) to (B, H, G, size, E), zeros in empty slots."""
-        flat = reads.flatten(2, 3)
-        slots = flat.new_zeros(*flat.shape[:2], self.count * self.size, flat.size(-1))
-        index = self.slot_of_read.expand(-1, flat.size(1), -1).unsqueeze(-1).expand_as(flat)
-        return slots.scatter(2, index, flat).unflatten(2, (self.count, self.size))
-
     def select(self, table: Tensor) -> Tensor:
         """The entry of `table` (B, H or 1, S, ...) that each group reads: (B, H or 1, G, ...)."""
         if self.target is None:
