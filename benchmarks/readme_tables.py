@@ -123,6 +123,33 @@ def attention_core(rows):
     )
 
 
+# Modes of the two benchmarks of segments chosen by content, in words
+MODES = {
+    "both_ms": "training, eager", "graph_both_ms": "training, CUDA graph", "graph_ms": "one decoding step, CUDA graph",
+    "forward": "forward", "both": "training", "step": "one decoding step",
+}  # fmt: skip
+
+
+def attention_content(rows):
+    """Milliseconds of attention to segments chosen by content, a line per size and way of running it."""
+    lines, first = [], rows[0]
+    for row in rows:
+        case = row["case"]
+        targets = f"{case['hypotheses']} hypotheses" if "hypotheses" in case else case["targets"]
+        lines.append(
+            f"| {case['batch']} x {targets} x {case['source']} | {MODES[case['mode']]} | {_number(row['ours'], '.3f')} "
+            f"| {row['peer']} | {_number(row['theirs'], '.3f')} | {_number(row['ratio'], '.2f')} |"
+        )
+    return _table(
+        "| B x T x N | | content, ms | peer | peer, ms | peer / ours |",
+        lines,
+        f"{first['case']['chosen']} segments of {first['case']['segment']} per query and head, "
+        f"{first['case']['dtype']}",
+        first,
+        f"torch {first['torch']}",
+    )
+
+
 def training_step(rows):
     """Milliseconds and memory of a training step, a line per batch shape, system and clock; where it goes, if known."""
     first = rows[0]
@@ -258,6 +285,8 @@ def _by_size(rows):
 TABLES = {
     "hypotheses": hypotheses,
     "attention_core": attention_core,
+    "attention_content": attention_content,
+    "attention_content_cpu": attention_content,
     "training_step": training_step,
     "scaling": scaling,
     "scaling_cpu": scaling,
