@@ -108,6 +108,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_training_goes_on_bit_for_bit_and_the_checkpoint_decodes(
     name, tiny_corpus, train_in_process, generate_in_process, tmp_path
