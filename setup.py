@@ -10,7 +10,7 @@ HERE = Path(__file__).resolve().parent
 
 def version():
     """Read ``__version__`` from the source: importing the package would need torch and fairseq."""
-    text = (HERE / "srformer_plugin" / "__init__.py").read_text(encoding="utf-8")
+    text = (HERE / "srformer_plugin" / "version.py").read_text(encoding="utf-8")
     return re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE).group(1)
 
 

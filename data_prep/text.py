@@ -99,7 +99,8 @@ def words(text: str) -> list[str]:
 
 def first_words(text: str, count: int) -> str:
     """A text on one line cut to its first `count` `words`; marks between them stay, none is last."""
-    kept, last = [], 0
+    kept: list[str] = []
+    last = 0
     for word in text.split():
         if word != SENTENCE_MARK:
             if count == 0:

@@ -5,8 +5,7 @@ Importing this package mends what stock fairseq gets wrong on today's Python, Py
 """
 
 from . import compat
-
-__version__ = "0.1.0"  # setup.py reads this line without importing the package
+from .version import __version__  # noqa: F401
 
 compat.apply()
 

@@ -8,7 +8,7 @@ from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 
 from docs import draw_looks
-from srformer_plugin.convert.checkpoint import write_checkpoint
+from srformer_plugin.models.checkpoint_file import write_checkpoint
 
 
 @pytest.fixture(scope="module")

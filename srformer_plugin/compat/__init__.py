@@ -5,6 +5,7 @@ longer needed. Every mend may be applied twice, and none is a switch: what one t
 docs/platform.md has them in one table; tests/compat shows each fault. Line numbers are those of ve-fairseq 0.12.3.
 """
 
+from . import quiet  # noqa: F401 (before fairseq is imported)
 from .batches import bucket_batches, keep_last_batch, refuse_sentences_in_one_line
 from .checkpoints import allow_checkpoint_classes, explain_refused_checkpoint, show_configuration_errors
 from .commands import end_with_one_line

@@ -13,9 +13,9 @@ from data_prep.whole import new_folder, whole_file
 
 from ..attention.settings import SegmentSettings
 from ..errors import ConfigurationError
+from ..models.change_attention import change_attention
+from ..models.checkpoint_file import CHECKPOINT, dtype_name, load, read_checkpoint, write_checkpoint
 from . import bart, rename, t5
-from .change_attention import change_attention
-from .checkpoint import CHECKPOINT, dtype_name, load, read_checkpoint, write_checkpoint
 from .weights import PICKLE, SAFETENSORS, Weights, read_json, write_weights
 
 TOKENIZER_FILES = (

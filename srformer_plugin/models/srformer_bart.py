@@ -6,9 +6,9 @@ from fairseq.models.bart.model import bart_base_architecture, bart_large_archite
 from fairseq.models.transformer import TransformerConfig
 
 from ..errors import ConfigurationError
-from ..hub import SRformerBARTHubInterface, load
 from .checkpoint_state import fit_positions
 from .encoder_attention import attend_within_sentences
+from .hub import SRformerBARTHubInterface, load
 from .segmented_decoder import SegmentedDecoder
 from .segmented_model import SegmentedModel, choose_by_content
 

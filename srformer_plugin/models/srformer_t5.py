@@ -15,8 +15,8 @@ from fairseq.models.transformer import TransformerConfig, TransformerModel
 from fairseq.models.transformer.transformer_legacy import base_architecture
 
 from ..errors import ConfigurationError
-from ..hub import SRformerHubInterface, load
 from ..registry import choose
+from .hub import SRformerHubInterface, load
 from .segmented_model import SegmentedModel, choose_by_content
 from .t5_modules import T5Embedding
 from .t5_stacks import FEED_FORWARDS, T5Decoder, T5Encoder, initialise

@@ -17,7 +17,7 @@ from rouge_score import scoring, tokenize
 
 from data_prep.text import SENTENCE_MARK, split_sentences
 
-from .. import __version__
+from ..version import __version__
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 SENTENCE_SPLIT = f"{SENTENCE_MARK},newline,else:.?!"  # `split_sentences` in a signature

@@ -27,7 +27,7 @@ def describe(text: str, source: str | None = None) -> dict[str, float]:
     """
     tokens = rouge_words(without_marks(text))
     sentences = sum(1 for sentence in split_sentences(text) if rouge_words(sentence))
-    found = {"words": len(tokens), "sentences": sentences}
+    found: dict[str, float] = {"words": len(tokens), "sentences": sentences}
     grams = {n: ngrams(tokens, n) for n in {*NOVEL, *REPEATED}}
     for n in REPEATED:
         found[f"repeated_{n}"] = 1 - len(set(grams[n])) / len(grams[n]) if grams[n] else math.nan

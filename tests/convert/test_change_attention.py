@@ -7,7 +7,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from models.conftest import StubTask, build_model, make_sample
 
 from srformer_plugin.convert import cli
-from srformer_plugin.convert.checkpoint import load, write_checkpoint
+from srformer_plugin.models.checkpoint_file import load, write_checkpoint
 from srformer_plugin.models.schedule_record import decode_schedule
 from srformer_plugin.models.srformer_bart import SRformerBARTModel
 from srformer_plugin.models.srformer_t5 import SRformerT5Model

@@ -16,7 +16,8 @@ from fairseq.models.bart import BARTModel
 from fairseq.sequence_generator import SequenceGenerator
 
 from srformer_plugin.errors import ConfigurationError
-from srformer_plugin.hub import SRformerBARTHubInterface, SRformerHubInterface
+from srformer_plugin.models.checkpoint_file import read_checkpoint, write_checkpoint
+from srformer_plugin.models.hub import SRformerBARTHubInterface, SRformerHubInterface
 from srformer_plugin.models.srformer_bart import SRformerBARTModel
 from srformer_plugin.models.srformer_t5 import SRformerT5Model
 
@@ -29,7 +30,6 @@ TEXTS = [target for _, target in sentence_pairs(5, seed=3)]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A small SRformer with random weights, its dictionaries and its SentencePiece model, as training leaves them."""
-    checkpoint = pytest.importorskip("srformer_plugin.convert.checkpoint", reason="safetensors is not installed")
     folder = tmp_path_factory.mktemp("hub")
     model = io.BytesIO()
     lines = [text for pair in sentence_pairs(200, seed=1) for text in pair]
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
         dictionary.save(str(folder / f"dict.{side}.txt"))
 
     sizes = {"dropout": 0.0, "expected_target_length": 12, "max_source_positions": 80, "max_target_positions": 40}
-    checkpoint.write_checkpoint(folder / "empty.pt", "srformer_bart_tiny", sizes, {})
+    write_checkpoint(folder / "empty.pt", "srformer_bart_tiny", sizes, {})
     content = torch.load(folder / "empty.pt", weights_only=True)
     args = content["cfg"]["model"]
     ARCH_CONFIG_REGISTRY["srformer_bart_tiny"](args)
@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
         for parameter in model.parameters():
             if parameter.dim() == 2:
                 parameter.normal_(0, 2 * parameter.size(1) ** -0.5, generator=generator)
-    checkpoint.write_checkpoint(folder / "checkpoint_best.pt", "srformer_bart_tiny", sizes, model.state_dict())
+    write_checkpoint(folder / "checkpoint_best.pt", "srformer_bart_tiny", sizes, model.state_dict())
     return folder
 
 
@@ -144,8 +144,6 @@ def test_nothing_is_left_behind_on_the_model(hub):
 
 def test_nothing_is_left_behind_on_fairseqs_own_bart(converted_bart, tmp_path):
     """Whose cross-attention keeps the beam size."""
-    from srformer_plugin.convert.checkpoint import read_checkpoint, write_checkpoint
-
     _, options, state = read_checkpoint(converted_bart / "model.pt")
     options = {name: value for name, value in options.items() if name not in ("arch", "_name")}
     write_checkpoint(tmp_path / "model.pt", "bart_base", options, state)

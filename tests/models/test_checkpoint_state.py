@@ -11,8 +11,8 @@ from helpers import train_arguments
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from srformer_plugin.attention.settings import SegmentSettings
-from srformer_plugin.convert.checkpoint import write_checkpoint
 from srformer_plugin.errors import ConfigurationError
+from srformer_plugin.models.checkpoint_file import write_checkpoint
 from srformer_plugin.models.schedule_record import decode_schedule, encode_schedule
 
 # 57 and 59 are numbers that float arithmetic likes to turn into 56.999

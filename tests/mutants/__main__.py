@@ -1,7 +1,7 @@
 """Put one deliberate fault after the other into a copy of the sources, and name those that no test notices.
 
-Exits with 1 where a fault survives, or where its `old` text is not in its file exactly once (the source has changed: bring
-the entry up to date). The checkout itself is never written to.
+Exits with 1 where a fault survives, or where its `old` text is not in its file exactly once (the source has changed:
+bring the entry up to date). The checkout itself is never written to.
 """
 
 import argparse

@@ -8,7 +8,7 @@ DECODING = "srformer_plugin/compat/decoding.py"
 SEARCH = "srformer_plugin/generation/beam_search.py"
 FAST = "srformer_plugin/generation/fast_generator.py"
 STATIC = "srformer_plugin/generation/static_decoder.py"
-HUB = "srformer_plugin/hub.py"
+HUB = "srformer_plugin/models/hub.py"
 
 STATE_TESTS = "tests/models/test_checkpoint_state.py"
 GENERATION_TESTS = "tests/generation/test_fast_generator.py"

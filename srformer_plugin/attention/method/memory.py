@@ -77,6 +77,7 @@ class Memory(nn.Module):
 
     def attended(self, plan: SegmentPlan) -> Tensor:
         """The segments whose tokens queries attend to, as `SegmentPlan.segments`."""
+        assert plan.segments is not None, "queries have not chosen yet"
         return plan.segments
 
 
@@ -207,6 +208,7 @@ class PreviousMemory(Memory):
 
     def attended(self, plan: SegmentPlan) -> Tensor:
         """(B, 1, Q, 2): the segment of the visit before, -1 at the first one, and that of the query's."""
+        assert plan.states is not None and plan.segments is not None, "there is no clock"
         before = plan.states - 1
         if plan.segment_of_state is not None:
             segment = plan.segment_of_state[:, None, :, None].gather(2, before.clamp(min=0))

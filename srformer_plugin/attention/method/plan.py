@@ -69,7 +69,7 @@ def once_per_plan(function: Callable) -> Callable:
     The result lives as long as the plan does, so it must not hold the plan; `others` are compared as dictionaries
     compare keys.
     """
-    kept = WeakKeyDictionary()
+    kept: WeakKeyDictionary[SegmentPlan, dict] = WeakKeyDictionary()
 
     @wraps(function)
     def once(plan: SegmentPlan, *others):

@@ -132,6 +132,7 @@ def segmented_recurrent_attention(
             means = [k[part].to(torch.promote_types(k.dtype, torch.float32)).mean(0) for part in parts]
             states = None
             if weight is not None:
+                assert leak is not None and threshold is not None
                 states = memory_states(k, v, visited, segment_size, weight, leak, threshold, clamp)
             outputs = []
             for i, t in enumerate(positions):

@@ -7,6 +7,8 @@ look at several segments, or leave the choice to the queries (`content.py`). To 
 The paper's clock (docs/attention.md, section 4): sigma_b(t) = min(m_b - 1, floor(t m_b / L_b)).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -137,7 +139,7 @@ def build_schedule(
             None where there is no memory that goes by visits.
         segments_per_query, score: of segments chosen by content.
     """
-    schedule = choose(SCHEDULES, name, "--segment-schedule")
+    schedule: Any = choose(SCHEDULES, name, "--segment-schedule")  # the two kinds are built from different settings
     if not schedule.uses_content:
         return schedule(expected_target_length)
     clock = None if expected_target_length is None else ClockSchedule(expected_target_length)

@@ -109,6 +109,7 @@ class SourceLayout:
     def _moves(self, num_heads: int) -> tuple[_Move, _Move]:
         """From rows (N, B, H) to slots (B, H, m s), and back; made once for all layers."""
         if num_heads not in self._kept_moves:
+            assert self.source_index is not None and self.is_real is not None
             position, is_empty = self.source_index.flatten(1), ~self.is_real.flatten(1)
             count, slots = len(position) * num_heads, position.size(1)
             row = torch.arange(count, device=position.device).view(-1, num_heads, 1)

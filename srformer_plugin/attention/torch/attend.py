@@ -4,19 +4,15 @@ No loop over target positions, no (B, H, T, N) tensor. Where a clock says what i
 (`grouping.py`), so that a group shares its segment's keys, values and memory state; all else is `chosen.py`'s.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..method.plan import SegmentPlan
 from ..method.segments import SourceLayout
+from ..protocol import OpenedSource
 from .chosen import attend_all, attend_segments, merge
 from .grouping import by_segment, by_state
-
-if TYPE_CHECKING:
-    from ..backends import OpenedSource
 
 
 def attend_source(
@@ -29,7 +25,7 @@ def attend_source(
     dropout: float = 0.0,
     need_weights: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """As `backends.Backend.attend_source`."""
+    """As `protocol.Backend.attend_source`."""
     keys, values = (layout.split_heads(x, query.size(1)) for x in (keys, values))
     states = memory.encode(keys, values, layout, plan)
     if plan.choice is not None:
@@ -41,7 +37,7 @@ def attend_source(
 def open_source(
     keys: Tensor, values: Tensor, num_heads: int, layout: SourceLayout, plan: SegmentPlan, memory: nn.Module
 ) -> dict[str, Tensor | None]:
-    """As `backends.Backend.open_source`."""
+    """As `protocol.Backend.open_source`."""
     keys, values = (layout.split_heads(x, num_heads) for x in (keys, values))
     return {
         "keys": keys,
@@ -55,9 +51,9 @@ def open_source(
 
 
 def attend_step(
-    query: Tensor, source: "OpenedSource", position: Tensor, memory: nn.Module, segment_size: int
+    query: Tensor, source: OpenedSource, position: Tensor, memory: nn.Module, segment_size: int
 ) -> Tensor:
-    """As `backends.Backend.attend_step`."""
+    """As `protocol.Backend.attend_step`."""
     states = source.get("memory")
     segments, state_numbers = (
         None if name not in source

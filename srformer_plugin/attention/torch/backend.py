@@ -5,7 +5,7 @@ from . import attend
 
 
 class TorchBackend:
-    """`attend.py` with the methods of `backends.Backend`."""
+    """`attend.py` with the methods of `protocol.Backend`."""
 
     name = "PyTorch operations"
 

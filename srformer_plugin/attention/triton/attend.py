@@ -31,7 +31,7 @@ def attend_source(
     dropout: float = 0.0,
     need_weights: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """As `backends.Backend.attend_source`, where `support.obstacle` has none."""
+    """As `protocol.Backend.attend_source`, where `support.obstacle` has none."""
     with on(query.device):
         return _attend_fused(query, keys, values, layout, plan, memory, dropout), None
 

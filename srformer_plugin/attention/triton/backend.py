@@ -5,7 +5,7 @@ from . import support
 
 
 class TritonBackend:
-    """`attend.py` (training, scoring) and `decode.py` (decoding) with the methods of `backends.Backend`.
+    """`attend.py` (training, scoring) and `decode.py` (decoding) with the methods of `protocol.Backend`.
 
     Where queries choose their segments, those of `content/`.
     """

@@ -15,7 +15,7 @@ MOST_VISITED = 0.5  # of a source's segments, to keep those alone
 
 
 def open_source(keys: Tensor, values: Tensor, num_heads: int, layout, plan, memory) -> "dict[str, Tensor | None]":
-    """As `backends.Backend.open_source`.
+    """As `protocol.Backend.open_source`.
 
     Keys and values stay where they are, or, where the positions of `plan` visit a part of a long source, only those of
     visited segments are kept. States that no position of `plan` reads are zeros.
@@ -53,7 +53,7 @@ def _visited_slots(layout, plan) -> tuple[Tensor, Tensor]:
 
 
 def attend_step(query: Tensor, source: "dict[str, Tensor]", position: Tensor, memory, segment_size: int) -> Tensor:
-    """As `backends.Backend.attend_step`, in one launch."""
+    """As `protocol.Backend.attend_step`, in one launch."""
     query = query if query.stride(3) == 1 else query.contiguous()
     batch_size, num_heads, hypotheses, head_dim = query.shape
     keys, values, states, index = (source.get(name) for name in ("keys", "values", "memory", "index"))

@@ -10,14 +10,16 @@ from importlib import metadata
 
 import torch
 
+from ..method.content import ContentSchedule, MeanScore
 from ..method.memory import NoMemory, RAFMemory
 from ..method.raf import raf_scan
 from ..request import Request
-from .content import support as content
 
 OLDEST_TRITON = (3, 6)  # what the kernels were run with, by the GPU and by the interpreter
 HEAD_DIMS = (16, 32, 64, 128)
 MAX_SEGMENT_SIZE = 256
+MAX_CHOSEN_SIZE = 64  # of segments that are chosen by content
+MOST_CHOSEN = 32  # segments per query: as many as a row of registers holds
 MAX_STEP_TILE = 2**16  # bytes of a segment's keys: what fits in shared memory beside its values and a state
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -95,7 +97,7 @@ def obstacle(request: Request) -> str | None:
         return f"{request.dtype} with a head size of {head_dim} needs more shared memory than this GPU has"
     if request.method == "open_source" and torch.is_grad_enabled():
         return "a source is opened for gradients"
-    return _clock_obstacle(request) if request.plan.choice is None else content.obstacle(request)
+    return _clock_obstacle(request) if request.plan.choice is None else _content_obstacle(request)
 
 
 def _clock_obstacle(request: Request) -> str | None:
@@ -110,4 +112,17 @@ def _clock_obstacle(request: Request) -> str | None:
         return f"the segment size {size} is above {MAX_SEGMENT_SIZE}"
     if request.method == "open_source" and size * head_dim * request.dtype.itemsize > MAX_STEP_TILE:
         return f"a segment of {size} tokens is too long for a decoding step's kernel"
+    return None
+
+
+def _content_obstacle(request: Request) -> str | None:
+    choice, size = request.plan.choice, request.layout.segment_size
+    if type(request.memory) is not NoMemory:
+        return f"the memory behind segments chosen by content is a {type(request.memory).__name__}"
+    if type(choice) is not ContentSchedule or type(choice.score) is not MeanScore:
+        return "segments are not rated by their mean key"
+    if size > MAX_CHOSEN_SIZE:
+        return f"the segment size {size} is above {MAX_CHOSEN_SIZE}"
+    if choice.segments_per_query > MOST_CHOSEN:
+        return f"{choice.segments_per_query} segments per query are more than {MOST_CHOSEN}"
     return None

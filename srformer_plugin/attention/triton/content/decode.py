@@ -19,7 +19,7 @@ class KeptLayout:
 
 
 def open_source(keys: Tensor, values: Tensor, num_heads: int, layout, plan, memory) -> "dict[str, Tensor | None]":
-    """As `backends.Backend.open_source`: keys and values stay where they are, and there is a mean per segment."""
+    """As `protocol.Backend.open_source`: keys and values stay where they are, and there is a mean per segment."""
     return {
         "keys": keys.transpose(0, 1),
         "values": values.transpose(0, 1),
@@ -31,7 +31,7 @@ def open_source(keys: Tensor, values: Tensor, num_heads: int, layout, plan, memo
 
 
 def attend_step(query: Tensor, source, position: Tensor, memory, segment_size: int) -> Tensor:
-    """As `backends.Backend.attend_step`, in two launches."""
+    """As `protocol.Backend.attend_step`, in two launches."""
     layout = KeptLayout(segment_size, source["lengths"], source["segment_counts"], source.get("index"))
     chosen = source.choice.segments_per_query
     return attend_step_chosen(query, source["keys"], source["values"], source["means"], layout, chosen)

@@ -9,8 +9,6 @@ from fairseq import checkpoint_utils, options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
 
-import srformer_plugin  # noqa: F401 (registers the architectures; mends the reading of checkpoints)
-
 from ..errors import ConfigurationError
 
 CHECKPOINT = "model.pt"

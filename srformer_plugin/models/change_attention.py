@@ -7,10 +7,10 @@ from omegaconf import flag_override
 
 from ..attention.settings import FULL, SegmentSettings
 from ..errors import ConfigurationError
-from ..models.checkpoint_state import MEMORY
-from ..models.schedule_record import encode_schedule
-from ..models.segmented_model import choose_by_content
-from .checkpoint import as_before_training, model_options
+from .checkpoint_file import as_before_training, model_options
+from .checkpoint_state import MEMORY
+from .schedule_record import encode_schedule
+from .segmented_model import choose_by_content
 
 RECORD = "decoder.segment_schedule"
 # fairseq's name of a model whose weights can be taken -> that of the SRformer that has the same
@@ -25,7 +25,7 @@ def change_attention(content: dict, changes: dict, where: str = "the checkpoint"
     of the `_content` architectures.
 
     Args:
-        content: of `checkpoint.load`; it is not changed, but shares the weights with the result.
+        content: of `checkpoint_file.load`; it is not changed, but shares the weights with the result.
         changes: fields of `SegmentSettings` and their values.
         where: how errors call the checkpoint.
     Returns:

@@ -25,8 +25,10 @@ from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.models.bart.hub_interface import BARTHubInterface
 from fairseq.sequence_scorer import SequenceScorer
 
-from .attention.settings import CHANGEABLE
-from .errors import ConfigurationError
+from ..attention.settings import CHANGEABLE
+from ..errors import ConfigurationError
+from .change_attention import change_attention
+from .checkpoint_file import load as load_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +211,7 @@ def load(folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **
         data_name_or_path: folder of the dictionaries; one that begins with "." is relative to `folder`.
         bpe: as --bpe; None: what the files beside the checkpoint or the dictionaries are for, else the checkpoint's.
         options: override those of the checkpoint. Those of the cross-attention (`segment_schedule="content"`, ...)
-            make the weights decode with another one (`convert.change_attention`). The BPE's files are looked for there
+            make the weights decode with another one (`change_attention`). The BPE's files are looked for there
             as well.
     """
     folder, data = str(folder), str(data_name_or_path)
@@ -229,9 +231,6 @@ def load(folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **
 
 def _load_changed(paths, data: Path, changes, options) -> dict:
     """As `hub_utils.from_pretrained`, of checkpoints with another cross-attention."""
-    from .convert.change_attention import change_attention  # the only need of that package
-    from .convert.checkpoint import load as load_checkpoint
-
     options, models, args, task = {**options, "data": str(data.resolve())}, [], None, None
     for path in paths:
         content = change_attention(load_checkpoint(path, options), changes, str(path))

@@ -1,0 +1,53 @@
+"""README and docs show what was measured."""
+
+import json
+import re
+
+import pytest
+
+from benchmarks import plots
+from benchmarks.readme_tables import MARKED, OF_ALL, ROOT, pages, render
+
+RESULTS = ROOT / "benchmarks" / "results"
+SHOWN = [(page, name) for page in pages() for _, name, _ in MARKED.findall(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda path: path.name)
+def test_tables_are_those_of_the_json_files(page):
+    text = page.read_text(encoding="utf-8")
+    assert render(text, RESULTS) == text
+
+
+def test_the_measured_comparisons_are_shown():
+    assert {path.stem for path in RESULTS.glob("*.json")} - {"training_updates_t5"} <= {name for _, name in SHOWN}
+
+
+def test_pictures_show_the_json_files():
+    assert plots.outdated(RESULTS) == []
+
+
+JSON_SHOWN = [(page, name) for page, name in SHOWN if name not in OF_ALL]
+
+
+@pytest.mark.parametrize(("page", "name"), JSON_SHOWN, ids=lambda value: getattr(value, "name", value))
+def test_a_changed_number_changes_the_table(page, name, tmp_path):
+    for other in RESULTS.glob("*.json"):
+        (tmp_path / other.name).write_text(other.read_text())
+    rows = json.loads((RESULTS / f"{name}.json").read_text())
+    rows[1]["ratio"] = 98765
+    (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    assert re.search(r"[|(] ?98,?765\.0+ ?[|)]", render(page.read_text(encoding="utf-8"), tmp_path))
+
+
+def test_an_unknown_table_is_an_error(tmp_path):
+    with pytest.raises(SystemExit, match="no table 'speed'"):
+        render("<!-- results: speed -->\n<!-- end -->", tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda p: p.stem)
+def test_results_say_what_they_measured(path):
+    fields = {"benchmark", "case", "peer", "ours", "theirs", "unit", "ratio", "device", "torch", "commit"}
+    for row in json.loads(path.read_text()):
+        assert fields <= row.keys()
+        assert isinstance(row["case"], dict)
+        assert re.fullmatch(r"[0-9a-f]{40}", row["commit"])
