@@ -85,5 +85,6 @@ def end_with_one_line():
 
 def _name(main) -> str:
     """ "train" of ``fairseq_cli.train.main``, also where ``python -m`` calls the module ``__main__``."""
-    spec = getattr(sys.modules.get(main.__module__), "__spec__", None)
-    return (spec.name if spec else main.__module__).rpartition(".")[2]
+    module = getattr(main, "__module__", None) or ""  # what C has written has none
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    return (spec.name if spec else module).rpartition(".")[2]
