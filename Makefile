@@ -7,6 +7,7 @@ VENV ?= .venv
 # the tests and the demo are run with. For another one: make venv TORCH=torch==2.11.0
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -32,8 +33,8 @@ $(STAMP): setup.py pyproject.toml constraints.txt requirements/fairseq.txt
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	@touch $@
 
-test: $(STAMP)  ## run the test suite (FAST=1 leaves the slow tests out)
-	$(BIN)/python -m pytest $(SELECT) $(PYTEST_ARGS)
+test: $(STAMP)  ## run the test suite (FAST=1 leaves the slow tests out; JOBS=4 takes more cores than 2)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(SELECT) $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## check the sources: ruff, the directions of imports, types
 	$(BIN)/python -m ruff check .

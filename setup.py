@@ -46,6 +46,7 @@ DATA_REQUIRES = [
 DEV_REQUIRES = [
     *DATA_REQUIRES,
     "pytest>=8",
+    "pytest-xdist>=3.6",  # the suite on two cores
     "hypothesis>=6.100",
     "ruff>=0.6",
     "import-linter>=2.6",  # the first with contracts against circles

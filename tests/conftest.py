@@ -1,10 +1,14 @@
 """Options, seeds and fixtures that the whole suite shares."""
 
+import contextlib
 import logging
 import os
 import random
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,17 +82,32 @@ def run_fairseq(tool, *args, check=True, env=None, timeout=300):
     return done
 
 
-def run_side_by_side(*commands):
-    """Run commands at once and return what each printed; the text of all of them is shown where one fails."""
+def run_side_by_side(*commands, timeout=240):
+    """Run commands at once and return what each printed; the text of all of them is shown where one fails.
+
+    The others are stopped then, which may wait for it, and so they are after `timeout` seconds.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment, "cwd": ROOT}
-    processes = [subprocess.Popen(command, **options) for command in commands]
-    try:
-        texts = [process.communicate(timeout=600)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert all(process.returncode == 0 for process in processes), "\n".join(texts)
+    options = {"stderr": subprocess.STDOUT, "text": True, "env": environment, "cwd": ROOT, "start_new_session": True}
+    with contextlib.ExitStack() as stack:
+        logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in commands]
+        processes = [subprocess.Popen(command, stdout=log, **options) for command, log in zip(commands, logs)]
+        deadline = time.monotonic() + timeout
+        try:
+            while None in (ends := [process.poll() for process in processes]) and time.monotonic() < deadline:
+                if any(ends):
+                    break
+                time.sleep(0.05)
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        texts = []
+        for log in logs:
+            log.seek(0)
+            texts.append(log.read())
+    assert ends == [0] * len(commands), f"exit statuses {ends}\n" + "\n".join(texts)
     return texts
 
 

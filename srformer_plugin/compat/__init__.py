@@ -6,7 +6,12 @@ docs/platform.md has them in one table; tests/compat shows each fault. Line numb
 """
 
 from . import quiet  # noqa: F401 (before fairseq is imported)
-from .batches import bucket_batches, keep_last_batch, refuse_sentences_in_one_line
+from .batches import (
+    bucket_batches,
+    keep_last_batch,
+    refuse_sentences_in_one_line,
+    resume_with_the_same_batches,
+)
 from .checkpoints import allow_checkpoint_classes, explain_refused_checkpoint, show_configuration_errors
 from .commands import end_with_one_line
 from .decoding import (
@@ -25,6 +30,7 @@ from .training import copy_whole_checkpoints, stop_where_a_training_ended
 MENDS = (
     keep_last_batch,
     refuse_sentences_in_one_line,
+    resume_with_the_same_batches,
     allow_checkpoint_classes,
     explain_refused_checkpoint,
     train_half_precision_without_accelerator,

@@ -1,5 +1,7 @@
 """Batches that hold every sentence, and batches in buckets of a length."""
 
+import inspect
+
 import numpy as np
 from fairseq.data import bucket_pad_length_dataset, data_utils
 from fairseq.tasks import FairseqTask
@@ -96,3 +98,35 @@ def refuse_sentences_in_one_line():
 
     wrap(data_utils, "batch_by_size", batch)
     wrap(FairseqTask, "filter_indices_by_size", select)
+
+
+def resume_with_the_same_batches():
+    """Let a training that is resumed in a later epoch go through the batches of the one that was not stopped.
+
+    Batches are made once and kept for all epochs. ``tasks/fairseq_task.py:290`` draws the order of sentences of equal
+    length, which decides who shares a batch, from the epoch in which they are made: after a resumption another one, so
+    that an epoch repeats sentences and leaves others out. Not needed when the task's batches are the same for
+    ``epoch=1`` and ``epoch=2``.
+    """
+
+    def make_wrapper(original):
+        signature = inspect.signature(original)
+
+        def get_batch_iterator(self, dataset, *args, **kwargs):
+            given = signature.bind(self, dataset, *args, **kwargs)
+            given.apply_defaults()
+            options = given.arguments
+            epoch, makes_anew = options["epoch"], options["disable_iterator_cache"] or options["update_epoch_batch_itr"]
+            if epoch <= 1 or makes_anew or dataset in self.dataset_to_epoch_iter:
+                return original(self, dataset, *args, **kwargs)
+            if not self.can_reuse_epoch_itr(dataset):
+                return original(self, dataset, *args, **kwargs)
+            options["epoch"] = 1
+            batches = original(*given.args, **given.kwargs)
+            dataset.set_epoch(epoch)
+            batches.epoch = epoch
+            return batches
+
+        return get_batch_iterator
+
+    wrap(FairseqTask, "get_batch_iterator", make_wrapper)

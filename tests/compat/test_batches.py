@@ -2,8 +2,17 @@
 
 import numpy as np
 import pytest
-from fairseq.data import bucket_pad_length_dataset, data_utils, language_pair_dataset, token_block_dataset
+import torch
+from fairseq.data import (
+    Dictionary,
+    LanguagePairDataset,
+    bucket_pad_length_dataset,
+    data_utils,
+    language_pair_dataset,
+    token_block_dataset,
+)
 from fairseq.modules import dynamic_crf_layer
+from fairseq.tasks import FairseqTask
 from fairseq_cli import generate
 from fairseq_here import here
 from hypothesis import given
@@ -130,3 +139,29 @@ def test_stock_batching_fails_without_sentences():
     with pytest.raises(IndexError):
         stock(data_utils.batch_by_size)(np.arange(0), None, **nothing)
     assert data_utils.batch_by_size(np.arange(0), None, **nothing) == []
+
+
+# --- resuming in a later epoch ----------------------------------------------------------------------------
+
+
+def batches_of_epoch(get_batch_iterator, epoch):
+    """The batches of the first epoch, as a training makes them that begins in `epoch`."""
+    # equal lengths: the order of all sentences is drawn
+    tokens = [torch.full((5,), 4) for _ in range(20)]
+    dictionary = Dictionary()
+    dataset = LanguagePairDataset(tokens, [5] * 20, dictionary, tokens, [5] * 20, dictionary, shuffle=True)
+    made = get_batch_iterator(FairseqTask(None), dataset, max_sentences=4, seed=1, epoch=epoch)
+    assert made.next_epoch_idx == made.epoch == epoch
+    return [batch.tolist() for batch in made.frozen_batches]
+
+
+def test_stock_batches_depend_on_the_epoch_of_the_resumption():
+    assert batches_of_epoch(stock(FairseqTask.get_batch_iterator), 1) != batches_of_epoch(
+        stock(FairseqTask.get_batch_iterator), 2
+    )
+
+
+def test_a_resumed_training_goes_through_the_batches_of_the_first_epoch():
+    first = batches_of_epoch(FairseqTask.get_batch_iterator, 1)
+    assert batches_of_epoch(FairseqTask.get_batch_iterator, 3) == first
+    assert first == batches_of_epoch(stock(FairseqTask.get_batch_iterator), 1)
