@@ -1,0 +1,1 @@
+"""Encoders for long sources, whose cost grows linearly with the length."""

@@ -1,0 +1,212 @@
+"""Window attention in blocks computes what its reference computes, gradients included, in linear memory."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from srformer_plugin.models.encoders.window_attention import (
+    GlobalProjections,
+    global_places,
+    window_attention,
+    window_attention_reference,
+)
+
+HEADS, SIZE = 2, 3
+
+
+def padding_of(lengths, width, left):
+    """(B, N) bool, True at padding."""
+    places = torch.arange(width).expand(len(lengths), -1)
+    lengths = torch.tensor(lengths)[:, None]
+    return places < width - lengths if left else places >= lengths
+
+
+def inputs(padding, num_global, own, seed=1, dtype=torch.float64):
+    """query, key, value and the global tokens' own projections (None without `own`), which need gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    batch, length = padding.shape
+    count = min(num_global, length)
+
+    def draw(n):
+        return (2 * torch.randn(batch, HEADS, n, SIZE, generator=generator, dtype=dtype)).requires_grad_()
+
+    tensors = [draw(length) for _ in range(3)]
+    return tensors, GlobalProjections(draw(count), draw(length), draw(length)) if own else None
+
+
+def with_gradients(attend, padding, tensors, own, *arguments, **options):
+    """The output, and the gradients of a function of it."""
+    output = attend(*tensors, padding, *arguments, own, **options)
+    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+    wanted = [*tensors, *(own or ())]
+    loss = (output * weights).sum() + sum(0 * x.sum() for x in wanted)  # a batch of padding alone uses none of them
+    gradients = torch.autograd.grad(loss, wanted)
+    return [output, *gradients]
+
+
+@st.composite
+def batches(draw):
+    """(padding, window, num_global, block): windows beyond the source, sentences without or with few tokens."""
+    width = draw(st.integers(1, 13))
+    lengths = draw(st.lists(st.integers(0, width), min_size=1, max_size=3))
+    padding = padding_of(lengths, width, left=draw(st.booleans()))
+    return padding, draw(st.integers(0, width + 3)), draw(st.integers(0, 3)), draw(st.integers(1, width + 2))
+
+
+@settings(max_examples=150)
+@given(batch=batches(), own=st.booleans())
+def test_outputs_and_gradients_are_the_references(batch, own):
+    padding, window, num_global, block = batch
+    tensors, projections = inputs(padding, num_global, own)
+    arguments = padding, tensors, projections, window, num_global
+    expected = with_gradients(window_attention_reference, *arguments)
+    found = with_gradients(window_attention, *arguments, block=block)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("left", [True, False])
+def test_other_dtypes_are_the_same_but_for_rounding(dtype, rounding, left):
+    """PyTorch computes them by other kernels."""
+    padding = padding_of([40, 0, 13, 1], 40, left)
+    arguments = padding, *inputs(padding, 1, own=True, dtype=dtype), 5, 1
+    found = with_gradients(window_attention, *arguments, block=8)
+    _, tensors, own, *_ = arguments
+    exact = [x.detach().double().requires_grad_() for x in (*tensors, *own)]
+    expected = with_gradients(window_attention_reference, padding, exact[:3], GlobalProjections(*exact[3:]), 5, 1)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == dtype
+        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=rounding * theirs.abs().max().item())
+
+
+def test_the_reference_is_full_attention_with_a_mask():
+    """Written out once more for one sentence: 2 global tokens, window 1, padding on the left."""
+    padding = padding_of([5], 6, left=True)
+    (query, key, value), _ = inputs(padding, 2, own=False)
+    #                    padding | two global tokens | the others
+    seen = torch.tensor(
+        [
+            [0, 0, 0, 0, 0, 0],
+            [0, 1, 1, 1, 1, 1],
+            [0, 1, 1, 1, 1, 1],
+            [0, 1, 1, 1, 1, 0],
+            [0, 1, 1, 1, 1, 1],
+            [0, 1, 1, 0, 1, 1],
+        ],
+        dtype=torch.bool,
+    )
+    scores = (query @ key.transpose(2, 3) / SIZE**0.5).masked_fill(~seen, -torch.inf)
+    expected = scores.softmax(dim=-1).nan_to_num() @ value
+    found = window_attention_reference(query, key, value, padding, 1, 2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_global", [0, 2])
+def test_a_window_as_long_as_the_source_is_full_attention(num_global):
+    padding = padding_of([9, 4, 7], 9, left=False)
+    (query, key, value), _ = inputs(padding, num_global, own=False)
+    expected = F.scaled_dot_product_attention(query, key, value, ~padding[:, None, None])
+    found = window_attention(query, key, value, padding, 9, num_global, block=4)
+    real = ~padding[:, None, :, None].expand_as(found)
+    torch.testing.assert_close(found[real], expected[real], rtol=0, atol=1e-12)
+
+
+def test_a_sentence_does_not_depend_on_its_batch_nor_on_the_side_of_its_padding():
+    length, width = 7, 12
+    (query, key, value), own = inputs(padding_of([length], length, left=False), 1, own=True)
+    alone = window_attention(query, key, value, None, 2, 1, own, block=3)
+    for left in (True, False):
+        padding = padding_of([length, width, 3], width, left)
+        rows, others = inputs(padding, 1, own=True, seed=2)
+        start = width - length if left else 0
+        with torch.no_grad():
+            for row, sentence in zip((*rows, *others[1:]), (query, key, value, *own[1:])):
+                row[0, :, start : start + length] = sentence[0]
+            others.query[0] = own.query[0]
+        found = window_attention(*rows, padding, 2, 1, others, block=4)
+        torch.testing.assert_close(found[0, :, start : start + length], alone[0], rtol=0, atol=1e-12)
+        assert (found[0, :, :start] == 0).all() and (found[0, :, start + length :] == 0).all()
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_padded_inputs_change_nothing(left):
+    padding = padding_of([6, 0, 2, 1], 6, left)
+    arguments = padding, *inputs(padding, 2, own=True), 1, 2
+    expected = with_gradients(window_attention, *arguments, block=2)
+    _, tensors, own, *_ = arguments
+    with torch.no_grad():
+        for x in (*tensors, *own[1:]):
+            x.masked_fill_(padding[:, None, :, None], 1e30)
+    for found, wanted in zip(with_gradients(window_attention, *arguments, block=2), expected, strict=True):
+        assert torch.equal(found, wanted)
+
+
+@given(batch=batches())
+def test_no_softmax_is_over_nothing(batch):
+    """Which some of PyTorch's kernels make NaN of, outputs or gradients."""
+    padding, window, num_global, block = batch
+    masks = []
+
+    def spy(query, key, value, attn_mask, **options):
+        masks.append(attn_mask)
+        return attend(query, key, value, attn_mask, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        attend = F.scaled_dot_product_attention
+        patch.setattr(F, "scaled_dot_product_attention", spy)
+        window_attention(*inputs(padding, num_global, own=False)[0], padding, window, num_global, block=block)
+    assert len(masks) == 1 + (num_global > 0)
+    assert all(mask.any(dim=-1).all() for mask in masks)
+
+
+def test_the_first_tokens_of_a_sentence_are_global_on_either_side_of_padding():
+    for left, expected in ((True, [[2, 3], [0, 1]]), (False, [[0, 1], [0, 1]])):
+        assert global_places(padding_of([3, 5], 5, left), 2).tolist() == expected
+    # shorter than that: the others are different places of padding
+    assert global_places(padding_of([1], 4, left=True), 3).tolist() == [[3, 0, 1]]
+
+
+@pytest.mark.parametrize("num_global", [0, 1])
+def test_dropout_drops_weights_and_scales_the_others(num_global):
+    """With unit vectors as values the output is the weights, which are all equal here."""
+    window, length, rate = 3, 16, 0.25
+    zeros = torch.zeros(200, 1, length, length)
+    value = torch.eye(length).expand_as(zeros)
+    weights = window_attention(zeros, zeros, value, None, window, num_global, dropout=rate, block=4)[:, 0]
+    kept = window_attention(zeros[:1], zeros[:1], value[:1], None, window, num_global, block=4)[0, 0]
+    assert (weights[:, kept == 0] == 0).all()
+    possible = weights[:, kept > 0] / kept[kept > 0]
+    dropped = possible == 0
+    torch.testing.assert_close(possible[~dropped], torch.full_like(possible[~dropped], 1 / (1 - rate)))
+    # of every weight by itself: 200 draws, a standard deviation of 0.031
+    assert ((dropped.float().mean(dim=0) - rate).abs() < 0.15).all()
+    assert abs(dropped.float().mean() - rate) < 0.01
+
+
+class _Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        for x in output if isinstance(output, (tuple, list)) else (output,):
+            if isinstance(x, torch.Tensor):
+                self.elements = max(self.elements, x.numel())
+        return output
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_memory_is_linear_in_the_length(dropout):
+    sizes = []
+    for length in (256, 512):
+        tensors, own = inputs(torch.zeros(1, length, dtype=torch.bool), 1, own=True, dtype=torch.float32)
+        with _Largest() as largest:
+            window_attention(*tensors, None, 8, 1, own, dropout).sum().backward()
+        sizes.append(largest.elements)
+    assert sizes[1] <= 2 * sizes[0]
+    assert sizes[1] < 512 * 512
