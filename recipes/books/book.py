@@ -79,6 +79,7 @@ class Book:
 
         Nothing but its log is written. Nothing is done if the stage has finished as it is here.
         """
+        self._refuse_foreign()
         identity = identities(stages, self.places, self.known)
         for name in sorted(needs(stages)[stage.name]):
             if name not in self.known and not self._finished(name, identity[name]):
@@ -89,6 +90,7 @@ class Book:
         record = self._record(stage.name)
         if record and record.get("state") == "finished" and self.changed == "stop":
             self._refuse_change(stage, record)
+        (self.out / RECORDS).mkdir(parents=True, exist_ok=True)  # who comes first marks the folder as a book's
         with signals_raise():
             self._run_commands(stage, self.out / LOGS / f"{log_name}.log", f"{stage.name}: {log_name}")
 

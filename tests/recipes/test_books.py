@@ -225,6 +225,21 @@ def test_a_helper_does_not_take_any_finished_training_for_its_own(out, capsys):
     assert read_json(out / ".stages/second.json") == before
 
 
+def test_a_helper_may_come_first(out):
+    stages = [Stage("train", [shell(f"mkdir -p {out}; echo worked >> {out}/train.txt")])]
+    Book(out).help(stages, stages[0], "train.node1")
+    Book(out).run(stages)
+    assert (out / "train.txt").read_text() == "worked\nworked\n"
+
+
+def test_a_helper_refuses_a_folder_that_no_book_has_made(out):
+    out.mkdir()
+    (out / "thesis.tex").write_text("")
+    stages = [Stage("train", [shell("true")])]
+    with pytest.raises(BookError, match="was not made by a recipe"):
+        Book(out).help(stages, stages[0], "train.node1")
+
+
 def test_a_word_that_is_known_late_takes_its_value_when_the_stage_begins(out):
     stages = [
         Stage("first", [shell(f"echo 12 > {out}/first/count")]),
