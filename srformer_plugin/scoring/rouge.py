@@ -10,9 +10,9 @@ import multiprocessing
 import re
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from functools import cached_property
 
 import numpy as np
-from nltk.stem.porter import PorterStemmer
 from rouge_score import scoring, tokenize
 
 from data_prep.text import SENTENCE_MARK, split_sentences
@@ -46,9 +46,11 @@ def rouge_words(text: str) -> list[str]:
 class _Stems(dict):
     """word -> tuple of its stem as rouge-score makes it, filled as words come."""
 
-    def __init__(self):
-        super().__init__()
-        self.stemmer = PorterStemmer()
+    @cached_property
+    def stemmer(self):
+        from nltk.stem.porter import PorterStemmer  # half a second, which only those who score shall wait
+
+        return PorterStemmer()
 
     def __missing__(self, word):
         self[word] = stems = tuple(tokenize.tokenize(word, self.stemmer))
