@@ -314,7 +314,8 @@ def test_verbose_says_what_every_weight_became(bart, tmp_path, convert):
 AS_A_MODULE = """
 import runpy, sys
 import srformer_plugin
-print([name for name in ("srformer_plugin.convert", "nltk", "safetensors", "transformers", "triton") if name in sys.modules])
+heavy = {"srformer_plugin.convert", "nltk", "safetensors", "transformers", "triton"}
+print(sorted(heavy & set(sys.modules)))
 sys.argv = ["srformer-convert", "hf-to-fairseq", "--help"]
 runpy.run_module("srformer_plugin.convert", run_name="__main__")
 """
