@@ -6,6 +6,7 @@ from pathlib import Path
 from conftest import ROOT
 
 from srformer_plugin.attention.settings import SegmentSettings
+from srformer_plugin.models.encoders.settings import EncoderSettings
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -18,7 +19,8 @@ def test_every_file_that_is_named_exists():
 
 
 def test_every_flag_of_the_attention_is_documented():
-    names = [name for name in SegmentSettings.__dataclass_fields__ if not name.startswith("_")]
+    fields = (*SegmentSettings.__dataclass_fields__, *EncoderSettings.__dataclass_fields__)
+    names = [name for name in fields if not name.startswith("_")]
     choices = (ROOT / "docs" / "choices.md").read_text(encoding="utf-8")
     assert [name for name in names if f"`--{name.replace('_', '-')}`" not in choices] == []
 

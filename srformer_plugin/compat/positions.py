@@ -26,8 +26,8 @@ def take_the_checkpoints_positions():
         def build_model(self, cfg, from_checkpoint=False):
             model = original(self, cfg, from_checkpoint)
             if from_checkpoint:
-                for name in POSITIONS:
-                    _adopt(self, name, getattr(cfg, name, None))
+                for name, possible in zip(POSITIONS, model.max_positions()):
+                    _adopt(self, name, getattr(cfg, name, None), possible)
             return model
 
         return build_model
@@ -35,19 +35,29 @@ def take_the_checkpoints_positions():
     wrap(TranslationTask, "build_model", make_wrapper)
 
 
-def _adopt(task, name, trained) -> None:
-    """Set a task's limit to a checkpoint's, of an ensemble to the least; one that was asked for can only shrink."""
+def _adopt(task, name, trained, possible) -> None:
+    """Set a task's limit to a checkpoint's, of an ensemble to the least; one that was asked for can only shrink.
+
+    Args:
+        trained: what the model was trained with: the default.
+        possible: what the model can take, which may be more.
+    """
     if not isinstance(trained, int):
         return
-    adopted = vars(task).setdefault("positions_of_checkpoints", {})
-    default = TranslationConfig.__dataclass_fields__[name].default
+    adopted = vars(task).setdefault("positions_left_open", {})
+    current, is_first = getattr(task.cfg, name), name not in adopted
+    if not adopted.setdefault(name, is_left_open(name, current)):
+        trained = min(current, possible)
+    elif not is_first:
+        trained = min(current, trained)
+    setattr(task.cfg, name, trained)
+
+
+def is_left_open(name: str, value: int) -> bool:
+    """Whether a limit of positions has fairseq's default and is not on the command line."""
     flag = "--" + name.replace("_", "-")
     asked = any(argument == flag or argument.startswith(flag + "=") for argument in sys.argv[1:])
-    current = getattr(task.cfg, name)
-    if name in adopted or asked or current != default:
-        trained = min(current, trained)
-    adopted[name] = trained
-    setattr(task.cfg, name, trained)
+    return not asked and value == TranslationConfig.__dataclass_fields__[name].default
 
 
 def cut_and_count_sources():

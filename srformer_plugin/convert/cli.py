@@ -1,4 +1,4 @@
-"""``srformer-convert``: checkpoints from Hugging Face to fairseq and back, and to another cross-attention."""
+"""``srformer-convert``: checkpoints from Hugging Face to fairseq and back, and to another attention."""
 
 import argparse
 import json
@@ -15,6 +15,7 @@ from ..attention.settings import SegmentSettings
 from ..errors import ConfigurationError
 from ..models.change_attention import change_attention
 from ..models.checkpoint_file import CHECKPOINT, dtype_name, load, read_checkpoint, write_checkpoint
+from ..models.encoders.settings import EncoderSettings
 from . import bart, rename, t5
 from .weights import PICKLE, SAFETENSORS, Weights, read_json, write_weights
 
@@ -30,7 +31,7 @@ FAMILIES = (bart, t5)
 DESCRIPTION = """\
 Convert BART and T5 checkpoints between Hugging Face and fairseq. Every weight is accounted for and copied bit for
 bit; a model that the other side cannot have is refused. Nothing from the input is executed. And change what the decoder
-of a checkpoint attends to.
+of a checkpoint attends to, or how its encoder reads the source.
 """
 EPILOG = """\
 examples:
@@ -38,6 +39,7 @@ examples:
   srformer-convert hf-to-fairseq bart-base-hf bart-base
   srformer-convert fairseq-to-hf checkpoints/checkpoint_best.pt my-bart-hf --tokenizer bart-base-hf
   srformer-convert change-attention bart-base/model.pt bart-base/content.pt --segment-schedule content
+  srformer-convert change-attention bart-base/content.pt bart-base/long.pt --encoder-attention chunked
 """
 
 
@@ -104,7 +106,7 @@ def fairseq_to_hf(source: Path, out: Path, tokenizer: Path | None = None, force:
 
 
 def change_attention_of_file(source: Path, out: Path, changes: dict, force: bool = False):
-    """Write a checkpoint with the weights of another one and other settings of the cross-attention.
+    """Write a checkpoint with the weights of another one and other settings of its attention.
 
     Args:
         source: checkpoint file of fairseq.
@@ -116,7 +118,7 @@ def change_attention_of_file(source: Path, out: Path, changes: dict, force: bool
         ConfigurationError: something that cannot be done, by name.
     """
     if not changes:
-        raise ConfigurationError("nothing is to be changed: give --segment-schedule, --cross-attention or another flag")
+        raise ConfigurationError("nothing is to be changed: give --segment-schedule, --encoder-attention or another")
     if out.is_dir():
         raise ConfigurationError(f"{out} is a folder: give the name of the file to write")
     if out.exists() and (out.samefile(source) or not force):
@@ -143,6 +145,13 @@ def _check_full_attention(options, state):
         raise ConfigurationError(
             f"the checkpoint has --cross-attention {kind}: Hugging Face's models attend to the whole source and would "
             "compute something else from these weights. Only --cross-attention full can be converted"
+        )
+    encoder = options.get("encoder_attention") or "full"
+    if encoder != "full":
+        raise ConfigurationError(
+            f"the checkpoint has --encoder-attention {encoder}, which Hugging Face's model of this kind does not have; "
+            "`srformer-convert change-attention --encoder-attention full` makes the same weights one that can be "
+            "converted"
         )
 
 
@@ -186,16 +195,18 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--verbose", action="store_true", help="print what every weight became")
     change = commands.add_parser(
         "change-attention",
-        help="a BART or T5 checkpoint of fairseq, stock or an SRformer's, to one with another cross-attention",
-        description="The same weights with another cross-attention: what is not named stays as it is. Full attention "
-        "becomes segmented (no memory) where --cross-attention is not given, since a memory has to be trained; with "
+        help="a BART or T5 checkpoint of fairseq, stock or an SRformer's, to one with another attention",
+        description="The same weights with another cross-attention, or another encoder: what is not named stays as it "
+        "is. Full cross-attention becomes segmented (no memory) where flags of the cross-attention are given, but not "
+        "--cross-attention, since a memory has to be trained; with "
         "--segment-schedule content, 8 segments of 16 tokens are chosen where no other numbers are given.",
     )
     change.add_argument("source", metavar="CHECKPOINT", type=Path, help="checkpoint file of fairseq")
     change.add_argument("out", metavar="OUT", type=Path, help="checkpoint file to write")
     change.add_argument("--force", action="store_true", help="replace OUT")
-    settings = change.add_argument_group("cross-attention", argument_default=argparse.SUPPRESS)
-    gen_parser_from_dataclass(settings, SegmentSettings(), delete_default=True)
+    for title, settings in (("cross-attention", SegmentSettings()), ("encoder", EncoderSettings())):
+        group = change.add_argument_group(title, argument_default=argparse.SUPPRESS)
+        gen_parser_from_dataclass(group, settings, delete_default=True)
     return top
 
 

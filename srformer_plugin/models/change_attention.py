@@ -1,5 +1,6 @@
-"""The same weights with another cross-attention: a checkpoint that decodes, or goes on training, in another way."""
+"""The same weights with another attention: a checkpoint that decodes, or goes on training, in another way."""
 
+import copy
 from dataclasses import asdict
 
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
@@ -9,24 +10,29 @@ from ..attention.settings import FULL, SegmentSettings
 from ..errors import ConfigurationError
 from .checkpoint_file import as_before_training, model_options
 from .checkpoint_state import MEMORY
+from .encoders.chunked import ANY_LENGTH
+from .encoders.settings import CHANGEABLE as ENCODER
+from .encoders.settings import EncoderSettings
 from .schedule_record import encode_schedule
 from .segmented_model import choose_by_content
 
+POSITIONS_BEFORE_THE_FIRST = 2  # rows of fairseq's learned positions: padding is number 1 in every dictionary
 RECORD = "decoder.segment_schedule"
 # fairseq's name of a model whose weights can be taken -> that of the SRformer that has the same
 SRFORMERS = {"bart": "srformer_bart", "srformer_bart": "srformer_bart", "srformer_t5": "srformer_t5"}
 
 
 def change_attention(content: dict, changes: dict, where: str = "the checkpoint") -> dict:
-    """The content of a checkpoint file with other settings of the cross-attention.
+    """The content of a checkpoint file with other settings of the cross-attention or of the encoder.
 
-    What is not named stays as it is, with two exceptions. Full attention becomes `segmented` where nothing else is
-    named: a memory has to be trained. And where a model begins to choose segments by content, what is left open is that
-    of the `_content` architectures.
+    What is not named stays as it is, with these exceptions. Full cross-attention becomes `segmented` where settings of
+    the cross-attention, and not which, are named: a memory has to be trained. Where a model begins to choose segments
+    by content, what is left open is that of the `_content` architectures. And an encoder that reads any length is not
+    limited to the positions that the checkpoint has.
 
     Args:
         content: of `checkpoint_file.load`; it is not changed, but shares the weights with the result.
-        changes: fields of `SegmentSettings` and their values.
+        changes: fields of `SegmentSettings` and `EncoderSettings`, and their values.
         where: how errors call the checkpoint.
     Returns:
         the content of a file that `fairseq-train --restore-file` starts from: without the optimizer's state. Memories
@@ -52,7 +58,8 @@ def change_attention(content: dict, changes: dict, where: str = "the checkpoint"
     by_content_before = getattr(stored, "segment_schedule", None) == "content"
     for name, value in changes.items():
         setattr(stored, name, value)
-    if before == FULL and "cross_attention" not in changes:
+    _change_encoder(stored, changes, content)
+    if before == FULL and "cross_attention" not in changes and set(changes) - set(ENCODER):
         stored.cross_attention = "segmented"
     if getattr(stored, "segment_schedule", None) == "content" and not (by_content_before and before != FULL):
         for name in {"segment_size", "segments_per_query"} - set(changes):
@@ -76,14 +83,42 @@ def change_attention(content: dict, changes: dict, where: str = "the checkpoint"
         state = {name: tensor for name, tensor in state.items() if MEMORY not in name}
     if not settings.is_full:
         state[RECORD] = encode_schedule(settings)
-    changed = as_before_training(_with_model(content["cfg"], stored), state)
+    changed = as_before_training(_with_model(content["cfg"], stored, changes), state)
     if content.get("task_state"):
         changed["task_state"] = content["task_state"]
     return changed
 
 
-def _with_model(cfg, model):
+def _change_encoder(stored, changes, content):
+    """Put the checked settings of the encoder, and its limit of positions, into a model's options.
+
+    A full encoder has as many positions as it reads tokens; with one that reads any length, those of the checkpoint are
+    the positions of a chunk.
+    """
+    if not set(changes) & set(ENCODER):
+        return
+    table = content["model"].get("encoder.embed_positions.weight")
+    limit, had = stored.max_source_positions, getattr(stored, "encoder_positions", None)
+    positions = had or limit if table is None else len(table) - POSITIONS_BEFORE_THE_FIRST
+    if {"encoder_attention", "encoder_context", "encoder_positions"} & set(changes) and "encoder_chunk" not in changes:
+        stored.encoder_chunk = None
+    if table is not None and "encoder_positions" not in changes:
+        stored.encoder_positions = positions
+    settings = EncoderSettings.from_namespace(stored).check()
+    if not settings.reads_any_length:
+        settings.encoder_positions = settings.encoder_chunk = None
+        limit = positions if limit == ANY_LENGTH else limit
+    elif limit == positions:
+        limit = ANY_LENGTH
+    vars(stored).update(asdict(settings), max_source_positions=limit)
+
+
+def _with_model(cfg, model, changes):
+    """A whole configuration with other options of the model, whose task reads as much of a source as the model does."""
     cfg = cfg.copy()
     with flag_override(cfg, ["struct", "allow_objects"], [False, True]):
         cfg.model = model
+        if set(changes) & set(ENCODER) and getattr(cfg.get("task"), "max_source_positions", None) is not None:
+            cfg.task = copy.copy(cfg.task)
+            cfg.task.max_source_positions = model.max_source_positions
     return cfg

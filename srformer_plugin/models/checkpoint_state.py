@@ -134,8 +134,8 @@ def check_schedule(state: dict[str, Tensor], key: str, own: Tensor | None) -> No
             )
 
 
-def fit_positions(state: dict[str, Tensor], key: str, embedding) -> None:
-    """Extend a checkpoint's learned position embeddings to `--max-{source,target}-positions` of this model.
+def fit_positions(state: dict[str, Tensor], key: str, embedding, flag: str) -> None:
+    """Extend a checkpoint's learned position embeddings to those that `flag` gives this model.
 
     The learned positions are repeated, as Longformer's authors do it: a copy keeps the local order of positions
     that attention heads have learned to use.
@@ -143,6 +143,7 @@ def fit_positions(state: dict[str, Tensor], key: str, embedding) -> None:
     Args:
         key: of the checkpoint's embeddings; they may be missing.
         embedding: the model's, a `LearnedPositionalEmbedding`, or None.
+        flag: how errors call the option that says how many there are.
     Raises:
         ConfigurationError: the checkpoint has more positions than the model.
     """
@@ -153,11 +154,9 @@ def fit_positions(state: dict[str, Tensor], key: str, embedding) -> None:
         return
     offset = wanted.size(0) - embedding.max_positions  # rows before position 0
     have, want = learned.size(0) - offset, wanted.size(0) - offset
-    side = "source" if "encoder" in key else "target"
     if have > want:
         raise ConfigurationError(
-            f"the checkpoint has {have} positions, but this run has --max-{side}-positions {want}; "
-            f"use --max-{side}-positions {have} or more"
+            f"the checkpoint has {have} positions, but this run has {flag} {want}; use {flag} {have} or more"
         )
     repeated = learned[offset:].repeat(-(-want // have), 1)[:want]
     state[key] = torch.cat((learned[:offset], repeated))

@@ -29,6 +29,7 @@ from ..attention.settings import CHANGEABLE
 from ..errors import ConfigurationError
 from .change_attention import change_attention
 from .checkpoint_file import load as load_checkpoint
+from .encoders.settings import CHANGEABLE as CHANGEABLE_ENCODER
 
 logger = logging.getLogger(__name__)
 
@@ -211,8 +212,8 @@ def load(folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **
         data_name_or_path: folder of the dictionaries; one that begins with "." is relative to `folder`.
         bpe: as --bpe; None: what the files beside the checkpoint or the dictionaries are for, else the checkpoint's.
         options: override those of the checkpoint. Those of the cross-attention (`segment_schedule="content"`, ...)
-            make the weights decode with another one (`change_attention`). The BPE's files are looked for there
-            as well.
+            and of the encoder (`encoder_attention="chunked"`, ...) make the weights decode with another one
+            (`change_attention`). The BPE's files are looked for there as well.
     """
     folder, data = str(folder), str(data_name_or_path)
     places = [Path(folder), Path(folder) / data if data.startswith(".") else Path(data)]
@@ -222,7 +223,7 @@ def load(folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **
     options = {**found.get(bpe, {}), **options}
     if bpe is not None:
         options["bpe"] = bpe
-    changes = {name: options.pop(name) for name in CHANGEABLE if name in options}
+    changes = {name: options.pop(name) for name in (*CHANGEABLE, *CHANGEABLE_ENCODER) if name in options}
     if not changes:
         return hub_utils.from_pretrained(folder, checkpoint_file, data, archive_map={}, **options)
     paths = [Path(folder) / name for name in checkpoint_file.split(os.pathsep)]
@@ -230,7 +231,7 @@ def load(folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **
 
 
 def _load_changed(paths, data: Path, changes, options) -> dict:
-    """As `hub_utils.from_pretrained`, of checkpoints with another cross-attention."""
+    """As `hub_utils.from_pretrained`, of checkpoints with another attention."""
     options, models, args, task = {**options, "data": str(data.resolve())}, [], None, None
     for path in paths:
         content = change_attention(load_checkpoint(path, options), changes, str(path))

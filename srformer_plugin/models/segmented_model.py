@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from ..attention.dropout import ATTENTION
 from ..attention.settings import SegmentSettings
+from ..compat.positions import is_left_open
 from ..errors import ConfigurationError
 from .checkpoint_state import prune_layers
+from .encoders.chunked import ANY_LENGTH
+from .encoders.settings import EncoderSettings
 from .refused_flags import refuse_flags
 
 logger = logging.getLogger(__name__)
@@ -32,9 +35,10 @@ class SegmentedModel:
 
     @classmethod
     def add_args(cls, parser):
-        """Add the fairseq model's flags and those of `SegmentSettings`."""
+        """Add the fairseq model's flags and those of `SegmentSettings` and `EncoderSettings`."""
         super().add_args(parser)
-        gen_parser_from_dataclass(parser, SegmentSettings(), delete_default=True)
+        for settings in (SegmentSettings(), EncoderSettings()):
+            gen_parser_from_dataclass(parser, settings, delete_default=True)
 
     @classmethod
     def build_model(cls, args, task):
@@ -44,13 +48,16 @@ class SegmentedModel:
             ConfigurationError: a setting that cannot work.
         """
         refuse_flags(args)
+        encoder = EncoderSettings.from_namespace(args).check()
+        if encoder.reads_any_length:
+            open_source_limit(args, task)
         settings = SegmentSettings.from_namespace(args).check()
         if settings.needs_target_length and settings.expected_target_length is None:
             settings.expected_target_length = mean_target_length(args, task)
         elif not settings.needs_target_length and not settings.is_full:
             settings.expected_target_length = None  # without effect: the checkpoint should not speak of it
         # fairseq stores `args` in the checkpoint: decoding needs no flag, and a later default changes nothing
-        for name, value in asdict(settings).items():
+        for name, value in {**asdict(encoder), **asdict(settings)}.items():
             setattr(args, name, value)
         model = super().build_model(args, task)
         keep_gelu_in_the_inputs_dtype(model)
@@ -123,6 +130,14 @@ def gelu(x: Tensor) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
         return F.gelu(x)
     return torch.ops.aten.gelu_(x)
+
+
+def open_source_limit(args, task) -> None:
+    """Let sources of any length in, where no `--max-source-positions` says how much of them is read."""
+    for holder in (args, getattr(task, "cfg", None)):
+        if not is_left_open("max_source_positions", getattr(holder, "max_source_positions", None)):
+            break
+        holder.max_source_positions = ANY_LENGTH
 
 
 def mean_target_length(args, task) -> int:

@@ -3,11 +3,12 @@
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.bart import BARTModel
 from fairseq.models.bart.model import bart_base_architecture, bart_large_architecture
-from fairseq.models.transformer import TransformerConfig
+from fairseq.models.transformer import TransformerConfig, TransformerEncoderBase
 
 from ..errors import ConfigurationError
 from .checkpoint_state import fit_positions
 from .encoder_attention import attend_within_sentences
+from .encoders.registry import encoder_class
 from .hub import SRformerBARTHubInterface, load
 from .segmented_decoder import SegmentedDecoder
 from .segmented_model import SegmentedModel, choose_by_content
@@ -35,7 +36,9 @@ class SRformerBARTModel(SegmentedModel, BARTModel):
 
     @classmethod
     def build_encoder(cls, args, src_dict, embed_tokens):
-        encoder = super().build_encoder(args, src_dict, embed_tokens)
+        encoder = encoder_class(args.encoder_attention, TransformerEncoderBase)(
+            TransformerConfig.from_namespace(args), src_dict, embed_tokens
+        )
         attend_within_sentences(encoder)
         return encoder
 
@@ -58,8 +61,10 @@ class SRformerBARTModel(SegmentedModel, BARTModel):
         super().upgrade_state_dict_named(state_dict, name)
         prefix = f"{name}." if name else ""
         for side in ("encoder", "decoder"):
-            embedding = getattr(getattr(self, side), "embed_positions", None)
-            fit_positions(state_dict, f"{prefix}{side}.embed_positions.weight", embedding)
+            module = getattr(self, side)
+            flag = getattr(module, "positions_flag", f"--max-{'source' if side == 'encoder' else 'target'}-positions")
+            embedding = getattr(module, "embed_positions", None)
+            fit_positions(state_dict, f"{prefix}{side}.embed_positions.weight", embedding, flag)
 
 
 @register_model_architecture("srformer_bart", "srformer_bart_large")

@@ -16,6 +16,7 @@ from fairseq.models.transformer.transformer_legacy import base_architecture
 
 from ..errors import ConfigurationError
 from ..registry import choose
+from .encoders.registry import encoder_class
 from .hub import SRformerHubInterface, load
 from .segmented_model import SegmentedModel, choose_by_content
 from .t5_modules import T5Embedding
@@ -98,7 +99,8 @@ class SRformerT5Model(SegmentedModel, TransformerModel):
 
     @classmethod
     def build_encoder(cls, args, src_dict, embed_tokens):
-        return T5Encoder(TransformerConfig.from_namespace(args), src_dict, embed_tokens)
+        encoder = encoder_class(args.encoder_attention, T5Encoder)
+        return encoder(TransformerConfig.from_namespace(args), src_dict, embed_tokens)
 
     @classmethod
     def build_decoder(cls, args, tgt_dict, embed_tokens):

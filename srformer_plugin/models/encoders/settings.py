@@ -1,0 +1,93 @@
+"""The settings of the encoder: names, defaults, checks, and their flags."""
+
+from dataclasses import dataclass, field, fields
+from typing import Optional
+
+from fairseq.dataclass import FairseqDataclass
+
+from ...errors import ConfigurationError
+from ...registry import choose
+from .registry import ENCODERS, FULL
+
+STOCK_POSITIONS = 1024  # of the published BARTs
+
+
+@dataclass
+class EncoderSettings(FairseqDataclass):
+    """Everything the encoder of an SRformer needs to know beside what fairseq has flags for."""
+
+    encoder_attention: str = field(
+        default=FULL,
+        metadata={
+            "help": "how the source is encoded: full (stock: every token attends to all) or chunked (chunks with some "
+            "context, each encoded as a sentence of its own: sources of any length, linear cost, weights as they are); "
+            "registered: " + ", ".join(ENCODERS)
+        },
+    )
+    encoder_chunk: Optional[int] = field(  # noqa: UP045 (fairseq's parser needs Optional)
+        default=None,
+        metadata={
+            "help": "with --encoder-attention chunked: tokens of a chunk (default: what --encoder-positions leaves "
+            "beside both contexts)"
+        },
+    )
+    encoder_context: int = field(
+        default=128,
+        metadata={"help": "with chunked: tokens on either side that are encoded with a chunk and not kept"},
+    )
+    encoder_positions: Optional[int] = field(  # noqa: UP045
+        default=None,
+        metadata={
+            "help": "with chunked: positions of a chunk with its contexts, those of the checkpoint that training "
+            "starts from (default: 1024, BART's, or more where the chunk needs more)"
+        },
+    )
+    encoder_prefix_symbol: Optional[str] = field(  # noqa: UP045
+        default=None,
+        metadata={
+            "help": "with chunked: a symbol of the source dictionary that ends a question; the source up to it is put "
+            "before every chunk, and kept once"
+        },
+    )
+
+    @property
+    def is_full(self) -> bool:
+        return self.encoder_attention == FULL
+
+    @property
+    def reads_any_length(self) -> bool:
+        """The encoder itself has no limit of positions."""
+        return getattr(ENCODERS[self.encoder_attention], "reads_any_length", False)
+
+    def check(self) -> "EncoderSettings":
+        """Fill in what is left open; raise a ConfigurationError on the first value that cannot be right."""
+        choose(ENCODERS, self.encoder_attention, "--encoder-attention")
+        for name in ("encoder_chunk", "encoder_positions"):
+            value, flag = getattr(self, name), _flag(name)
+            if value is not None and value < 1:
+                raise ConfigurationError(f"{flag} must be at least 1, got {value}; leave it out for the default")
+        if self.encoder_context < 0:
+            raise ConfigurationError(f"--encoder-context must be at least 0, got {self.encoder_context}; 128 is usual")
+        if self.encoder_attention == "chunked":
+            self._fill_in_chunk()
+        return self
+
+    def _fill_in_chunk(self):
+        contexts = 2 * self.encoder_context
+        if self.encoder_positions is None:
+            self.encoder_positions = max(STOCK_POSITIONS, (self.encoder_chunk or 1) + contexts)
+        if self.encoder_chunk is None:
+            self.encoder_chunk = self.encoder_positions - contexts
+        if self.encoder_chunk < 1 or self.encoder_chunk + contexts > self.encoder_positions:
+            chunk = "a chunk" if self.encoder_chunk < 1 else f"--encoder-chunk {self.encoder_chunk}"
+            raise ConfigurationError(
+                f"{chunk} with --encoder-context {self.encoder_context} on either side does not fit "
+                f"--encoder-positions {self.encoder_positions}: make the context (or the chunk) smaller"
+            )
+
+
+def _flag(name):
+    return "--" + name.replace("_", "-")
+
+
+CHANGEABLE = tuple(one.name for one in fields(EncoderSettings) if one.name != "_name")
