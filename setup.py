@@ -77,6 +77,7 @@ setup(
         "console_scripts": [
             "srformer-convert = srformer_plugin.convert.cli:main",
             "srformer-score = srformer_plugin.scoring.cli:main",
+            "srformer-summarize = srformer_plugin.summarize.cli:main",
         ]
     },
     classifiers=[

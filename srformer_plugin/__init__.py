@@ -2,7 +2,10 @@
 
 Importing this package mends what stock fairseq gets wrong on today's Python, PyTorch and NumPy
 (:mod:`srformer_plugin.compat`) and registers models, optimizer, scorer and task, and does nothing else.
+`srformer_plugin.summarize` is imported when it is first asked for.
 """
+
+import importlib
 
 from . import compat
 from .version import __version__  # noqa: F401
@@ -13,3 +16,10 @@ from .models import srformer_bart, srformer_t5  # noqa: E402, F401 (register; af
 from .optim import fused_adam  # noqa: E402, F401 (registers --optimizer fused_adam)
 from .scoring import fairseq_scorer  # noqa: E402, F401 (registers --scoring rouge)
 from .tasks import summarization  # noqa: E402, F401 (registers --task summarization)
+
+
+def __getattr__(name):
+    """`srformer_plugin.summarize(texts, model=...)` without an import of the subpackage."""
+    if name == "summarize":
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -69,11 +69,20 @@ class BeamSearch:
         self.penalty = torch.zeros(settings.vocab_size, device=device)  # of words, whatever the step
         self.penalty[settings.unk] = -settings.unk_penalty
         self.penalty[[settings.pad, *settings.suppressed]] = -math.inf
+        self.first_penalty = torch.zeros_like(self.penalty)  # the same, at position 0 only
         self.not_eos = torch.arange(settings.vocab_size, device=device) != settings.eos
         self.hypothesis = torch.arange(beam, device=device)
 
-    def start(self, bos: int, max_len: int) -> None:
-        """Begin a search for hypotheses of at most `max_len` tokens, the end of sentence not counted."""
+    def start(self, bos: int, max_len: int, first: int | None = None) -> None:
+        """Begin a search for hypotheses of at most `max_len` tokens, the end of sentence not counted.
+
+        Args:
+            bos: what the decoder starts from, which is no part of a hypothesis.
+            first: the first token of every hypothesis; None: any.
+        """
+        self.first_penalty.fill_(0 if first is None else -math.inf)
+        if first is not None:
+            self.first_penalty[first] = 0
         self.position.zero_()
         self.last_position.fill_(max_len)
         self.tokens.fill_(self.settings.pad)
@@ -107,6 +116,7 @@ class BeamSearch:
             log_probs = self._block_repeated(log_probs)
         penalty = self.penalty.masked_fill(self.not_eos & (self.position >= self.last_position), -math.inf)
         penalty = penalty.masked_fill(~self.not_eos & (self.position < settings.min_len), -math.inf)
+        penalty = torch.where(self.position == 0, penalty + self.first_penalty, penalty)
         log_probs = torch.where(log_probs.isnan(), -math.inf, log_probs + penalty)
         totals = log_probs + self.cumulative.unsqueeze(2)
 

@@ -25,8 +25,8 @@ class FastSequenceGenerator(SequenceGenerator):
 
     On a GPU a step is a CUDA graph, captured once per batch shape; shapes are rounded up, so that there are few. On a
     CPU the same step runs as it is. Arguments are `SequenceGenerator`'s. What cannot be searched this way (several
-    models, sampling, prefixes, constraints, a model that is not an SRformer) is left to `SequenceGenerator`, and the
-    log says so once.
+    models, sampling, constraints, prefixes other than one and the same token, as BART's <s>, a model that is not an
+    SRformer) is left to `SequenceGenerator`, and the log says so once.
     """
 
     def __init__(self, models, tgt_dict, **options):
@@ -41,23 +41,24 @@ class FastSequenceGenerator(SequenceGenerator):
     def _generate(self, sample, prefix_tokens=None, constraints=None, bos_token=None):
         try:
             self._check(sample, prefix_tokens, constraints)
-            return self._find(sample["net_input"]["src_tokens"], self.eos if bos_token is None else bos_token)
+            first = None if prefix_tokens is None else int(prefix_tokens[0, 0])
+            return self._find(sample["net_input"]["src_tokens"], self.eos if bos_token is None else bos_token, first)
         except ConfigurationError as error:
             if str(error) not in self._reasons:
                 self._reasons.add(str(error))
                 logger.warning(f"--fast-generate cannot search with {error}: SequenceGenerator does")
         return super()._generate(sample, prefix_tokens, constraints, bos_token)
 
-    def _find(self, source, bos):
-        """The hypotheses of `source` (B, N)."""
+    def _find(self, source, bos, first):
+        """The hypotheses of `source` (B, N), which begin with the token `first` if it is not None."""
         max_len = min(int(self.max_len_a * source.size(1) + self.max_len_b), self.max_len - 1)
         if self.min_len > max_len:
             raise AssertionError("min_len cannot be larger than max_len, please adjust these!")
         rows = source.size(0)
         source = self._fill_up(source)
-        encoder_out = self.model.single_model.encoder(source, src_lengths=source.ne(self.pad).sum(dim=1))
+        encoder_out = self.encode(source)
         found = self._search(encoder_out, tuple(source.shape), max_len)
-        found.search.start(bos, max_len)
+        found.search.start(bos, max_len, first)
         for position in range(max_len + 1):
             found.step(position)
             may_end = position >= self.min_len and position % CHECK_EVERY == 0
@@ -65,12 +66,16 @@ class FastSequenceGenerator(SequenceGenerator):
                 break
         return found.search.hypotheses(rows)
 
+    def encode(self, source) -> dict:
+        """The encoder's output for `source` (B, N), padded on the right beyond what was given."""
+        return self.model.single_model.encoder(source, src_lengths=source.ne(self.pad).sum(dim=1))
+
     def _check(self, sample, prefix_tokens, constraints) -> None:
         """Raise a ConfigurationError that names what in this search needs `SequenceGenerator`."""
         reasons = {
             "several models": len(self.model.models) > 1,
             "a language model": self.lm_model is not None,
-            "prefix tokens": prefix_tokens is not None,
+            "prefix tokens that are more than one token, or not the same for all": not self._is_first(prefix_tokens),
             "constraints": constraints is not None,
             "a search strategy other than beam search": type(self.search) is not search.BeamSearch,
             "--match-source-len": self.match_source_len,
@@ -84,6 +89,16 @@ class FastSequenceGenerator(SequenceGenerator):
         check_supported(decoder)
         if decoder.need_attn:
             raise ConfigurationError("attention weights (--print-alignment)")
+
+    def _is_first(self, prefix_tokens) -> bool:
+        """Whether a prefix (B, P) is one token for all hypotheses, or there is none."""
+        if prefix_tokens is None:
+            return True
+        if prefix_tokens.size(1) != 1 or self.max_len_b < 1 or self.max_len <= 1:
+            return False
+        suppressed = self._settings().suppressed
+        same, first = bool((prefix_tokens == prefix_tokens[0, 0]).all()), int(prefix_tokens[0, 0])
+        return same and first not in (self.pad, self.eos, *suppressed)
 
     def _fill_up(self, source):
         """Round a batch's shape up: padding on the right, and copies of the last sentence. Neither changes a result."""

@@ -49,7 +49,7 @@ class _OnText:
 
     def generate(self, *args, **kwargs):
         """As in fairseq: hypotheses (a list of dicts, the best first) of every sentence."""
-        with _nothing_left_behind(self.models):
+        with nothing_left_behind(self.models):
             return self._generate(*args, **kwargs)
 
     def score(self, sources: list[str], targets: list[str]) -> list[dict]:
@@ -184,7 +184,7 @@ _users = weakref.WeakKeyDictionary()  # model -> how many threads generate with 
 
 
 @contextlib.contextmanager
-def _nothing_left_behind(models):
+def nothing_left_behind(models):
     """Undo what fairseq's generator leaves on a model: the beam size, and an encoder that no longer reorders.
 
     With the last of several threads that generate with a model, since the others rely on it.

@@ -46,13 +46,14 @@ KINDS = [
 
 
 @torch.no_grad()
-def both(model, sample, beam, **options):
-    """What the stock generator and the fast one find."""
+def both(model, sample, beam, first=None, **options):
+    """What the stock generator and the fast one find; `first`: the token that every hypothesis begins with."""
     options = {"max_len_b": 14, **options}
+    prefix = None if first is None else torch.full((sample["net_input"]["src_tokens"].size(0), 1), first)
     found = []
     for kind in (SequenceGenerator, FastSequenceGenerator):
         generator = kind([model], model.decoder.dictionary, beam_size=beam, **options)
-        found.append(generator.generate([model], sample))
+        found.append(generator.generate([model], sample, prefix_tokens=prefix))
     return found
 
 
@@ -91,6 +92,7 @@ def model(build_model):
     unk_penalty=st.sampled_from([0.0, 3.0, -3.0]),
     temperature=st.sampled_from([1.0, 0.6, 1.7]),
     normalize_scores=st.booleans(),
+    first=st.sampled_from([None, 0, 9]),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=40, deadline=None)
@@ -115,6 +117,26 @@ def test_a_suppressed_word_and_another_first_token(model, make_sample):
         generator = kind([model], dictionary, beam_size=2, max_len_b=9)
         found.append(generator.generate([model], sample, bos_token=word))
     check_equal(*found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beam", [1, 4])
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[-1]], ids=lambda kind: "-".join(map(str, kind.values())))
+def test_one_token_that_begins_every_hypothesis(build_model, make_sample, kind, beam, caplog):
+    """BART's <s>: it is forced, and its probability counts. One that is suppressed may be forced all the same."""
+    model, sample = build_model(**kind), make_sample(LENGTHS)
+    dictionary = model.decoder.dictionary
+    options = {"beam_size": beam, "max_len_b": 14, "min_len": 3, "no_repeat_ngram_size": 3}
+    for first, suppressed in ((dictionary.bos(), []), (dictionary.nspecial + 3, [dictionary[dictionary.nspecial + 3]])):
+        kinds = (SequenceGenerator, FastSequenceGenerator)
+        generators = [kind([model], dictionary, tokens_to_suppress=suppressed, **options) for kind in kinds]
+        prefix = torch.full((len(LENGTHS), 1), first)
+        stock, fast = (generator.generate([model], sample, prefix_tokens=prefix) for generator in generators)
+        check_equal(stock, fast)
+        assert {beams[0]["tokens"][0].item() for beams in fast} == {first}
+        assert ("--fast-generate" in caplog.text) == bool(suppressed)
+        # and the next search of the same generator is free again
+        check_equal(*(generator.generate([model], sample) for generator in generators))
 
 
 def test_the_search_ends_when_every_sentence_has_its_hypotheses(model, make_sample, monkeypatch):

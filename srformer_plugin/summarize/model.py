@@ -1,0 +1,204 @@
+"""A model that summarises texts: loading it, tokens in batches, search, text again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from fairseq.data import data_utils
+from tqdm import tqdm
+
+from data_prep.errors import UserError
+
+from ..errors import ConfigurationError
+from .cache import default_folder
+from .decoding import Decoding
+from .model_folder import find, open_hub
+from .search import search
+from .tokens import WORD, Tokenizer
+
+MAX_TOKENS = 8192  # source tokens of a batch, padding counted
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def _silent(line):
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a text.
+
+    Attributes:
+        text: the summary, on one line.
+        ids: its tokens as the decoder wrote them, </s> included; (T,) int64 on the CPU.
+        source_tokens: of the text, with <s>, </s> and prefix.
+        truncated: tokens beyond the model's positions were left out.
+        chunked: they were read in chunks.
+        error: why there is no summary; None: there is one.
+    """
+
+    text: str = ""
+    ids: torch.Tensor | None = None
+    source_tokens: int = 0
+    truncated: bool = False
+    chunked: bool = False
+    error: str | None = None
+
+
+def load(
+    folder,
+    device: str | torch.device = "cpu",
+    dtype: str | None = None,
+    data=None,
+    prefix: str | None = None,
+    cache_dir=None,
+    say: Callable[[str], None] = _silent,
+    **decoding,
+) -> "Model":
+    """A model from a folder.
+
+    Args:
+        folder: a checkpoint folder of fairseq's (checkpoint_best.pt, model.pt or checkpoint_last.pt; or such a file),
+            or a Hugging Face folder, which is converted once.
+        device: "cpu", "cuda", "cuda:1", ...
+        dtype: "float32", "float16" or "bfloat16"; None: float32 on a CPU, else bfloat16.
+        data: folder of dictionaries and subword files; None: `folder`, or where the checkpoint says that they were.
+        prefix: text before every document; None: what config.json says (T5's "summarize: ").
+        cache_dir: where converted folders are kept; None: `cache.default_folder`.
+        say: called with a line about what takes long.
+        decoding: fields of `Decoding` that take the place of the folder's.
+    Raises:
+        ConfigurationError: no such model, or a setting that cannot work.
+    """
+    device = _device(device)
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigurationError(f"--dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    found = find(Path(folder), Path(cache_dir) if cache_dir else default_folder(), data, say)
+    hub = open_hub(found)
+    chosen = DTYPES[dtype] if dtype else torch.float32 if device.type == "cpu" else torch.bfloat16
+    hub = hub.to(device=device, dtype=chosen)
+    model = Model(hub, found.decoding, found.prefix if prefix is None else prefix)
+    model.decoding = model.decoding.changed(model.target_positions, decoding)
+    return model
+
+
+def _device(name) -> torch.device:
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigurationError(f"--device {name}: PyTorch sees no GPU here; use --device cpu")
+        torch.empty(0, device=device)
+    except ConfigurationError:
+        raise
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(f"--device {name} cannot be used: {reason}") from error
+    return device
+
+
+class Model:
+    """A model with its subwords and settings; made by `load`.
+
+    Attributes:
+        decoding: what is not named in a call.
+        tokenizer: words to tokens, the prefix of all documents included.
+        source_positions, target_positions: tokens that encoder and decoder take, </s> included.
+    """
+
+    def __init__(self, hub, decoding: Decoding, prefix: str = ""):
+        self.hub = hub
+        self.network = hub.models[0]
+        self.tokenizer = Tokenizer(hub, prefix)
+        self.source_positions, self.target_positions = self.network.max_positions()
+        self.decoding = decoding.changed(self.target_positions, {})
+        if len(self.tokenizer.start) + 2 > self.source_positions:
+            raise ConfigurationError(f"--prefix has as many tokens as the model's {self.source_positions} positions")
+
+    def summarize(self, texts: "list[str] | str", **options) -> "list[str] | str":
+        """Summaries of texts in their order, each on one line; of one str, its summary.
+
+        Arguments as `summarize_texts`.
+
+        Raises:
+            ConfigurationError: an empty text, or a setting that cannot work.
+        """
+        if isinstance(texts, str):
+            return self.summarize([texts], **options)[0]
+        summaries = self.summarize_texts(texts, **options)
+        for number, summary in enumerate(summaries):
+            if summary.error is not None:
+                raise ConfigurationError(f"text {number}: {summary.error}")
+        return [summary.text for summary in summaries]
+
+    def summarize_texts(
+        self, texts: list[str], max_tokens: int = MAX_TOKENS, progress: bool = False, **decoding
+    ) -> list[Summary]:
+        """A `Summary` of each text, in their order; one that cannot be summarised says so in its `error`.
+
+        Args:
+            max_tokens: of a batch, padding counted; a longer text is a batch of its own.
+            progress: show a bar on standard error.
+            decoding: fields of `Decoding` that take the place of `self.decoding`'s.
+        """
+        settings = self.decoding.changed(self.target_positions, decoding)
+        sources = [self._source(text) if WORD.search(text) else None for text in texts]
+        results: list[Summary] = [Summary(error="it is empty")] * len(texts)
+        lengths = {number: len(ids) for number, ids in enumerate(sources) if ids is not None}
+        with tqdm(total=len(lengths), unit="text", disable=not progress) as bar:
+            for batch in batches(lengths, max_tokens):
+                found = self._summarize_batch([sources[number] for number in batch], settings)
+                for number, summary in zip(batch, found):
+                    results[number] = summary
+                bar.update(len(batch))
+        return results
+
+    def _source(self, text):
+        return self.tokenizer.encode(text)
+
+    def _summarize_batch(self, sources, settings):
+        """Summaries of token lists; where the search of one fails, the others are searched again without it."""
+        cut = [self._truncated(ids) for ids in sources]
+        try:
+            found = self._search(cut, settings)
+        except UserError as error:
+            if len(sources) > 1:
+                return [self._summarize_batch([ids], settings)[0] for ids in sources]
+            return [Summary(source_tokens=len(sources[0]), error=str(error))]
+        return [
+            Summary(self.text(ids), ids.cpu(), len(whole), truncated=len(whole) > len(read))
+            for whole, read, ids in zip(sources, cut, found)
+        ]
+
+    def _truncated(self, ids):
+        return ids if len(ids) <= self.source_positions else [*ids[: self.source_positions - 1], ids[-1]]
+
+    def _search(self, sources, settings):
+        """The best hypothesis (T,) of each of several token lists, which fit the model."""
+        dictionary = self.hub.task.source_dictionary
+        tokens = data_utils.collate_tokens([torch.tensor(ids) for ids in sources], dictionary.pad())
+        tokens = tokens.to(self.hub.device)
+        return search(self.hub, self.network, tokens, settings)
+
+    def text(self, ids: torch.Tensor) -> str:
+        """The text of tokens (T,) on one line."""
+        return " ".join(self.hub.decode(ids).split())
+
+
+def batches(lengths: dict[int, int], max_tokens: int) -> list[list[int]]:
+    """Numbers of texts in batches of at most `max_tokens` tokens, padding counted, the longest first.
+
+    Texts of about the same length share one. The longest come first, so that what takes too much memory fails at once.
+
+    Args:
+        lengths: number of a text -> its tokens.
+    """
+    found: list[list[int]] = []
+    longest = 0
+    for number in sorted(lengths, key=lambda number: (-lengths[number], number)):
+        if found and (len(found[-1]) + 1) * longest <= max_tokens:
+            found[-1].append(number)
+        else:
+            found.append([number])
+            longest = lengths[number]
+    return found
