@@ -88,7 +88,7 @@ def check(inputs, attend, leaves):
 
 
 def least_bytes(inputs):
-    """Bytes that every kernel must move, inputs and outputs once (docs/kernels_content.md)."""
+    """Bytes that every kernel must move, inputs and outputs once (docs/kernels.md)."""
     batch, targets, source = inputs.size
     heads, width = batch * core.HEADS, inputs.keys.element_size()
     tensor = heads * source * core.HEAD_DIM * width  # K, V, dK or dV

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
 # The whole way of a summarizer on two CPU cores in about ten minutes: corpus, SentencePiece, fairseq-preprocess,
-# training, beam search, scores. SRformer beside the same model without its memory.
+# training, beam search, scores. The paper's SRformer, the same without its memory, and segments chosen by content.
 #
 #   make demo            run, or go on where an interrupted run stopped
 #   make demo MODEL=t5   the same with SRformer-T5 in the place of SRformer-BART
 #   make demo CLEAN=1    start over
 #
 # Environment: PYTHON  an interpreter with the package installed; DEMO_OUT  output folder (demo_out, demo_out_t5);
-#              DRY_RUN=1  print the commands and do nothing
+#              DRY_RUN=1  print the commands and do nothing; UPDATES  of each training
 # shellcheck source=recipes/recipe.sh
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 python_of_the_environment
 
 # Without a gate that starts closed, the untrained memory drowns the source's segment for hundreds of updates.
-declare -A SYSTEMS=([srformer]="--cross-attention srformer --memory-gate" [segmented]="--cross-attention segmented")
-ORDER=(srformer segmented)
-UPDATES=3000
+declare -A SYSTEMS=([srformer]="--cross-attention srformer --memory-gate" [segmented]="--cross-attention segmented"
+  [content]="--cross-attention segmented --segment-schedule content --segments-per-query 2")
+ORDER=(srformer segmented content) UPDATES=${UPDATES:-1500}
 TASK=(--user-dir srformer_plugin --task translation --truncate-source --max-source-positions 192
   --max-target-positions 256)
-SIZE=(--segment-size 64 --share-all-embeddings --dropout 0 --attention-dropout 0
+SIZE=(--segment-size 16 --share-all-embeddings --dropout 0 --attention-dropout 0
   --encoder-layers 1 --encoder-embed-dim 128 --encoder-ffn-embed-dim 512 --encoder-attention-heads 2
   --decoder-layers 2 --decoder-embed-dim 128 --decoder-ffn-embed-dim 512 --decoder-attention-heads 2)
 case ${MODEL:=bart} in
@@ -38,7 +38,7 @@ OUT=$(realpath --canonicalize-missing "$OUT")
 book out="$OUT" again="$AGAIN" changed=redo clean="${CLEAN:-}" remedy="\"$AGAIN CLEAN=1\" starts over"
 
 stage corpus "docstrings of what is installed -> description and summary line"
-# with the header 40 words are about 85 subwords, that is two segments
+# with the header 40 words are about 85 subwords, that is five or six segments
 run python -m data_prep.docstring_corpus --out "$OUT/corpus" --max-source 40 --add-short --seed 2
 
 stage encoded "SentencePiece model of 4,000 subwords, applied to the corpus"
@@ -65,7 +65,7 @@ for name in "${ORDER[@]}"; do
   run_as "$name" env OMP_NUM_THREADS=1 fairseq-train "$OUT/data" "${TASK[@]}" --cpu --seed 1 "${attention[@]}" \
     "${MODEL_FLAGS[@]}" "${STEPS[@]}" "${START[@]}" --criterion label_smoothed_cross_entropy --label-smoothing 0.1 \
     --lr-scheduler polynomial_decay --warmup-updates 50 --total-num-update "$UPDATES" --max-update "$UPDATES" \
-    --stop-time-hours 0.13 --max-tokens 1024 --required-batch-size-multiple 1 --num-workers 0 \
+    --stop-time-hours 0.08 --max-tokens 1024 --required-batch-size-multiple 1 --num-workers 0 \
     --save-interval-updates 100 --keep-interval-updates 1 --no-epoch-checkpoints --save-dir "$OUT/training/$name" \
     --log-format json --log-interval 25 --log-file "$OUT/training/$name.log"
 done

@@ -300,7 +300,9 @@ def test_the_demo_shows_its_commands_for_both_models(tmp_path):
         assert done.returncode == 0, done.stderr
         found = commands(done.stdout)
         training = [words for words in found if "fairseq-train" in words]
-        assert [value(words, "--cross-attention") for words in training] == ["srformer", "segmented"]
+        assert [value(words, "--cross-attention") for words in training] == ["srformer", "segmented", "segmented"]
+        assert [value(words, "--segment-size") for words in training] == ["16"] * 3
+        assert ["--segment-schedule" in words for words in training] == [False, False, True]
         assert all(f"srformer_{model}" in words for words in training)
         assert list(tmp_path.iterdir()) == []
 
