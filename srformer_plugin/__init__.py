@@ -12,7 +12,7 @@ from .version import __version__  # noqa: F401
 
 compat.apply()
 
-from .models import srformer_bart, srformer_t5  # noqa: E402, F401 (register; after the mends, which they rely on)
+from .models import srformer_bart, srformer_led, srformer_t5  # noqa: E402, F401 (register; after the mends, which they rely on)
 from .optim import fused_adam  # noqa: E402, F401 (registers --optimizer fused_adam)
 from .scoring import fairseq_scorer  # noqa: E402, F401 (registers --scoring rouge)
 from .tasks import summarization  # noqa: E402, F401 (registers --task summarization)

@@ -62,15 +62,18 @@ OF_EVERY_FAIRSEQ_BART = {
 OFFSET = 2  # rows of the position embeddings before position 0: fairseq's padding index + 1
 
 
-def fairseq_options(config: dict, generation: dict) -> dict:
+def fairseq_options(config: dict, generation: dict, fields: dict = FIELDS, whose: str = "fairseq's BART") -> dict:
     """fairseq's options of a Hugging Face configuration (`generation`: of generation_config.json, or empty).
+
+    Args:
+        fields, whose: those of a model that is a BART in all else, and its name.
 
     Raises:
         ConfigurationError: a value that fairseq's BART cannot have.
     """
-    check_config({**config, **generation}, SPECIAL_IDS, "fairseq's BART")
-    check_config(config, OF_EVERY_BART, "fairseq's BART")
-    options = to_options(config, FIELDS)
+    check_config({**config, **generation}, SPECIAL_IDS, whose)
+    check_config(config, OF_EVERY_BART, whose)
+    options = to_options(config, fields)
     activation = config.get("activation_function", "gelu")
     return {
         **options,
@@ -86,18 +89,21 @@ def fairseq_options(config: dict, generation: dict) -> dict:
     }
 
 
-def huggingface_config(options: dict, rows: int) -> tuple[dict, dict]:
+def huggingface_config(
+    options: dict, rows: int, fields: dict = FIELDS, whose: str = "Hugging Face's BART"
+) -> tuple[dict, dict]:
     """config.json and generation_config.json for fairseq's options. The inverse of `fairseq_options`.
 
     Args:
         rows: of the embedding.
+        fields, whose: as in `fairseq_options`.
 
     Raises:
         ConfigurationError: an option that Hugging Face's BART cannot have.
     """
     for name, expected in OF_EVERY_FAIRSEQ_BART.items():
         if bool(options.get(name, expected)) != bool(expected):
-            raise ConfigurationError(f"Hugging Face's BART has no {flag(name)} {options[name]}")
+            raise ConfigurationError(f"{whose} has no {flag(name)} {options[name]}")
     activations = {fairseq: huggingface for huggingface, fairseq in ACTIVATIONS.items()}
     ids = {**SPECIAL_IDS, "forced_eos_token_id": SPECIAL_IDS["eos_token_id"]}
     config = {
@@ -108,20 +114,21 @@ def huggingface_config(options: dict, rows: int) -> tuple[dict, dict]:
         "scale_embedding": not options["no_scale_embedding"],
         "num_hidden_layers": options["encoder_layers"],
         "tie_word_embeddings": True,
-        **from_options(options, FIELDS, "Hugging Face's BART"),
+        **from_options(options, fields, whose),
         **ids,
     }
     return config, ids
 
 
-def names(options: dict, rows: int, weights=None, fairseq_rows=None) -> Names:
+def names(options: dict, rows: int, weights=None, fairseq_rows=None, prefix: str = "model.") -> Names:
     """Every tensor of a BART of these sizes; `fairseq_rows` are `rows`.
 
     Args:
         weights: the names of a Hugging Face folder. Those of a bare `BartModel` (facebook/bart-base) have no prefix.
+        prefix: of those of a model with a head.
     """
     parameters = []
-    prefix = "" if weights is not None and "shared.weight" in weights else "model."
+    prefix = "" if weights is not None and "shared.weight" in weights else prefix
 
     def add(huggingface, fairseq, *shape):
         parameters.append(Parameter(f"{prefix}{huggingface}", fairseq, shape))

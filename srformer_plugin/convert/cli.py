@@ -16,7 +16,7 @@ from ..errors import ConfigurationError
 from ..models.change_attention import change_attention
 from ..models.checkpoint_file import CHECKPOINT, dtype_name, load, read_checkpoint, write_checkpoint
 from ..models.encoders.settings import EncoderSettings
-from . import bart, rename, t5
+from . import bart, led, rename, t5
 from .weights import PICKLE, SAFETENSORS, Weights, read_json, write_weights
 
 TOKENIZER_FILES = (
@@ -26,10 +26,10 @@ TOKENIZER_FILES = (
 FAIRSEQ_FILES = {CHECKPOINT, "dict.source.txt", "dict.target.txt", "encoder.json", "vocab.bpe", *TOKENIZER_FILES}
 HUGGINGFACE_FILES = {"config.json", "generation_config.json", SAFETENSORS, PICKLE, *TOKENIZER_FILES}
 # Modules of one family of models each, with the same functions
-FAMILIES = (bart, t5)
+FAMILIES = (bart, led, t5)
 
 DESCRIPTION = """\
-Convert BART and T5 checkpoints between Hugging Face and fairseq. Every weight is accounted for and copied bit for
+Convert BART, LED and T5 checkpoints between Hugging Face and fairseq. Every weight is accounted for and copied bit for
 bit; a model that the other side cannot have is refused. Nothing from the input is executed. And change what the decoder
 of a checkpoint attends to, or how its encoder reads the source.
 """
@@ -195,7 +195,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--verbose", action="store_true", help="print what every weight became")
     change = commands.add_parser(
         "change-attention",
-        help="a BART or T5 checkpoint of fairseq, stock or an SRformer's, to one with another attention",
+        help="a BART, LED or T5 checkpoint of fairseq, stock or an SRformer's, to one with another attention",
         description="The same weights with another cross-attention, or another encoder: what is not named stays as it "
         "is. Full cross-attention becomes segmented (no memory) where flags of the cross-attention are given, but not "
         "--cross-attention, since a memory has to be trained; with "

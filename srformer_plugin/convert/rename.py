@@ -11,11 +11,17 @@ from ..errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Parameter:
-    """One tensor under its two names, with the shape that the configuration calls for."""
+    """One tensor under its two names, with the shape that the configuration calls for.
+
+    Attributes:
+        shape: in Hugging Face's system.
+        reserved: rows that fairseq's tensor has before those of Hugging Face, which are not used: zeros.
+    """
 
     huggingface: str
     fairseq: str
     shape: tuple[int, ...]
+    reserved: int = 0
 
 
 @dataclass
@@ -62,6 +68,10 @@ def to_fairseq(source: Mapping[str, torch.Tensor], names: Names, report: Callabl
     for name in names.token_rows & state.keys():
         state[name] = state[name][names.row_of_id]
         report(f"{name}: rows in the order of fairseq's dictionary")
+    for p in (p for p in names.parameters if p.reserved):
+        rows = state[p.fairseq]
+        state[p.fairseq] = torch.cat((rows.new_zeros(p.reserved, *rows.shape[1:]), rows))
+        report(f"{p.fairseq}: {p.reserved} rows of zeros before, which fairseq reserves")
     for copy, original in names.fairseq_copies.items():
         state[copy] = state[original]
         report(f"{original} -> also {copy} (tied)")
@@ -74,12 +84,15 @@ def to_huggingface(source: Mapping[str, torch.Tensor], names: Names, report: Cal
     Raises:
         ConfigurationError: see `rename`.
     """
-    pairs = {p.fairseq: (p.huggingface, p.shape) for p in names.parameters}
+    pairs = {p.fairseq: (p.huggingface, (p.shape[0] + p.reserved, *p.shape[1:])) for p in names.parameters}
     ignored = names.ignored | names.fairseq_constants.keys()
     weights = rename(source, pairs, names.fairseq_copies, ignored, report)
     for new in (new for name, (new, _) in pairs.items() if name in names.token_rows):
         weights[new] = weights[new][names.row_of_id.argsort()]
         report(f"{new}: rows in the order of Hugging Face's vocabulary")
+    for p in (p for p in names.parameters if p.reserved):
+        weights[p.huggingface] = weights[p.huggingface][p.reserved :]
+        report(f"{p.huggingface}: without the first {p.reserved} rows, which fairseq reserves")
     like = next(iter(weights.values()))
     for name, shape in names.huggingface_zeros.items():
         weights[name] = like.new_zeros(shape)

@@ -19,7 +19,7 @@ from .segmented_model import choose_by_content
 POSITIONS_BEFORE_THE_FIRST = 2  # rows of fairseq's learned positions: padding is number 1 in every dictionary
 RECORD = "decoder.segment_schedule"
 # fairseq's name of a model whose weights can be taken -> that of the SRformer that has the same
-SRFORMERS = {"bart": "srformer_bart", "srformer_bart": "srformer_bart", "srformer_t5": "srformer_t5"}
+SRFORMERS = {"bart": "srformer_bart", **{name: name for name in ("srformer_bart", "srformer_led", "srformer_t5")}}
 
 
 def change_attention(content: dict, changes: dict, where: str = "the checkpoint") -> dict:

@@ -21,7 +21,8 @@ def transformers_fixture():
 
 
 # Standard deviation times sqrt(inputs), by a part of the name. Others: 1.
-GAINS = {"embed_positions": 4, "q_proj": 3, "k_proj": 3, "encoder.layers": 0.5, "encoder_attn": 1.5, "fc": 0.5}
+GAINS = {"embed_positions": 4, "q_proj": 3, "k_proj": 3, "query": 3, "key": 3, "encoder.layers": 0.5,
+         "encoder_attn": 1.5, "fc": 0.5}  # fmt: skip
 
 
 def randomise(model, seed):
@@ -80,15 +81,21 @@ def save_bart(transformers):
     """Function (folder, seed, kind, dtype, configuration) -> random BART, saved there with a tokenizer."""
 
     def save(folder, seed=1, kind="BartForConditionalGeneration", dtype=torch.float32, **configuration):
-        folder.mkdir()
-        rows = write_byte_bpe(folder)
-        config = transformers.BartConfig(**{"vocab_size": rows, **SMALL_BART, **configuration})
-        model = getattr(transformers, kind)(config)
-        randomise(model, seed)
-        model.to(dtype).eval().save_pretrained(folder)
-        return model
+        config = transformers.BartConfig(**{**SMALL_BART, **configuration})
+        return save_with_byte_bpe(folder, getattr(transformers, kind), config, configuration, seed, dtype)
 
     return save
+
+
+def save_with_byte_bpe(folder, kind, config, configuration, seed, dtype):
+    """A random model of `kind`, saved with a tokenizer, whose size it has unless `configuration` has another one."""
+    folder.mkdir()
+    rows = write_byte_bpe(folder)
+    config.vocab_size = configuration.get("vocab_size", rows)
+    model = kind(config)
+    randomise(model, seed)
+    model.to(dtype).eval().save_pretrained(folder)
+    return model
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +113,23 @@ def converted_bart(bart, tmp_path_factory):
     out = tmp_path_factory.mktemp("bart") / "fairseq"
     hf_to_fairseq(bart[0], out)
     return out
+
+
+SMALL_LED = {
+    **{name: value for name, value in SMALL_BART.items() if name != "max_position_embeddings"},
+    "max_encoder_position_embeddings": 96, "max_decoder_position_embeddings": 64, "attention_window": [4, 8],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def save_led(transformers):
+    """Function (folder, seed, kind, dtype, configuration) -> random LED, saved there with a tokenizer."""
+
+    def save(folder, seed=1, kind="LEDForConditionalGeneration", dtype=torch.float32, **configuration):
+        config = transformers.LEDConfig(**{**SMALL_LED, **configuration})
+        return save_with_byte_bpe(folder, getattr(transformers, kind), config, configuration, seed, dtype)
+
+    return save
 
 
 SMALL_T5 = {

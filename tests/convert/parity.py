@@ -31,14 +31,22 @@ def same_id(ids):
     return ids
 
 
+def nothing_more(ids):
+    """What a model of Hugging Face's is given beside ids and padding."""
+    return {}
+
+
 @torch.no_grad()
-def logits_of_both(theirs, ours, rows, their_id=same_id):
-    """Logits (T, V) of the same padded batch in Hugging Face's model (padded right) and fairseq's (padded left).
+def logits_of_both(theirs, ours, rows, their_id=same_id, more=nothing_more, lengths=(13, 5, 8), left=True):
+    """Logits (T, V) of the same padded batch in Hugging Face's model (padded right) and fairseq's.
 
     Args:
         their_id: Hugging Face's ids of fairseq's.
+        more: function of the padded ids that returns Hugging Face's other arguments.
+        lengths: of the three sources.
+        left: whether fairseq's sources are padded on the left.
     """
-    sources, targets = sentences(rows, [13, 5, 8], seed=2), sentences(rows, [7, 9, 4], seed=3)
+    sources, targets = sentences(rows, lengths, seed=2), sentences(rows, [7, 9, 4], seed=3)
     right, previous = padded(sources, left=False), padded([[2, *target[:-1]] for target in targets], left=False)
     real = previous.ne(1)
     start = torch.full((3, 1), theirs.config.decoder_start_token_id)
@@ -46,8 +54,9 @@ def logits_of_both(theirs, ours, rows, their_id=same_id):
         input_ids=their_id(right),
         attention_mask=right.ne(1).long(),
         decoder_input_ids=torch.cat((start, their_id(previous[:, 1:])), dim=1),
+        **more(right),
     ).logits
-    actual = ours(padded(sources, left=True), torch.tensor([13, 5, 8]), previous)[0]
+    actual = ours(padded(sources, left), torch.tensor(lengths), previous)[0]
     expected = expected[:, :, their_id(torch.arange(rows))]  # in fairseq's order
     return expected[real], actual[real]
 
@@ -63,7 +72,7 @@ def ends_like_fairseq(longest, end):
     return process
 
 
-def found_by_both(theirs, folder, penalty, shortest, ngram, longest=14, their_id=same_id):
+def found_by_both(theirs, folder, penalty, shortest, ngram, longest=14, their_id=same_id, more=nothing_more):
     """The best hypotheses, as fairseq's ids, for 20 sources and 4 beams: (Hugging Face's, fairseq's).
 
     The two search alike, but count differently:
@@ -86,6 +95,7 @@ def found_by_both(theirs, folder, penalty, shortest, ngram, longest=14, their_id
         their_id(right), attention_mask=right.ne(1).long(), num_beams=4, length_penalty=penalty, early_stopping=True,
         min_length=shortest + 1, max_length=longest + 2, no_repeat_ngram_size=ngram, suppress_tokens=[pad],
         do_sample=False, forced_eos_token_id=None, logits_processor=[ends_like_fairseq(longest, end)],
+        **more(right),
     )  # fmt: skip
     our_id = their_id(torch.arange(rows)).argsort()
     expected = [[token for token in our_id[row[1:]].tolist() if token != 1] for row in expected]

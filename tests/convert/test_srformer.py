@@ -1,34 +1,19 @@
 """A converted checkpoint starts an SRformer, and fairseq's own tools run on it."""
 
 import logging
-import math
 import re
-import sys
 
 import pytest
 import sentencepiece
 import torch
 from conftest import USER_DIR
+from convert.tools import LINES, SIZES, binarise, losses_of, run_here
 from fairseq import checkpoint_utils
 from fairseq_cli import generate as fairseq_generate
 from fairseq_cli import preprocess as fairseq_preprocess
 from fairseq_cli import train as fairseq_train
 
 pytest.importorskip("transformers", reason="the development extra (transformers) is not installed")
-
-from srformer_plugin.models.srformer_bart import SRformerBARTModel
-
-SIZES = [
-    "--encoder-layers", 2, "--decoder-layers", 2, "--encoder-embed-dim", 32, "--encoder-ffn-embed-dim", 48,
-    "--encoder-attention-heads", 2, "--decoder-attention-heads", 2, "--max-source-positions", 64,
-    "--max-target-positions", 64,
-]  # fmt: skip
-LINES = [
-    "the council opened the bridge after the storm and the concert",
-    "the museum of the harbour and the council",
-    "after the storm the harbour opened and the museum of the council opened the bridge of the harbour",
-    "concert",
-]
 
 
 @pytest.mark.parametrize("kind", ["srformer", "segmented"])
@@ -51,26 +36,8 @@ def test_with_one_segment_the_logits_are_the_originals(bart, converted_bart, kin
 
 @pytest.fixture(scope="session")
 def binarised(converted_bart, tmp_path_factory):
-    """LINES as source and target, encoded as GPT-2 ids and binarised with the converted dictionary."""
-    folder = tmp_path_factory.mktemp("binarised")
-    bpe = SRformerBARTModel.from_pretrained(converted_bart).bpe
-    for split in ("train", "valid", "test"):
-        for side in ("source", "target"):
-            text = "".join(bpe.encode(line) + "\n" for line in LINES)
-            (folder / f"{split}.{side}").write_text(text, encoding="utf-8")
-    run_here(
-        fairseq_preprocess, "--source-lang", "source", "--target-lang", "target", "--destdir", folder / "bin",
-        "--srcdict", converted_bart / "dict.source.txt", "--tgtdict", converted_bart / "dict.target.txt",
-        *(argument for split in ("train", "valid", "test") for argument in (f"--{split}pref", folder / split)),
-    )  # fmt: skip
-    return folder / "bin"
-
-
-def run_here(tool, *arguments):
-    """A console script of fairseq in this process, which spares seconds of imports."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [tool.__name__, *map(str, arguments)])
-        tool.cli_main()
+    """LINES as source and target, with the converted dictionary."""
+    return binarise(converted_bart, tmp_path_factory.mktemp("binarised") / "data")
 
 
 @pytest.mark.parametrize(
@@ -81,14 +48,12 @@ def test_training_starts_from_it(converted_bart, binarised, tmp_path, caplog, re
     with caplog.at_level(logging.INFO):
         run_here(
             fairseq_train, binarised, "--user-dir", USER_DIR, "--task", "translation",
-            "--arch", "srformer_bart", *SIZES,
+            "--arch", "srformer_bart", *SIZES, "--max-source-positions", 64,
             "--restore-file", converted_bart / "model.pt", *reset, "--segment-size", 4, "--truncate-source",
             "--optimizer", "adam", "--lr", 1e-3, "--batch-size", 2, "--max-update", 3, "--save-dir", tmp_path,
             "--no-epoch-checkpoints", "--log-format", "simple", "--log-interval", 1, "--num-workers", 0, "--cpu",
         )  # fmt: skip
-    losses = [float(x) for x in re.findall(r"train_inner:progress_bar.*? loss=([0-9.naif]+),", caplog.text)]
-    assert len(losses) == 3
-    assert all(map(math.isfinite, losses))
+    assert len(losses_of(caplog.text)) == 3
     assert "Loaded checkpoint" in caplog.text
     assert "keeps its initial value: encoder_attn.memory.leak in 2 decoder layers" in caplog.text
     before, after = (
@@ -123,12 +88,11 @@ def test_training_starts_from_a_converted_t5(t5, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         run_here(
             fairseq_train, tmp_path / "bin", "--user-dir", USER_DIR, "--task", "translation", "--arch", "srformer_t5",
-            *SIZES, "--d-kv", 8, "--relative-position-buckets", 8, "--relative-position-max-distance", 20, *v1_1,
+            *SIZES, "--max-source-positions", 64,
+            "--d-kv", 8, "--relative-position-buckets", 8, "--relative-position-max-distance", 20, *v1_1,
             "--restore-file", converted / "model.pt", "--segment-size", 4, "--truncate-source", "--disable-validation",
             "--optimizer", "adam", "--lr", 1e-3, "--batch-size", 2, "--max-update", 3, "--save-dir", tmp_path,
             "--no-epoch-checkpoints", "--log-format", "simple", "--log-interval", 1, "--num-workers", 0, "--cpu",
         )  # fmt: skip
-    losses = [float(x) for x in re.findall(r"train_inner:progress_bar.*? loss=([0-9.naif]+),", caplog.text)]
-    assert len(losses) == 3
-    assert all(map(math.isfinite, losses))
+    assert len(losses_of(caplog.text)) == 3
     assert "keeps its initial value: encoder_attn.memory.leak in 2 decoder layers" in caplog.text

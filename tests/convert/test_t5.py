@@ -117,7 +117,7 @@ def test_what_old_checkpoints_hold_besides_is_taken(save_t5, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "mt5"}, "model_type 'mt5', but only bart, t5 can be converted"),
+        ({"model_type": "mt5"}, "model_type 'mt5', but only bart, led, t5 can be converted"),
         ({"feed_forward_proj": "gated-silu"}, "feed_forward_proj in config.json is gated-silu"),
         ({"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon 1e-05, but srformer_t5 has 1e-06"),
         ({"decoder_start_token_id": 7}, "decoder_start_token_id 7, but srformer_t5 has 0"),

@@ -1,0 +1,135 @@
+"""LED (Longformer-Encoder-Decoder): BART for sources of 16,384 tokens, with the decoder of an SRformer."""
+
+import logging
+
+from fairseq.models import register_model, register_model_architecture
+from fairseq.models.transformer import TransformerConfig
+
+from ..attention.settings import FULL
+from ..errors import ConfigurationError
+from .encoders.led import LEDEncoder, fill_global_projections, parse_windows
+from .encoders.registry import FULL as STOCK
+from .encoders.registry import encoder_class
+from .segmented_model import choose_by_content
+from .srformer_bart import SRformerBARTModel, srformer_bart_base, srformer_bart_large, srformer_bart_tiny
+
+logger = logging.getLogger(__name__)
+
+# --encoder-attention: LED's own, and chunks that LED's own encodes as sentences
+ENCODERS = (STOCK, "chunked")
+
+
+@register_model("srformer_led")
+class SRformerLEDModel(SRformerBARTModel):
+    """BART whose encoder attends within a window and to the first token; cross-attention is full by default.
+
+    The logits are those of `transformers`' LED with `global_attention_mask` on the first token. A checkpoint of a BART
+    starts it as well: positions are repeated and the first token's projections copied, as LED's authors did.
+    """
+
+    @classmethod
+    def add_args(cls, parser):
+        """BART's flags, the cross-attention's and the window's."""
+        super().add_args(parser)
+        parser.add_argument(
+            "--attention-window",
+            metavar="W",
+            help="tokens that a token of the source attends to, on both sides together: an even number, or one for "
+            "every encoder layer, with commas between them (default: 1024, that of the published LED)",
+        )
+
+    @classmethod
+    def build_model(cls, args, task):
+        """As in `SRformerBARTModel`.
+
+        Raises:
+            ConfigurationError: a setting that cannot work.
+        """
+        encoder = getattr(args, "encoder_attention", None) or STOCK
+        if encoder not in ENCODERS:
+            raise ConfigurationError(
+                f"--encoder-attention {encoder} is not for LED, whose encoder has a window of its own "
+                f"(--attention-window); it takes {' or '.join(ENCODERS)}"
+            )
+        keep = getattr(args, "encoder_layers_to_keep", None)
+        if isinstance(keep, str) and keep:
+            args.attention_window = _windows_kept(args.attention_window, keep)
+        else:
+            parse_windows(args.attention_window, args.encoder_layers)
+        return super().build_model(args, task)
+
+    @classmethod
+    def build_encoder(cls, args, src_dict, embed_tokens):
+        kind = encoder_class(args.encoder_attention, LEDEncoder)
+        return kind(TransformerConfig.from_namespace(args), src_dict, embed_tokens)
+
+    def upgrade_state_dict_named(self, state_dict, name):
+        super().upgrade_state_dict_named(state_dict, name)
+        prefix = f"{name}." if name else ""
+        count = fill_global_projections(state_dict, self.state_dict(prefix=prefix))
+        if count > 0:
+            logger.info(f"not in the checkpoint, copied from what all tokens have: {count} global projections")
+
+
+def _windows_kept(windows: str, keep: str) -> str:
+    """The windows of the layers that `--encoder-layers-to-keep` names: of as many as there are, or of all."""
+    numbers, windows = keep.split(","), str(windows).split(",")
+    if len(windows) in (1, len(numbers)):
+        return ",".join(windows)
+    try:
+        return ",".join(windows[number] for number in sorted(map(int, numbers)))
+    except (ValueError, IndexError):
+        raise ConfigurationError(
+            f"--encoder-layers-to-keep {keep!r} must be numbers of the checkpoint's layers, 0 to {len(windows) - 1}, "
+            "with commas between them"
+        ) from None
+
+
+def _led(args) -> None:
+    """What all sizes have in common, where the command line leaves it open."""
+    preset = {"cross_attention": FULL, "attention_window": "1024", "max_source_positions": 16384}
+    for name, value in preset.items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, value)
+
+
+@register_model_architecture("srformer_led", "srformer_led_large")
+def srformer_led_large(args):
+    """The sizes of allenai/led-large-16384: 12 + 12 layers of 1,024."""
+    _led(args)
+    srformer_bart_large(args)
+
+
+@register_model_architecture("srformer_led", "srformer_led_base")
+def srformer_led_base(args):
+    """The sizes of allenai/led-base-16384: 6 + 6 layers of 768."""
+    _led(args)
+    srformer_bart_base(args)
+
+
+@register_model_architecture("srformer_led", "srformer_led")
+def srformer_led(args):
+    """The default: base sizes."""
+    srformer_led_base(args)
+
+
+@register_model_architecture("srformer_led", "srformer_led_content")
+def srformer_led_content(args):
+    """Base sizes; every query of every head of the decoder chooses 8 segments of 16 tokens by content."""
+    choose_by_content(args)
+    srformer_led_base(args)
+
+
+@register_model_architecture("srformer_led", "srformer_led_content_large")
+def srformer_led_content_large(args):
+    """Large sizes; segments as with `srformer_led_content`."""
+    choose_by_content(args)
+    srformer_led_large(args)
+
+
+@register_model_architecture("srformer_led", "srformer_led_tiny")
+def srformer_led_tiny(args):
+    """1 + 1 layers of 32 with a window of 8 tokens, for tests."""
+    args.attention_window = getattr(args, "attention_window", "8")
+    _led(args)
+    srformer_bart_tiny(args)
