@@ -24,7 +24,8 @@ from ..errors import ConfigurationError
 from .cache import default_folder
 from .decoding import Decoding
 from .documents import STDIN, Document, read_documents
-from .model import DTYPES, MAX_TOKENS, Model, Summary, load
+from .model import DTYPES, MAX_TOKENS, Model, load
+from .summary import Summary
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--prefix", metavar="TEXT", help='text before every document (default: what config.json says: "summarize: ")'
     )
+    run.add_argument(
+        "--truncate", action="store_true",
+        help="read only the beginning of documents that are longer than the model's positions; without it they are "
+        "encoded in chunks, and the decoder chooses the segments that it reads",
+    )  # fmt: skip
     run.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     run.add_argument("--dtype", choices=DTYPES, help="of the weights (default: float32 on a CPU, else bfloat16)")
     run.add_argument(
@@ -118,7 +124,7 @@ def run(args) -> int:
 def load_model(args) -> Model:
     """The model that the arguments name."""
     return load(
-        args.model, args.device, args.dtype, args.data, args.prefix, args.cache_dir, _note,
+        args.model, args.device, args.dtype, args.data, args.prefix, args.truncate, args.cache_dir, _note,
         **{name: getattr(args, name) for _, name in _decoding_flags()},
     )  # fmt: skip
 
@@ -142,10 +148,12 @@ def as_line(document: Document, summary: Summary, as_json: bool) -> str:
 
 def _say_what_was_long(summaries, model):
     """One line about documents that are longer than the model's positions."""
-    count = sum(summary.truncated for summary in summaries)
-    if count:
-        subject = "1 document is" if count == 1 else f"{count:,} documents are"
-        _note(f"{subject} longer than the model's {model.source_positions:,} positions: only the beginning is read")
+    for one in ("truncated", "chunked"):
+        count = sum(getattr(summary, one) for summary in summaries)
+        if count:
+            subject = "1 document is" if count == 1 else f"{count:,} documents are"
+            what = model.how_long_sources_are_read() if one == "chunked" else "only the beginning is read"
+            _note(f"{subject} longer than the model's {model.source_positions:,} positions: {what}")
 
 
 def _note(line):

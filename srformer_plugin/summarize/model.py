@@ -1,11 +1,12 @@
 """A model that summarises texts: loading it, tokens in batches, search, text again."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from fairseq.data import data_utils
+from torch import nn
 from tqdm import tqdm
 
 from data_prep.errors import UserError
@@ -13,8 +14,11 @@ from data_prep.errors import UserError
 from ..errors import ConfigurationError
 from .cache import default_folder
 from .decoding import Decoding
-from .model_folder import find, open_hub
+from .long_sources import can_be_changed, changes_for_long_sources, with_the_weights_of
+from .model_folder import Found, find, open_hub
 from .search import search
+from .stream import Stream
+from .summary import Summary
 from .tokens import WORD, Tokenizer
 
 MAX_TOKENS = 8192  # source tokens of a batch, padding counted
@@ -25,33 +29,13 @@ def _silent(line):
     """Report nothing."""
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What became of a text.
-
-    Attributes:
-        text: the summary, on one line.
-        ids: its tokens as the decoder wrote them, </s> included; (T,) int64 on the CPU.
-        source_tokens: of the text, with <s>, </s> and prefix.
-        truncated: tokens beyond the model's positions were left out.
-        chunked: they were read in chunks.
-        error: why there is no summary; None: there is one.
-    """
-
-    text: str = ""
-    ids: torch.Tensor | None = None
-    source_tokens: int = 0
-    truncated: bool = False
-    chunked: bool = False
-    error: str | None = None
-
-
 def load(
     folder,
     device: str | torch.device = "cpu",
     dtype: str | None = None,
     data=None,
     prefix: str | None = None,
+    truncate: bool = False,
     cache_dir=None,
     say: Callable[[str], None] = _silent,
     **decoding,
@@ -65,6 +49,8 @@ def load(
         dtype: "float32", "float16" or "bfloat16"; None: float32 on a CPU, else bfloat16.
         data: folder of dictionaries and subword files; None: `folder`, or where the checkpoint says that they were.
         prefix: text before every document; None: what config.json says (T5's "summarize: ").
+        truncate: read only the beginning of a document that is longer than the model's positions; else it is encoded in
+            chunks, and a decoder that would attend to all of it chooses segments by content.
         cache_dir: where converted folders are kept; None: `cache.default_folder`.
         say: called with a line about what takes long.
         decoding: fields of `Decoding` that take the place of the folder's.
@@ -78,7 +64,7 @@ def load(
     hub = open_hub(found)
     chosen = DTYPES[dtype] if dtype else torch.float32 if device.type == "cpu" else torch.bfloat16
     hub = hub.to(device=device, dtype=chosen)
-    model = Model(hub, found.decoding, found.prefix if prefix is None else prefix)
+    model = Model(hub, found.decoding, found.prefix if prefix is None else prefix, None if truncate else found)
     model.decoding = model.decoding.changed(model.target_positions, decoding)
     return model
 
@@ -103,17 +89,53 @@ class Model:
     Attributes:
         decoding: what is not named in a call.
         tokenizer: words to tokens, the prefix of all documents included.
-        source_positions, target_positions: tokens that encoder and decoder take, </s> included.
+        network: fairseq's model, for sources that fit its positions; `long_network`: for others, with the same weights.
+        source_positions, target_positions: tokens that encoder and decoder take at once, </s> included.
+        source: where to load the weights from for `long_network`; None: longer documents are truncated.
     """
 
-    def __init__(self, hub, decoding: Decoding, prefix: str = ""):
+    def __init__(self, hub, decoding: Decoding, prefix: str = "", source: Found | None = None):
         self.hub = hub
         self.network = hub.models[0]
         self.tokenizer = Tokenizer(hub, prefix)
         self.source_positions, self.target_positions = self.network.max_positions()
+        self.reads_any_length = getattr(self.network.encoder, "reads_any_length", False)
+        if self.reads_any_length:
+            self.source_positions = self.network.encoder.width
+        self.source = source
         self.decoding = decoding.changed(self.target_positions, {})
         if len(self.tokenizer.start) + 2 > self.source_positions:
             raise ConfigurationError(f"--prefix has as many tokens as the model's {self.source_positions} positions")
+
+    @cached_property
+    def long_network(self) -> "nn.Module | None":
+        """The same weights for sources that do not fit the positions, loaded when one comes; None: they are cut."""
+        if self.reads_any_length:
+            return self.network
+        if self.source is None or not can_be_changed(self.network):
+            return None
+        return with_the_weights_of(self.network, open_hub(self.source, **self.changes_for_long_sources()).models[0])
+
+    def changes_for_long_sources(self) -> dict:
+        """Options of `hub.load` that make `long_network` of `network`."""
+        return changes_for_long_sources(self.network, self.source_positions, self.tokenizer)
+
+    def how_long_sources_are_read(self) -> str:
+        """In words, for a source that does not fit the positions."""
+        encoder, settings = self.long_network.encoder, self.long_network.decoder.settings
+        how = f"encoded in chunks of {encoder.chunk:,} tokens with {encoder.context} of context a side"
+        if settings.by_content and not settings.is_full:
+            chosen = f"{settings.segments_per_query} segments of {settings.segment_size}"
+            how += f"; the decoder chooses {chosen} by content"
+        return how
+
+    def open_stream(self) -> Stream:
+        """A document that grows."""
+        return Stream(self)
+
+    def network_for(self, tokens: int) -> nn.Module:
+        """The network that reads a source of so many tokens; `truncated` has cut it before if it must be."""
+        return self.network if tokens <= self.source_positions else self.long_network
 
     def summarize(self, texts: "list[str] | str", **options) -> "list[str] | str":
         """Summaries of texts in their order, each on one line; of one str, its summary.
@@ -146,7 +168,7 @@ class Model:
         results: list[Summary] = [Summary(error="it is empty")] * len(texts)
         lengths = {number: len(ids) for number, ids in enumerate(sources) if ids is not None}
         with tqdm(total=len(lengths), unit="text", disable=not progress) as bar:
-            for batch in batches(lengths, max_tokens):
+            for batch in self._batches(lengths, max_tokens):
                 found = self._summarize_batch([sources[number] for number in batch], settings)
                 for number, summary in zip(batch, found):
                     results[number] = summary
@@ -156,29 +178,40 @@ class Model:
     def _source(self, text):
         return self.tokenizer.encode(text)
 
+    def _batches(self, lengths, max_tokens):
+        """Those of the longer documents first: another network reads them."""
+        fits = {number: tokens <= self.source_positions for number, tokens in lengths.items()}
+        for chosen in (False, True):
+            yield from batches({number: lengths[number] for number in lengths if fits[number] is chosen}, max_tokens)
+
     def _summarize_batch(self, sources, settings):
         """Summaries of token lists; where the search of one fails, the others are searched again without it."""
-        cut = [self._truncated(ids) for ids in sources]
+        cut = [self.truncated(ids) for ids in sources]
         try:
             found = self._search(cut, settings)
         except UserError as error:
             if len(sources) > 1:
                 return [self._summarize_batch([ids], settings)[0] for ids in sources]
             return [Summary(source_tokens=len(sources[0]), error=str(error))]
-        return [
-            Summary(self.text(ids), ids.cpu(), len(whole), truncated=len(whole) > len(read))
-            for whole, read, ids in zip(sources, cut, found)
-        ]
+        return [self.summary(ids, len(whole), len(read)) for whole, read, ids in zip(sources, cut, found)]
 
-    def _truncated(self, ids):
-        return ids if len(ids) <= self.source_positions else [*ids[: self.source_positions - 1], ids[-1]]
+    def summary(self, ids: torch.Tensor, tokens: int, read: int) -> Summary:
+        """The `Summary` of a hypothesis for a document of so many tokens, of which `read` were read."""
+        chunked = read > self.source_positions
+        return Summary(self.text(ids), ids.cpu(), tokens, truncated=tokens > read, chunked=chunked)
+
+    def truncated(self, ids: list[int]) -> list[int]:
+        """A source cut to the positions where no network reads more; </s> stays."""
+        if len(ids) <= self.source_positions or self.long_network is not None:
+            return ids
+        return [*ids[: self.source_positions - 1], ids[-1]]
 
     def _search(self, sources, settings):
-        """The best hypothesis (T,) of each of several token lists, which fit the model."""
+        """The best hypothesis (T,) of each of several token lists, which one network reads."""
         dictionary = self.hub.task.source_dictionary
         tokens = data_utils.collate_tokens([torch.tensor(ids) for ids in sources], dictionary.pad())
         tokens = tokens.to(self.hub.device)
-        return search(self.hub, self.network, tokens, settings)
+        return search(self.hub, self.network_for(tokens.size(1)), tokens, settings)
 
     def text(self, ids: torch.Tensor) -> str:
         """The text of tokens (T,) on one line."""

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from fairseq.models.bart import BARTModel
 
+from ..attention.settings import FULL
 from ..errors import ConfigurationError
 from ..models import hub
 from ..models.checkpoint_file import CHECKPOINT
 from ..models.checkpoint_file import load as load_checkpoint
+from ..models.segmented_model import SegmentedModel
 from .cache import converted
 from .decoding import Decoding, of_huggingface
 
@@ -72,12 +74,13 @@ def open_hub(found: Found, **options):
     Raises:
         ConfigurationError: a checkpoint of no such model, or without its subwords.
     """
-    loaded = hub.load(
-        found.checkpoint.parent, found.checkpoint.name, str(found.data.resolve()), load_checkpoint_heads=True, **options
-    )
+    where = found.checkpoint.parent, found.checkpoint.name, str(found.data.resolve())
+    loaded = hub.load(*where, load_checkpoint_heads=True, **options)
     kind = hub.SRformerHubInterface
     if isinstance(loaded["models"][0], BARTModel):
         kind = hub.SRformerBARTHubInterface
+        if not isinstance(loaded["models"][0], SegmentedModel):  # fairseq's own: the same weights as ours
+            loaded = hub.load(*where, load_checkpoint_heads=True, cross_attention=FULL, **options)
     opened = kind(loaded["args"], loaded["task"], loaded["models"])
     _check_subwords(opened, found)
     return opened

@@ -1,6 +1,7 @@
 """The search for a summary: sources, or what an encoder made of them, to the best hypotheses."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..generation import FastSequenceGenerator
@@ -14,7 +15,7 @@ class _Generator(FastSequenceGenerator):
     states: "dict | None" = None
 
     def encode(self, source):
-        return super().encode(source) if self.states is None else padded(self.states, source.size(1), self.pad)
+        return super().encode(source) if self.states is None else padded(self.states, source.size(1))
 
 
 @torch.inference_mode()
@@ -42,7 +43,9 @@ def search(hub, network, tokens: Tensor, settings: Decoding, states: "dict | Non
             len_penalty=settings.lenpen,
             no_repeat_ngram_size=settings.no_repeat_ngram_size,
         )
-        generator.states = states
+        if states is not None:
+            generator.states = states
+            generator.model.forward_encoder = lambda net_input: [states]  # for what the fast search leaves to fairseq's
         first = None
         if getattr(hub, "prepend_bos", False):
             first = tokens.new_full((tokens.size(0), 1), dictionary.bos())
@@ -50,6 +53,11 @@ def search(hub, network, tokens: Tensor, settings: Decoding, states: "dict | Non
         return [hypotheses[0]["tokens"] for hypotheses in generator.generate([network], sample, prefix_tokens=first)]
 
 
-def padded(states: dict, length: int, pad: int) -> dict:
+def padded(states: dict, length: int) -> dict:
     """An encoder's output with its sources padded on the right to `length`."""
-    raise NotImplementedError
+    (out,), (mask,) = states["encoder_out"], states["encoder_padding_mask"]
+    more = length - out.size(0)
+    if more == 0:
+        return states
+    out = F.pad(out, (0, 0, 0, 0, 0, more))
+    return {**states, "encoder_out": [out], "encoder_padding_mask": [F.pad(mask, (0, more), value=True)]}

@@ -20,6 +20,7 @@ class Tokenizer:
         prefix: text that stands before every document.
     Attributes:
         start: ids before a document's own: <s> where the model's sources begin with it, and those of the prefix.
+        has_prefix: a prefix ends `start`.
         end: the id of </s>.
     Raises:
         ConfigurationError: the checkpoint asks for fairseq's --tokenizer, which looks at more than a word.
@@ -33,7 +34,7 @@ class Tokenizer:
         self._of_word = lru_cache(maxsize=100_000)(self._encode)
         self.start = [self.dictionary.bos()] if getattr(hub, "prepend_bos", False) else []
         words = prefix.split()
-        self._prefixed = bool(words)
+        self.has_prefix = bool(words)
         for number, word in enumerate(words):
             self.start += self._of_word(word, number == 0)
 
@@ -44,7 +45,7 @@ class Tokenizer:
 
     def of_word(self, word: str, first: bool) -> tuple[int, ...]:
         """Ids of a word; `first`: of a document."""
-        return self._of_word(word, first and not self._prefixed)
+        return self._of_word(word, first and not self.has_prefix)
 
     def of_words(self, words, first: bool = True) -> list[int]:
         """Ids of words that follow each other; `first`: they begin the document."""

@@ -61,7 +61,7 @@ def test_a_byte_order_mark_and_line_ends_of_windows_are_no_text(run, model, tmp_
 
 def test_json_says_what_happened(run, files, model, tmp_path):
     (tmp_path / "long.txt").write_text(" ".join(TEXTS), encoding="utf-8")
-    status, out, err = run(files[1], tmp_path / "long.txt", "--json")
+    status, out, (line,) = run(files[1], tmp_path / "long.txt", "--json")
     (short, long) = map(json.loads, out.splitlines())
     assert status == 0
     assert short == {
@@ -70,8 +70,8 @@ def test_json_says_what_happened(run, files, model, tmp_path):
         "summary_tokens": len(model.summarize_texts([TEXTS[1]])[0].ids), "chunked": False, "truncated": False,
     }  # fmt: skip
     assert long["tokens"] == len(model.tokenizer.encode(" ".join(TEXTS)))
-    (line,) = err
-    assert "1 document is longer than the model's 64 positions" in line
+    assert long["chunked"] and not long["truncated"]
+    assert "1 document is longer than the model's 64 positions: encoded in chunks" in line
 
 
 def test_bad_documents_are_named_and_the_others_go_on(run, files, model, tmp_path):

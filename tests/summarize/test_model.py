@@ -52,15 +52,6 @@ def test_white_space_of_any_kind_is_one_space(model):
     assert model.summarize(f"\n{spread}\n\n") == model.summarize(TEXTS[0])
 
 
-def test_the_end_of_a_text_that_is_too_long_is_left_out(model):
-    long = " ".join([*TEXTS, *TEXTS])
-    (summary, short) = model.summarize_texts([long, TEXTS[0]])
-    assert summary.truncated and not short.truncated
-    assert summary.source_tokens > model.source_positions > short.source_tokens
-    read = model.source_positions - 2  # one token a word, <s> and </s>
-    assert model.summarize(" ".join(long.split()[:read])) == summary.text
-
-
 def test_an_empty_text_is_named(model):
     with pytest.raises(ConfigurationError, match="text 1: it is empty"):
         model.summarize(["the bridge", " \n"])
