@@ -22,7 +22,9 @@ RECORD = "decoder.segment_schedule"
 SRFORMERS = {"bart": "srformer_bart", **{name: name for name in ("srformer_bart", "srformer_led", "srformer_t5")}}
 
 
-def change_attention(content: dict, changes: dict, where: str = "the checkpoint") -> dict:
+def change_attention(
+    content: dict, changes: dict, where: str = "the checkpoint", source_limit: int | None = None
+) -> dict:
     """The content of a checkpoint file with other settings of the cross-attention or of the encoder.
 
     What is not named stays as it is, with these exceptions. Full cross-attention becomes `segmented` where settings of
@@ -34,6 +36,7 @@ def change_attention(content: dict, changes: dict, where: str = "the checkpoint"
         content: of `checkpoint_file.load`; it is not changed, but shares the weights with the result.
         changes: fields of `SegmentSettings` and `EncoderSettings`, and their values.
         where: how errors call the checkpoint.
+        source_limit: tokens of a source that an encoder for any length reads; None: all.
     Returns:
         the content of a file that `fairseq-train --restore-file` starts from: without the optimizer's state. Memories
         that the checkpoint does not have start at their initial values.
@@ -58,7 +61,7 @@ def change_attention(content: dict, changes: dict, where: str = "the checkpoint"
     by_content_before = getattr(stored, "segment_schedule", None) == "content"
     for name, value in changes.items():
         setattr(stored, name, value)
-    _change_encoder(stored, changes, content)
+    _change_encoder(stored, changes, content, source_limit)
     if before == FULL and "cross_attention" not in changes and set(changes) - set(ENCODER):
         stored.cross_attention = "segmented"
     if getattr(stored, "segment_schedule", None) == "content" and not (by_content_before and before != FULL):
@@ -89,7 +92,7 @@ def change_attention(content: dict, changes: dict, where: str = "the checkpoint"
     return changed
 
 
-def _change_encoder(stored, changes, content):
+def _change_encoder(stored, changes, content, source_limit):
     """Put the checked settings of the encoder, and its limit of positions, into a model's options.
 
     A full encoder has as many positions as it reads tokens; with one that reads any length, those of the checkpoint are
@@ -108,6 +111,8 @@ def _change_encoder(stored, changes, content):
     if not settings.reads_any_length:
         settings.encoder_positions = settings.encoder_chunk = None
         limit = positions if limit == ANY_LENGTH else limit
+    elif source_limit is not None:
+        limit = source_limit
     elif limit == positions:
         limit = ANY_LENGTH
     vars(stored).update(asdict(settings), max_source_positions=limit)

@@ -234,7 +234,8 @@ def _load_changed(paths, data: Path, changes, options) -> dict:
     """As `hub_utils.from_pretrained`, of checkpoints with another attention."""
     options, models, args, task = {**options, "data": str(data.resolve())}, [], None, None
     for path in paths:
-        content = change_attention(load_checkpoint(path, options), changes, str(path))
+        limit = options.get("max_source_positions")
+        content = change_attention(load_checkpoint(path, options), changes, str(path), limit)
         loaded, args, task = checkpoint_utils.load_model_ensemble_and_task(
             [str(path)], options, task=task, state=content
         )

@@ -8,6 +8,7 @@ from models.conftest import StubTask, build_model, make_sample
 
 from srformer_plugin.convert import cli
 from srformer_plugin.models.checkpoint_file import load, write_checkpoint
+from srformer_plugin.models.encoders.chunked import ANY_LENGTH
 from srformer_plugin.models.schedule_record import decode_schedule
 from srformer_plugin.models.srformer_bart import SRformerBARTModel
 from srformer_plugin.models.srformer_t5 import SRformerT5Model
@@ -152,3 +153,57 @@ def test_no_file_is_replaced_unasked_and_the_checkpoint_never(folder, tmp_path, 
     assert (tmp_path / "there.pt").read_text() == "x"
     assert not change(folder / "bart.pt", tmp_path / "there.pt", *arguments, "--force")
     assert load(tmp_path / "there.pt")
+
+
+CHUNKS = ("--encoder-attention", "chunked", "--encoder-context", 2)
+
+
+@pytest.mark.parametrize("name", ["bart", "old", "t5", "clock"])
+def test_an_encoder_for_any_length_takes_weights_and_cross_attention_as_they_are(folder, tmp_path, name):
+    change(folder / f"{name}.pt", tmp_path / "chunked.pt", *CHUNKS, "--encoder-chunk", 60)
+    changed = restored(tmp_path / "chunked.pt")
+    assert torch.equal(logits(changed), logits(restored(folder / f"{name}.pt")))  # sources of one row
+    before, content = load(folder / f"{name}.pt"), load(tmp_path / "chunked.pt")
+    assert {key: value.tolist() for key, value in content["model"].items()} == {
+        key: value.tolist() for key, value in before["model"].items()
+    }
+    assert content["cfg"]["model"].max_source_positions == content["cfg"]["task"].max_source_positions == ANY_LENGTH
+    assert changed.max_positions() == (ANY_LENGTH, 64)
+    with torch.no_grad():
+        assert changed.encoder(make_sample([200])["net_input"]["src_tokens"])["encoder_out"][0].isfinite().all()
+
+
+def test_the_way_back_has_the_checkpoints_positions(folder, tmp_path):
+    change(folder / "bart.pt", tmp_path / "chunked.pt", *CHUNKS)
+    settings = load(tmp_path / "chunked.pt")["cfg"]["model"]
+    assert (settings.encoder_chunk, settings.encoder_positions) == (60, 64)  # what the checkpoint has
+    change(tmp_path / "chunked.pt", tmp_path / "wider.pt", "--encoder-context", 4)
+    assert load(tmp_path / "wider.pt")["cfg"]["model"].encoder_chunk == 56
+    change(tmp_path / "wider.pt", tmp_path / "full.pt", "--encoder-attention", "full")
+    stored = load(tmp_path / "full.pt")["cfg"]
+    assert stored["model"].max_source_positions == stored["task"].max_source_positions == 64
+    assert torch.equal(logits(restored(tmp_path / "full.pt")), logits(restored(folder / "bart.pt")))
+
+
+@pytest.mark.parametrize(("name", "model"), [("bart", SRformerBARTModel), ("t5", SRformerT5Model)])
+def test_from_pretrained_reads_any_length(folder, tmp_path, name, model):
+    changes = {"encoder_attention": "chunked", "encoder_context": 2, "encoder_chunk": 12}
+    text = " ".join(f"w{number % 20}" for number in range(300))
+    length = 302 if name == "bart" else 301  # <s> and </s>, or </s>
+    hub = model.from_pretrained(folder, f"{name}.pt", **changes)
+    assert len(hub.encode(text)) == length
+    assert hub.sample([text, "w1 w2"], beam=2, max_len_b=5)
+    change(folder / f"{name}.pt", tmp_path / "chunked.pt", *CHUNKS, "--encoder-chunk", 12)
+    hub = model.from_pretrained(tmp_path, "chunked.pt", folder)
+    assert len(hub.encode(text)) == length
+    # a limit that is asked for is kept
+    hub = model.from_pretrained(folder, f"{name}.pt", max_source_positions=100, **changes)
+    assert len(hub.encode(text)) == 100
+    assert hub.sample([text], beam=2, max_len_b=5)
+
+
+def test_hugging_face_has_no_chunks(folder, tmp_path, capsys):
+    change(folder / "bart.pt", tmp_path / "chunked.pt", *CHUNKS)
+    assert cli.main(["fairseq-to-hf", str(tmp_path / "chunked.pt"), str(tmp_path / "hf")])
+    assert "--encoder-attention chunked, which Hugging Face" in capsys.readouterr().err
+    assert not (tmp_path / "hf").exists()
