@@ -35,6 +35,8 @@ def check(values, variables):
 def _positions(values, selected):
     if "train" not in selected or values["model"] != "bart" or int(values["max-source"]) >= BART_POSITIONS:
         return
+    if values["encoder-attention"] == "chunked":  # whose positions are those of a chunk
+        return
     folder = PUBLISHED.get(values["arch"])
     if folder and values["init"] == f"{values['pretrained']}/{folder}/model.pt":
         raise RefusedOptions(

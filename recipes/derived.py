@@ -7,6 +7,7 @@ from pathlib import Path
 
 from recipes.options import STAGES, RefusedOptions, split_words
 
+ATTENTION = ("cross-attention", "segment-size", "encoder-attention", "encoder-chunk", "encoder-context")
 INHERITED = ("bpe", "gpt2-files", "spiece", "dict", "splits", "max-source", "max-target", "sentence-marks")
 PUBLISHED = {  # architecture -> folder of its published weights, in --pretrained
     "srformer_bart": "bart.base",
@@ -61,7 +62,7 @@ def derive(name, values, given):
         "prefixes": [word for split in splits for word in (f"--{split}pref", f"{values['out']}/encoded/{split}")],
         "trainer": _trainer(values),
         "share": _share(values, per_gpu, passes),
-        "attention": _given_flags(values, "cross-attention", "segment-size"),
+        "attention": _given_flags(values, *ATTENTION),
         "start": [] if scratch else ["--finetune-from-model", values["init"]],
         "updates": values["max-update"] or UPDATES,
         "length": f"{values['max-update']} updates" if values["max-update"] else f"{values['epochs']} epochs",

@@ -82,6 +82,11 @@ TABLE = {
         Option("arch", TEXT, "", "fairseq's architecture", "train generate", "srformer_bart_base or srformer_t5_small"),
         Option("cross-attention", TEXT, "", "of the decoder (of the architecture: srformer)", "train"),
         Option("segment-size", NUMBER, "", "source tokens per segment (of the architecture: 64)", "train"),
+        Option("encoder-attention", TEXT, "", "of the encoder: full, or chunked for long sources (docs/long.md)",
+               "train"),
+        Option("encoder-chunk", NUMBER, "", "with chunked: tokens of a chunk (of the architecture: 768)", "train"),
+        Option("encoder-context", NUMBER, "", "with chunked: tokens on either side of it (of the architecture: 128)",
+               "train"),
     ],
     "Training": [
         Option("batch-size", NUMBER, "16", "documents an update takes in, on all GPUs together", "train"),

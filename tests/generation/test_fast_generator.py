@@ -27,6 +27,7 @@ from srformer_plugin.generation.beam_search import BeamSearch
 
 LENGTHS = [23, 5, 14, 1, 9]
 BY_CONTENT = {"segment_schedule": "content", "segments_per_query": 2}
+CHUNKED = {"encoder_attention": "chunked", "encoder_chunk": 6, "encoder_context": 2}
 KINDS = [
     {"cross_attention": "srformer"},
     {"cross_attention": "srformer", "kv_clamp": 0.0, "expected_target_length": 3},
@@ -40,6 +41,8 @@ KINDS = [
     {"cross_attention": "previous", "expected_target_length": 3},
     {"arch": "srformer_t5_tiny"},
     {"arch": "srformer_t5_tiny", "cross_attention": "segmented", **BY_CONTENT},
+    {"cross_attention": "segmented", **BY_CONTENT, **CHUNKED},
+    {"arch": "srformer_t5_tiny", "cross_attention": "segmented", **BY_CONTENT, **CHUNKED},
     # another seed: with the first, two hypotheses have exactly the same score
     {"arch": "srformer_t5_tiny", "cross_attention": "full", "feed_forward": "gated-gelu", "seed": 2},
 ]

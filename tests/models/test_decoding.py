@@ -6,6 +6,7 @@ from fairseq.search import Sampling
 from fairseq.sequence_generator import SequenceGenerator
 
 BY_CONTENT = {"segment_schedule": "content", "segments_per_query": 2}
+CHUNKED = {"encoder_attention": "chunked", "encoder_chunk": 6, "encoder_context": 2}
 KINDS = [
     {"cross_attention": "srformer"},
     {"cross_attention": "srformer", "kv_clamp": 0.0, "expected_target_length": 3},
@@ -17,6 +18,8 @@ KINDS = [
     {"cross_attention": "pooled"},
     {"cross_attention": "previous"},
     {"cross_attention": "full"},
+    {"cross_attention": "full", **CHUNKED},
+    {"cross_attention": "segmented", **BY_CONTENT, **CHUNKED},
 ]
 LENGTHS = [23, 5, 14, 1]
 

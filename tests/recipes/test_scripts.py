@@ -118,6 +118,16 @@ def test_what_the_command_line_says_wins(tmp_path):
     assert the("srformer-score", found)[-1] == "--json"
 
 
+@pytest.mark.parametrize("name", ["arxiv", "custom"])
+def test_sources_of_any_length_are_read_in_chunks(name, tmp_path):
+    chunks = ["--encoder-attention", "chunked", "--encoder-chunk", 512, "--encoder-context", 64]
+    train = the("fairseq-train", dry_run(name, *chunks, "--max-source", 16384, "--out", tmp_path / "here"))
+    assert [value(train, flag) for flag in chunks[::2]] == ["chunked", "512", "64"]
+    assert value(train, "--max-source-positions") == "16384"
+    # BART's positions are those of a chunk: a limit below them is none of the table
+    assert dry_run(name, *chunks, "--max-source", 512, "--out", tmp_path / "there")
+
+
 def test_an_empty_word_of_more_flags_stays_a_word():
     assert options.split_words("train-args", "--a '' \"b c\" ''") == ["--a", "", "b c", ""]
 
