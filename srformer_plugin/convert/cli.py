@@ -105,26 +105,28 @@ def fairseq_to_hf(source: Path, out: Path, tokenizer: Path | None = None, force:
         _copy_tokenizer(tokenizer or source.parent, folder)
 
 
-def change_attention_of_file(source: Path, out: Path, changes: dict, force: bool = False):
+def change_attention_of_file(
+    source: Path, out: Path, changes: dict, force: bool = False, source_limit: int | None = None
+):
     """Write a checkpoint with the weights of another one and other settings of its attention.
 
     Args:
         source: checkpoint file of fairseq.
         out: file to write.
-        changes: as of `change_attention.change_attention`.
+        changes, source_limit: as of `change_attention.change_attention`.
         force: replace `out` if it is there.
 
     Raises:
         ConfigurationError: something that cannot be done, by name.
     """
-    if not changes:
+    if not changes and source_limit is None:
         raise ConfigurationError("nothing is to be changed: give --segment-schedule, --encoder-attention or another")
     if out.is_dir():
         raise ConfigurationError(f"{out} is a folder: give the name of the file to write")
     if out.exists() and (out.samefile(source) or not force):
         reason = "is the checkpoint itself" if out.samefile(source) else "exists; --force replaces it"
         raise ConfigurationError(f"{out} {reason}")
-    content = change_attention(load(source), changes, str(source))
+    content = change_attention(load(source), changes, str(source), source_limit)
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out, "wb") as file:
         torch.save(content, file)
@@ -204,6 +206,10 @@ def parser() -> argparse.ArgumentParser:
     change.add_argument("source", metavar="CHECKPOINT", type=Path, help="checkpoint file of fairseq")
     change.add_argument("out", metavar="OUT", type=Path, help="checkpoint file to write")
     change.add_argument("--force", action="store_true", help="replace OUT")
+    change.add_argument(
+        "--max-source-positions", type=int, metavar="N", help="tokens of a source that are read (default: as many as "
+        "before, and all with --encoder-attention chunked); learned positions of the other encoders are repeated to N",
+    )  # fmt: skip
     for title, settings in (("cross-attention", SegmentSettings()), ("encoder", EncoderSettings())):
         group = change.add_argument_group(title, argument_default=argparse.SUPPRESS)
         gen_parser_from_dataclass(group, settings, delete_default=True)
@@ -216,7 +222,7 @@ def main(argv=None):
     args = vars(parser().parse_args(argv))
     name, source, out, force = (args.pop(key) for key in ("command", "source", "out", "force"))
     if name == "change-attention":
-        change_attention_of_file(source, out, args, force)
+        change_attention_of_file(source, out, args, force, args.pop("max_source_positions"))
     else:
         report = print if args.pop("verbose") else _silent
         convert = {"hf-to-fairseq": hf_to_fairseq, "fairseq-to-hf": fairseq_to_hf}[name]

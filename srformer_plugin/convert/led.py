@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from ..errors import ConfigurationError
-from ..models.encoders.led import GLOBAL_PROJECTIONS, parse_windows
+from ..models.encoders.led import parse_windows
+from ..models.encoders.window import GLOBAL_PROJECTIONS
 from . import bart
 from .bart import OFFSET, dictionary_writer  # noqa: F401 (the tokenizer is BART's)
 from .fields import check_config

@@ -13,6 +13,7 @@ from .checkpoint_state import MEMORY
 from .encoders.chunked import ANY_LENGTH
 from .encoders.settings import CHANGEABLE as ENCODER
 from .encoders.settings import EncoderSettings
+from .encoders.window import is_global_projection
 from .schedule_record import encode_schedule
 from .segmented_model import choose_by_content
 
@@ -36,7 +37,8 @@ def change_attention(
         content: of `checkpoint_file.load`; it is not changed, but shares the weights with the result.
         changes: fields of `SegmentSettings` and `EncoderSettings`, and their values.
         where: how errors call the checkpoint.
-        source_limit: tokens of a source that an encoder for any length reads; None: all.
+        source_limit: tokens of a source that are read; None: all that the encoder can. Learned positions of an encoder
+            that is not for any length are repeated up to that when the checkpoint is loaded.
     Returns:
         the content of a file that `fairseq-train --restore-file` starts from: without the optimizer's state. Memories
         that the checkpoint does not have start at their initial values.
@@ -84,9 +86,11 @@ def change_attention(
     state = {name: tensor for name, tensor in content["model"].items() if name != RECORD}
     if settings.cross_attention != before:
         state = {name: tensor for name, tensor in state.items() if MEMORY not in name}
+    if changes.get("encoder_attention", "window") != "window" and model != "srformer_led":
+        state = {name: tensor for name, tensor in state.items() if not is_global_projection(name)}
     if not settings.is_full:
         state[RECORD] = encode_schedule(settings)
-    changed = as_before_training(_with_model(content["cfg"], stored, changes), state)
+    changed = as_before_training(_with_model(content["cfg"], stored), state)
     if content.get("task_state"):
         changed["task_state"] = content["task_state"]
     return changed
@@ -98,7 +102,7 @@ def _change_encoder(stored, changes, content, source_limit):
     A full encoder has as many positions as it reads tokens; with one that reads any length, those of the checkpoint are
     the positions of a chunk.
     """
-    if not set(changes) & set(ENCODER):
+    if not set(changes) & set(ENCODER) and source_limit is None:
         return
     table = content["model"].get("encoder.embed_positions.weight")
     limit, had = stored.max_source_positions, getattr(stored, "encoder_positions", None)
@@ -111,19 +115,18 @@ def _change_encoder(stored, changes, content, source_limit):
     if not settings.reads_any_length:
         settings.encoder_positions = settings.encoder_chunk = None
         limit = positions if limit == ANY_LENGTH else limit
-    elif source_limit is not None:
-        limit = source_limit
     elif limit == positions:
         limit = ANY_LENGTH
+    limit = limit if source_limit is None else source_limit
     vars(stored).update(asdict(settings), max_source_positions=limit)
 
 
-def _with_model(cfg, model, changes):
+def _with_model(cfg, model):
     """A whole configuration with other options of the model, whose task reads as much of a source as the model does."""
     cfg = cfg.copy()
     with flag_override(cfg, ["struct", "allow_objects"], [False, True]):
         cfg.model = model
-        if set(changes) & set(ENCODER) and getattr(cfg.get("task"), "max_source_positions", None) is not None:
+        if getattr(cfg.get("task"), "max_source_positions", None) is not None:
             cfg.task = copy.copy(cfg.task)
             cfg.task.max_source_positions = model.max_source_positions
     return cfg

@@ -1,5 +1,7 @@
 """SRformer-BART: fairseq's BART with segmented recurrent cross-attention in every decoder layer."""
 
+import logging
+
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.bart import BARTModel
 from fairseq.models.bart.model import bart_base_architecture, bart_large_architecture
@@ -9,9 +11,12 @@ from ..errors import ConfigurationError
 from .checkpoint_state import fit_positions
 from .encoder_attention import attend_within_sentences
 from .encoders.registry import encoder_class
+from .encoders.window import fill_global_projections
 from .hub import SRformerBARTHubInterface, load
 from .segmented_decoder import SegmentedDecoder
 from .segmented_model import SegmentedModel, choose_by_content
+
+logger = logging.getLogger(__name__)
 
 
 @register_model("srformer_bart")
@@ -65,6 +70,9 @@ class SRformerBARTModel(SegmentedModel, BARTModel):
             flag = getattr(module, "positions_flag", f"--max-{'source' if side == 'encoder' else 'target'}-positions")
             embedding = getattr(module, "embed_positions", None)
             fit_positions(state_dict, f"{prefix}{side}.embed_positions.weight", embedding, flag)
+        count = fill_global_projections(state_dict, self.state_dict(prefix=prefix))
+        if count > 0:
+            logger.info(f"not in the checkpoint, copied from what all tokens have: {count} global projections")
 
 
 @register_model_architecture("srformer_bart", "srformer_bart_large")

@@ -1,19 +1,15 @@
 """LED (Longformer-Encoder-Decoder): BART for sources of 16,384 tokens, with the decoder of an SRformer."""
 
-import logging
-
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.transformer import TransformerConfig
 
 from ..attention.settings import FULL
 from ..errors import ConfigurationError
-from .encoders.led import LEDEncoder, fill_global_projections, parse_windows
+from .encoders.led import LEDEncoder, parse_windows
 from .encoders.registry import FULL as STOCK
 from .encoders.registry import encoder_class
 from .segmented_model import choose_by_content
 from .srformer_bart import SRformerBARTModel, srformer_bart_base, srformer_bart_large, srformer_bart_tiny
-
-logger = logging.getLogger(__name__)
 
 # --encoder-attention: LED's own, and chunks that LED's own encodes as sentences
 ENCODERS = (STOCK, "chunked")
@@ -62,13 +58,6 @@ class SRformerLEDModel(SRformerBARTModel):
     def build_encoder(cls, args, src_dict, embed_tokens):
         kind = encoder_class(args.encoder_attention, LEDEncoder)
         return kind(TransformerConfig.from_namespace(args), src_dict, embed_tokens)
-
-    def upgrade_state_dict_named(self, state_dict, name):
-        super().upgrade_state_dict_named(state_dict, name)
-        prefix = f"{name}." if name else ""
-        count = fill_global_projections(state_dict, self.state_dict(prefix=prefix))
-        if count > 0:
-            logger.info(f"not in the checkpoint, copied from what all tokens have: {count} global projections")
 
 
 def _windows_kept(windows: str, keep: str) -> str:

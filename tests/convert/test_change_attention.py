@@ -207,3 +207,19 @@ def test_hugging_face_has_no_chunks(folder, tmp_path, capsys):
     assert cli.main(["fairseq-to-hf", str(tmp_path / "chunked.pt"), str(tmp_path / "hf")])
     assert "--encoder-attention chunked, which Hugging Face" in capsys.readouterr().err
     assert not (tmp_path / "hf").exists()
+
+
+def test_windows_need_as_many_positions_as_a_source_has(folder, tmp_path):
+    window = ("--encoder-attention", "window", "--encoder-window", 100)
+    change(folder / "bart.pt", tmp_path / "window.pt", *window, "--max-source-positions", 200)
+    changed = restored(tmp_path / "window.pt")
+    torch.testing.assert_close(logits(changed), logits(restored(folder / "bart.pt")), rtol=0, atol=1e-4)
+    assert changed.max_positions() == (200, 64)
+    assert load(tmp_path / "window.pt")["cfg"]["task"].max_source_positions == 200
+    hub = SRformerBARTModel.from_pretrained(tmp_path, "window.pt", folder)
+    assert len(hub.encode("w1 " * 300)) == 200
+    # back, without the global tokens' projections of a model that was saved
+    content = load(tmp_path / "window.pt")
+    torch.save({**content, "model": changed.state_dict()}, tmp_path / "saved.pt")
+    change(tmp_path / "saved.pt", tmp_path / "full.pt", "--encoder-attention", "full")
+    assert torch.equal(logits(restored(tmp_path / "full.pt")), logits(restored(folder / "bart.pt")))

@@ -19,8 +19,9 @@ class EncoderSettings(FairseqDataclass):
     encoder_attention: str = field(
         default=FULL,
         metadata={
-            "help": "how the source is encoded: full (stock: every token attends to all) or chunked (chunks with some "
-            "context, each encoded as a sentence of its own: sources of any length, linear cost, weights as they are); "
+            "help": "how the source is encoded: full (stock: every token attends to all), chunked (chunks with some "
+            "context, each encoded as a sentence of its own: sources of any length, linear cost, weights as they are), "
+            "or window (every token attends to its neighbours and to the global first ones: linear cost; BART only); "
             "registered: " + ", ".join(ENCODERS)
         },
     )
@@ -50,6 +51,17 @@ class EncoderSettings(FairseqDataclass):
         },
     )
 
+    encoder_window: int = field(
+        default=512, metadata={"help": "with window: tokens on either side that a token attends to"}
+    )
+    encoder_global_tokens: int = field(
+        default=1,
+        metadata={
+            "help": "with window: how many of a source's first tokens attend to all, by projections of their own, and "
+            "are attended to by all"
+        },
+    )
+
     @property
     def is_full(self) -> bool:
         return self.encoder_attention == FULL
@@ -66,8 +78,12 @@ class EncoderSettings(FairseqDataclass):
             value, flag = getattr(self, name), _flag(name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"{flag} must be at least 1, got {value}; leave it out for the default")
-        if self.encoder_context < 0:
-            raise ConfigurationError(f"--encoder-context must be at least 0, got {self.encoder_context}; 128 is usual")
+        for name, least, usual in (("context", 0, 128), ("window", 1, 512), ("global_tokens", 0, 1)):
+            name = f"encoder_{name}"
+            if getattr(self, name) < least:
+                raise ConfigurationError(
+                    f"{_flag(name)} must be at least {least}, got {getattr(self, name)}; {usual} is usual"
+                )
         if self.encoder_attention == "chunked":
             self._fill_in_chunk()
         return self

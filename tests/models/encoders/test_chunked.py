@@ -205,7 +205,7 @@ def test_no_tensor_grows_with_the_square_of_the_length(arch, grad, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"encoder_attention": "pooled"}, "--encoder-attention 'pooled' is unknown; choose one of: chunked, full"),
+        ({"encoder_attention": "pooled"}, "--encoder-attention 'pooled' is unknown; choose one of: chunked, full, w"),
         ({"encoder_chunk": 0}, "--encoder-chunk must be at least 1, got 0"),
         ({"encoder_context": -1}, "--encoder-context must be at least 0, got -1"),
         ({"encoder_positions": 64}, "a chunk with --encoder-context 128 on either side does not fit"),
