@@ -68,6 +68,7 @@ setup(
     author="the srformer-plugin authors",
     license="MIT",
     packages=find_packages(include=["srformer_plugin", "srformer_plugin.*", "data_prep", "data_prep.*"]),
+    package_data={"srformer_plugin.summarize": ["page.html"]},
     # 3.11 and 3.12 are supported. 3.10 is a courtesy for the official fairseq (docs/platform.md).
     # No working fairseq exists for 3.13.
     python_requires=">=3.10,<3.13",

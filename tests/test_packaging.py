@@ -31,7 +31,7 @@ def installed(tmp_path_factory):
 
 
 def modules(folder):
-    return {path.relative_to(folder) for path in folder.rglob("*.py")}
+    return {path.relative_to(folder) for kind in ("*.py", "*.html") for path in folder.rglob(kind)}
 
 
 def test_every_module_is_installed(installed):

@@ -3,6 +3,8 @@
     hf download facebook/bart-large-cnn --local-dir bart-large-cnn-hf
     srformer-summarize --model bart-large-cnn-hf report.txt
     cat report.txt | srformer-summarize --model bart-large-cnn-hf
+    srformer-summarize --model bart-large-cnn-hf report.txt --explain report.html
+    tail -f meeting.txt | srformer-summarize --model bart-large-cnn-hf --follow
     srformer-summarize --model checkpoints --data data-bin papers.jsonl --field text --json --out summaries.jsonl
 
 Every document becomes one line, in the order of the input. A text file is one document; a .jsonl file has one on every
@@ -11,6 +13,7 @@ line. A document that cannot be summarised gets a line on standard error and an 
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -18,14 +21,19 @@ from pathlib import Path
 
 from data_prep.arguments import non_negative, positive
 from data_prep.errors import EXIT_STATUS, PREFIX, command
-from data_prep.whole import whole_file
+from data_prep.whole import write_text
 
 from ..errors import ConfigurationError
 from .cache import default_folder
 from .decoding import Decoding
 from .documents import STDIN, Document, read_documents
+from .explain import explain
+from .follow import follow, growing
 from .model import DTYPES, MAX_TOKENS, Model, load
+from .page import page
 from .summary import Summary
+
+EVERY, PAUSE = 500, 5.0  # of --follow: words, seconds
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,6 +55,27 @@ def parser() -> argparse.ArgumentParser:
         "--json", action="store_true",
         help="an object a line: file, line, summary, tokens (of the document), summary_tokens, chunked, truncated; or "
         "file, line, error",
+    )  # fmt: skip
+    top.add_argument(
+        "--explain", metavar="PAGE.html",
+        help="also write a page that shows which parts of the one document each word of the summary was read from",
+    )  # fmt: skip
+    grown = top.add_argument_group("a file or pipe that grows")
+    grown.add_argument(
+        "--follow", action="store_true",
+        help="summarise one file, or standard input, again and again as it grows, until it ends or Ctrl-C; --out then "
+        "holds the last summary",
+    )  # fmt: skip
+    grown.add_argument(
+        "--every",
+        type=positive,
+        default=EVERY,
+        metavar="N",
+        help="new words before the next summary (default: %(default)s)",
+    )
+    grown.add_argument(
+        "--pause", type=float, default=PAUSE, metavar="S",
+        help="seconds without new words after which those before are summarised (default: %(default)s)",
     )  # fmt: skip
     search = top.add_argument_group(
         "search",
@@ -93,9 +122,15 @@ def run(args) -> int:
         raise ConfigurationError("no documents: name files, or give a text on standard input; --help has examples")
     if files.count(STDIN) > 1:
         raise ConfigurationError("standard input can be read once: give - once")
-    if args.out is not None and not Path(args.out).absolute().parent.is_dir():
-        raise ConfigurationError(f"--out {args.out}: there is no folder {Path(args.out).parent}")
+    for flag, path in (("--out", args.out), ("--explain", args.explain)):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise ConfigurationError(f"{flag} {path}: there is no folder {Path(path).parent}")
+    _check_single(args, files)
+    if args.follow:
+        return _follow(args, files[0])
     documents = read_documents(files, args.field, sys.stdin.buffer)
+    if args.explain is not None and len(documents) != 1:
+        raise ConfigurationError(f"--explain shows one document, and there are {len(documents):,}")
     good = [document for document in documents if document.error is None]
     for document in documents:
         if document.error is not None:
@@ -103,9 +138,7 @@ def run(args) -> int:
     summaries: list[Summary] = []
     if good:
         model = load_model(args)
-        progress = args.progress or sys.stderr.isatty()
-        texts = [str(document.text) for document in good]
-        summaries = model.summarize_texts(texts, max_tokens=args.max_tokens, progress=progress)
+        summaries = _summarize(args, model, good)
         _say_what_was_long(summaries, model)
     found = dict(zip(map(id, good), summaries))
     pairs = [(document, found.get(id(document), Summary(error=document.error))) for document in documents]
@@ -113,12 +146,57 @@ def run(args) -> int:
         if found[id(document)].error is not None:
             _complain(document, found[id(document)].error)
     text = "".join(as_line(document, summary, args.json) + "\n" for document, summary in pairs)
-    if args.out is None:
+    _write(args.out, text)
+    return EXIT_STATUS if any(summary.error is not None for _, summary in pairs) else 0
+
+
+def _check_single(args, files):
+    """Refuse what does not go with --follow, and other values of its options."""
+    if args.pause < 0:
+        raise ConfigurationError(f"--pause {args.pause} is negative")
+    if not args.follow:
+        return
+    if len(files) != 1:
+        raise ConfigurationError(f"--follow takes one file, and there are {len(files)}")
+    for flag, given in (("--field", args.field), ("--explain", args.explain)):
+        if given is not None:
+            raise ConfigurationError(f"--follow does not go with {flag}: it reads one text")
+
+
+def _follow(args, file):
+    """Summarise a file as it grows; an interruption is how that ends."""
+    if file != STDIN and not Path(file).exists():
+        raise ConfigurationError(f"{file}: No such file or directory")
+    model = load_model(args)
+    stream = model.open_stream()
+
+    def show():
+        summary = stream.summary()
+        line = as_line(Document(file), summary, args.json, words=stream.words) + "\n"
+        _write(args.out, line)
+        sys.stdout.flush()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        follow(growing(file), stream, show, args.every, args.pause)
+    return 0
+
+
+def _summarize(args, model, documents):
+    """The summaries of good documents, and the page of the one that is to be explained."""
+    texts = [str(document.text) for document in documents]
+    if args.explain is None:
+        progress = args.progress or sys.stderr.isatty()
+        return model.summarize_texts(texts, max_tokens=args.max_tokens, progress=progress)
+    found = explain(model, texts[0])
+    write_text(args.explain, page(found, documents[0].name))
+    return [found.summary]
+
+
+def _write(out, text):
+    if out is None:
         sys.stdout.write(text)
     else:
-        with whole_file(args.out) as file:
-            file.write(text)
-    return EXIT_STATUS if any(summary.error is not None for _, summary in pairs) else 0
+        write_text(out, text)
 
 
 def load_model(args) -> Model:
@@ -129,8 +207,8 @@ def load_model(args) -> Model:
     )  # fmt: skip
 
 
-def as_line(document: Document, summary: Summary, as_json: bool) -> str:
-    """A document's line of output, without its end."""
+def as_line(document: Document, summary: Summary, as_json: bool, **others) -> str:
+    """A document's line of output, without its end; `others` are fields of the object besides."""
     if not as_json:
         return summary.text
     if summary.error is not None:
@@ -143,7 +221,7 @@ def as_line(document: Document, summary: Summary, as_json: bool) -> str:
             "chunked": summary.chunked,
             "truncated": summary.truncated,
         }
-    return json.dumps({"file": document.file, "line": document.line, **value}, ensure_ascii=False)
+    return json.dumps({"file": document.file, "line": document.line, **value, **others}, ensure_ascii=False)
 
 
 def _say_what_was_long(summaries, model):
