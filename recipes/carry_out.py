@@ -6,12 +6,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from data_prep.errors import PREFIX
+from data_prep.errors import EXIT_STATUS, PREFIX
 from recipes.books import Book, BookError
 from recipes.books.book import ROOT
 from recipes.books.files import read_json
 from recipes.books.plan import read_plan
 from recipes.derived import UPDATES
+from recipes.later_arguments import check_later_arguments
+from recipes.options import RefusedOptions
 
 
 def counted_updates(values):
@@ -82,6 +84,8 @@ def carry_out(data):
             if stage.name == "train" and "train" in selected:
                 book.help(stages, stage, f"train.node{values['node-rank']}")
     else:
+        if values:
+            check_later_arguments(stages, selected, values)
         book.run(stages, selected)
         if selected is None or stages[-1].name in selected:
             print(Path(plan["show"]).read_text(encoding="utf-8"), end="")
@@ -95,6 +99,9 @@ def main():
     except BookError as error:
         print(f"{PREFIX}{error}", file=sys.stderr)
         return error.status
+    except RefusedOptions as error:
+        print(f"{PREFIX}{error}", file=sys.stderr)
+        return EXIT_STATUS
     return 0
 
 

@@ -65,7 +65,7 @@ for name in "${ORDER[@]}"; do
   run_as "$name" env OMP_NUM_THREADS=1 fairseq-train "$OUT/data" "${TASK[@]}" --cpu --seed 1 "${attention[@]}" \
     "${MODEL_FLAGS[@]}" "${STEPS[@]}" "${START[@]}" --criterion label_smoothed_cross_entropy --label-smoothing 0.1 \
     --lr-scheduler polynomial_decay --warmup-updates 50 --total-num-update "$UPDATES" --max-update "$UPDATES" \
-    --stop-time-hours 0.08 --max-tokens 1024 --required-batch-size-multiple 1 --num-workers 0 \
+    --stop-time-hours 0.1 --max-tokens 1024 --required-batch-size-multiple 1 --num-workers 0 \
     --save-interval-updates 100 --keep-interval-updates 1 --no-epoch-checkpoints --save-dir "$OUT/training/$name" \
     --log-format json --log-interval 25 --log-file "$OUT/training/$name.log"
 done

@@ -243,3 +243,9 @@ def test_a_failed_stage_says_how_to_go_on(lines, tmp_path):
     assert f"Read {tmp_path}/out/logs/prepare.log, then run" in text
     again = shlex.split(re.search(r'run "(bash .*)" again', text)[1])
     assert again == command("custom", *lines)
+
+
+def test_arguments_of_a_later_stage_are_tried_before_the_first(lines, tmp_path):
+    done = recipe("custom", *lines, "--score-args", "--jsonn", check=False)
+    assert (done.returncode, done.stdout) == (2, "error: --score-args --jsonn: unrecognized arguments: --jsonn\n")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,56 @@
+"""What a user gives to the program of a later stage is tried before the first one begins."""
+
+import pytest
+from conftest import USER_DIR
+
+from recipes.books.stage import Command, Stage
+from recipes.derived import UPDATES
+from recipes.later_arguments import check_later_arguments
+from recipes.options import RefusedOptions
+
+TRAINING = ["data", "--user-dir", str(USER_DIR), "--arch", "srformer_bart_tiny", "--max-update", UPDATES]
+PROGRAMS = {
+    "train": ["fairseq-train", *TRAINING],
+    "generate": ["fairseq-generate", "data", "--user-dir", str(USER_DIR), "--path", "model.pt"],
+    "score": ["srformer-score", "hypotheses", "references"],
+}
+
+
+def check(name, given, program=None, selected=("train", "generate", "score")):
+    command = Command([*(program or PROGRAMS[name]), *given.split()])
+    check_later_arguments([Stage(name, [command])], selected, {f"{name}-args": given})
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("train", "--learning-rate 3", "unrecognized arguments: --learning-rate 3"),
+        ("train", "--segments-per-query few", "argument --segments-per-query: invalid int value: 'few'"),
+        ("generate", "--beam many", "argument --beam: invalid int value: 'many'"),
+        ("score", "--jsonn", "unrecognized arguments: --jsonn"),
+    ],
+)
+def test_an_argument_that_the_program_refuses(name, given, message):
+    with pytest.raises(RefusedOptions) as refused:
+        check(name, given)
+    assert str(refused.value) == f"--{name}-args {given}: {message}"
+
+
+def test_processes_of_torchrun_are_asked_as_fairseq_train():
+    words = ["torchrun", "--nproc-per-node", "2", "-m", "srformer_plugin.tools.distributed_train", *TRAINING]
+    with pytest.raises(RefusedOptions, match="unrecognized arguments: --learning-rate 3"):
+        check("train", "--learning-rate 3", words)
+    check("train", "--lr 3", words)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"), [("train", "--lr 3 --segment-size 8"), ("generate", "--fast-generate"), ("score", "--json")]
+)
+def test_an_argument_that_it_knows(name, given):
+    task = ["--task", "summarization"] if name == "generate" else []
+    check(name, given, [*PROGRAMS[name], *task])
+
+
+def test_stages_that_are_not_asked_for_and_other_programs_are_left_alone():
+    check("train", "--learning-rate 3", selected=("generate",))
+    check("train", "--learning-rate 3", program=["find"])
