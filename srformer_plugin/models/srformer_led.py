@@ -74,9 +74,9 @@ def _windows_kept(windows: str, keep: str) -> str:
         ) from None
 
 
-def _led(args) -> None:
-    """What all sizes have in common, where the command line leaves it open."""
-    preset = {"cross_attention": FULL, "attention_window": "1024", "max_source_positions": 16384}
+def _led(args, window: str = "1024") -> None:
+    """What is LED's own, where the command line leaves it open."""
+    preset = {"cross_attention": FULL, "attention_window": window, "max_source_positions": 16384}
     for name, value in preset.items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
@@ -119,6 +119,5 @@ def srformer_led_content_large(args):
 @register_model_architecture("srformer_led", "srformer_led_tiny")
 def srformer_led_tiny(args):
     """1 + 1 layers of 32 with a window of 8 tokens, for tests."""
-    args.attention_window = getattr(args, "attention_window", "8")
-    _led(args)
+    _led(args, window="8")
     srformer_bart_tiny(args)

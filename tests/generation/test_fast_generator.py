@@ -39,6 +39,8 @@ KINDS = [
     {"cross_attention": "pooled", **BY_CONTENT},
     {"cross_attention": "pooled"},
     {"cross_attention": "previous", "expected_target_length": 3},
+    {"arch": "srformer_led_tiny"},
+    {"arch": "srformer_led_tiny", "cross_attention": "segmented", **BY_CONTENT},
     {"arch": "srformer_t5_tiny"},
     {"arch": "srformer_t5_tiny", "cross_attention": "segmented", **BY_CONTENT},
     {"cross_attention": "segmented", **BY_CONTENT, **CHUNKED},
