@@ -1,8 +1,14 @@
 """Faults in window attention, LED and its conversion that their tests must notice."""
 
 WINDOW = "srformer_plugin/models/encoders/window_attention.py"
+ENCODER = "srformer_plugin/models/encoders/led.py"
+MODEL = "srformer_plugin/models/srformer_led.py"
+CONVERT = "srformer_plugin/convert/led.py"
+RENAME = "srformer_plugin/convert/rename.py"
 
 WINDOW_TESTS = "tests/models/encoders/test_window_attention.py"
+MODEL_TESTS = "tests/models/test_led.py"
+CONVERT_TESTS = "tests/convert/test_led.py"
 
 MUTANTS = [
     {  # global tokens are counted twice where the window holds them
@@ -64,5 +70,107 @@ MUTANTS = [
         "old": "block = min(block or max(window, SMALLEST_BLOCK), length)",
         "new": "block = length",
         "tests": f"{WINDOW_TESTS} -k memory",
+    },
+    {
+        "file": ENCODER,
+        "old": "attention.window = window // 2",
+        "new": "attention.window = window",
+        "tests": f"{MODEL_TESTS} -k on_either_side",
+    },
+    {
+        "file": ENCODER,
+        "old": "zip(attentions, parse_windows(cfg.attention_window, len(attentions)), strict=True)",
+        "new": "zip(attentions, parse_windows(cfg.attention_window, len(attentions))[::-1], strict=True)",
+        "tests": f"{CONVERT_TESTS} -k 'logits and default'",
+    },
+    {
+        "file": ENCODER,
+        "old": "self._heads(self.global_k_proj(query)),",
+        "new": "self._heads(self.k_proj(query)),",
+        "tests": f"{CONVERT_TESTS} -k 'logits and default'",
+    },
+    {
+        "file": ENCODER,
+        "old": "first = query.gather(0, places.T.unsqueeze(2).expand(-1, -1, query.size(2)))",
+        "new": "first = query[:NUM_GLOBAL]",
+        "tests": f"{MODEL_TESTS} -k side_of_its_padding",
+    },
+    {
+        "file": ENCODER,
+        "old": "current_rate(self.dropout_module),",
+        "new": "0.0,",
+        "tests": f"{MODEL_TESTS} -k dropout",
+    },
+    {
+        "file": ENCODER,
+        "old": "if any(key in state for key in missing) or",
+        "new": "if",
+        "tests": f"{MODEL_TESTS} -k damaged",
+    },
+    {
+        "file": ENCODER,
+        "old": "window < 2 or window % 2 != 0",
+        "new": "window % 2 != 0",
+        "tests": f"{MODEL_TESTS} -k refused_before",
+    },
+    {
+        "file": MODEL,
+        "old": "windows[number] for number in sorted(map(int, numbers))",
+        "new": "windows[number] for number in range(len(numbers))",
+        "tests": f"{MODEL_TESTS} -k pruned",
+    },
+    {
+        "file": MODEL,
+        "old": "if encoder not in ENCODERS:",
+        "new": "if False:",
+        "tests": f"{MODEL_TESTS} -k another_encoder",
+    },
+    {
+        "file": MODEL,
+        "old": "kind = encoder_class(args.encoder_attention, LEDEncoder)",
+        "new": "kind = LEDEncoder",
+        "tests": f"{MODEL_TESTS} -k chunks",
+    },
+    {
+        "file": CONVERT,
+        "old": "shape=(positions - OFFSET, width), reserved=OFFSET",
+        "new": "shape=(positions, width)",
+        "tests": f"{CONVERT_TESTS} -k identity_for_every",
+    },
+    {
+        "file": CONVERT,
+        "old": 'f"longformer_self_attn.{name}_global"',
+        "new": 'f"longformer_self_attn.{name}"',
+        "tests": f"{CONVERT_TESTS} -k identity_for_every",
+    },
+    {
+        "file": CONVERT,
+        "old": 'check_config(config, {"scale_embedding": False}, "LED")',
+        "new": "pass",
+        "tests": f"{CONVERT_TESTS} -k does_not_fit",
+    },
+    {
+        "file": CONVERT,
+        "old": 'if not options["no_scale_embedding"]:',
+        "new": "if False:",
+        "tests": f"{CONVERT_TESTS} -k scaled",
+    },
+    {
+        "file": CONVERT,
+        "old": '"attention_window": parse_windows(options["attention_window"], options["encoder_layers"]),',
+        "new": '"attention_window": WINDOW,',
+        "tests": f"{CONVERT_TESTS} -k identity",
+    },
+    {
+        "file": RENAME,
+        "old": "torch.cat((rows.new_zeros(p.reserved, *rows.shape[1:]), rows))",
+        "new": "torch.cat((rows, rows.new_zeros(p.reserved, *rows.shape[1:])))",
+        "tests": f"{CONVERT_TESTS} -k 'logits and default'",
+    },
+    {
+        "file": RENAME,
+        "old": "weights[p.huggingface] = weights[p.huggingface][p.reserved :]",
+        "new": "weights[p.huggingface] = weights[p.huggingface][: -p.reserved]",
+        "tests": f"{CONVERT_TESTS} -k identity_for_every",
     },
 ]
