@@ -10,7 +10,8 @@ from fairseq.modules import MultiheadAttention
 from models.conftest import build_model, make_sample
 
 from srformer_plugin.errors import ConfigurationError
-from srformer_plugin.models.encoders.led import WindowSelfAttention, parse_windows
+from srformer_plugin.models.encoders.led import parse_windows
+from srformer_plugin.models.encoders.window import WindowSelfAttention
 
 LENGTHS = [23, 5, 14, 1, 9]
 
@@ -169,7 +170,7 @@ def test_dropout_of_attention_weights_is_fairseqs():
 
 
 def test_masks_and_weights_are_refused():
-    attention, x = WindowSelfAttention(8, 2), torch.zeros(3, 1, 8)
+    attention, x = WindowSelfAttention(8, 2, num_global=1), torch.zeros(3, 1, 8)
     for asked in ({"attn_mask": torch.zeros(3, 3)}, {"need_weights": True}):
         with pytest.raises(ConfigurationError, match="no attn_mask and returns no weights"):
             attention(x, x, x, **asked)

@@ -1,7 +1,8 @@
 """Faults in window attention, LED and its conversion that their tests must notice."""
 
 WINDOW = "srformer_plugin/models/encoders/window_attention.py"
-ENCODER = "srformer_plugin/models/encoders/led.py"
+ENCODER = "srformer_plugin/models/encoders/window.py"
+LED = "srformer_plugin/models/encoders/led.py"
 MODEL = "srformer_plugin/models/srformer_led.py"
 CONVERT = "srformer_plugin/convert/led.py"
 RENAME = "srformer_plugin/convert/rename.py"
@@ -72,15 +73,15 @@ MUTANTS = [
         "tests": f"{WINDOW_TESTS} -k memory",
     },
     {
-        "file": ENCODER,
-        "old": "attention.window = window // 2",
-        "new": "attention.window = window",
+        "file": LED,
+        "old": "return [window // 2 for window in",
+        "new": "return [window for window in",
         "tests": f"{MODEL_TESTS} -k on_either_side",
     },
     {
         "file": ENCODER,
-        "old": "zip(attentions, parse_windows(cfg.attention_window, len(attentions)), strict=True)",
-        "new": "zip(attentions, parse_windows(cfg.attention_window, len(attentions))[::-1], strict=True)",
+        "old": "self.windows(cfg, len(attentions)), strict=True",
+        "new": "self.windows(cfg, len(attentions))[::-1], strict=True",
         "tests": f"{CONVERT_TESTS} -k 'logits and default'",
     },
     {
@@ -92,7 +93,7 @@ MUTANTS = [
     {
         "file": ENCODER,
         "old": "first = query.gather(0, places.T.unsqueeze(2).expand(-1, -1, query.size(2)))",
-        "new": "first = query[:NUM_GLOBAL]",
+        "new": "first = query[: self.num_global]",
         "tests": f"{MODEL_TESTS} -k side_of_its_padding",
     },
     {
@@ -108,7 +109,7 @@ MUTANTS = [
         "tests": f"{MODEL_TESTS} -k damaged",
     },
     {
-        "file": ENCODER,
+        "file": LED,
         "old": "window < 2 or window % 2 != 0",
         "new": "window % 2 != 0",
         "tests": f"{MODEL_TESTS} -k refused_before",
