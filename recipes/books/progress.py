@@ -11,6 +11,7 @@ from tqdm import tqdm
 _STATS = re.compile(r"^.* \| INFO \| (train_inner|valid) \| (\{.*\})$")
 # What the commands print besides their result: no reason why they failed.
 _NOISE = re.compile(r"Warning: |^\s+warnings\.warn|^(INFO|DEBUG):|^[0-9-]+ [0-9:]+ \| INFO \| |^\s*$|^usage:|^ *\d+%\|")
+_RATES = {"ups": "updates/s", "wps": "target tokens/s", "gb_free": "GB free"}  # fairseq's names; the last on a GPU
 TAIL = 8  # lines shown of a stage that failed
 
 
@@ -62,6 +63,7 @@ class Progress:
         self.first.setdefault(label, (self.clock(), state["updates"]))
         if kind == "train_inner":
             state["train ppl"] = stats["ppl"]
+            state |= {shown: stats[name] for name, shown in _RATES.items() if float(stats.get(name) or 0) > 0}
         else:
             state["valid ppl"] = stats["valid_ppl"]
             if "valid_rouge1" in stats:

@@ -493,7 +493,7 @@ def test_when_one_of_several_fails_the_others_are_stopped_and_the_stage_fails(ou
 
 
 def inner(updates, ppl="24.5", label=""):
-    stats = {"epoch": 1, "ppl": ppl, "num_updates": str(updates), "wall": "12"}
+    stats = {"epoch": 1, "ppl": ppl, "num_updates": str(updates), "wall": "12", "wps": "2913.5", "ups": "7.5"}
     return f"2026-01-01 00:00:00 | INFO | train_inner | {json.dumps(stats)}"
 
 
@@ -515,7 +515,9 @@ def test_progress_without_a_terminal_is_a_line_now_and_then():
         progress("", None)
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2
-    assert lines[0] == "  [one] update 78 of 400  train ppl 24.5  valid ppl 31  ROUGE-1 12.5  4 min left"
+    assert lines[0] == "  [one] update 78 of 400  train ppl 24.5  updates/s 7.5  target tokens/s 2913.5  " + (
+        "valid ppl 31  ROUGE-1 12.5  4 min left"
+    )
 
 
 def test_progress_of_a_day_is_a_hundred_lines_and_not_thousands():
