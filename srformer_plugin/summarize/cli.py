@@ -246,6 +246,6 @@ def _complain(document, reason):
 def main(argv=None):
     """Command line; returns the exit status."""
     args = parser().parse_args(argv)
-    for noisy in ("fairseq", "srformer_plugin"):
+    for noisy in ("fairseq", "hydra", "srformer_plugin"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     return run(args)
