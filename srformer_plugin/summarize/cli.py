@@ -1,4 +1,4 @@
-"""Summarise documents with a BART or T5 that is there: a checkpoint folder of fairseq's, or a Hugging Face folder.
+"""Summarise documents with a BART, LED or T5 that is there: a checkpoint folder of fairseq's, or a Hugging Face folder.
 
     hf download facebook/bart-large-cnn --local-dir bart-large-cnn-hf
     srformer-summarize --model bart-large-cnn-hf report.txt
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--model", metavar="DIR", required=True,
         help="folder with checkpoint_best.pt, model.pt or checkpoint_last.pt, dictionaries and subword files; or a "
-        "Hugging Face folder of BART or T5, which is converted once",
+        "Hugging Face folder of BART, LED or T5, which is converted once",
     )  # fmt: skip
     top.add_argument("--field", metavar="NAME", help="field of the objects of .jsonl files that holds the text")
     top.add_argument("--out", metavar="FILE", help="write there, whole or not at all (default: standard output)")

@@ -79,6 +79,22 @@ def test_a_prefix_is_kept_for_all_chunks(t5):
     assert stream.summarize() == model.summarize(text)
 
 
+def test_an_led_reads_its_positions_at_once_and_more_in_chunks(save_led, tmp_path):
+    save_led(tmp_path / "hf")
+    model = summarize.load(tmp_path / "hf", cache_dir=tmp_path / "cache", max_len=12, min_len=2)
+    texts = [LONG, TEXTS[2], TEXTS[0]]
+    found = model.summarize_texts(texts)
+    assert [summary.chunked for summary in found] == [True, False, False]
+    for text, summary in zip(texts, found):
+        stream = model.open_stream()
+        for part in in_parts(text, 5, 200):
+            stream.append(part)
+        again, _, states = stream.read()
+        expected = whole_states(model, text)["encoder_out"][0]
+        torch.testing.assert_close(states["encoder_out"][0], expected, rtol=0, atol=2e-5)
+        assert torch.equal(again.ids, summary.ids)
+
+
 def test_an_append_costs_what_is_new_however_much_came_before(model):
     """Tokens through the encoder, and tokens that are kept besides the states."""
     stream, costs, kept = model.open_stream(), [], []
