@@ -26,7 +26,7 @@ MUTANTS = [
         "file": f"{FOLDER}/model.py",
         "old": "        for chosen in (False, True):",
         "new": "        fits = dict.fromkeys(fits, False)\n        for chosen in (False, True):",
-        "tests": f"{TESTS}/test_long_sources.py -k segments_are_chosen",
+        "tests": f"{TESTS}/test_long_sources.py -k share_no_batch",
     },
     {
         "file": f"{FOLDER}/tokens.py",

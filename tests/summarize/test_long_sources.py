@@ -34,6 +34,17 @@ def test_they_do_not_depend_on_their_batch(model, max_tokens):
     assert model.summarize(LONG, max_tokens=max_tokens) == [model.summarize(text) for text in LONG]
 
 
+def test_those_that_fit_share_no_batch_with_those_that_do_not(model, monkeypatch):
+    """Another network would read them, which chooses segments where theirs attends to all."""
+    read, search = [], model._search
+    monkeypatch.setattr(
+        model, "_search", lambda sources, how: (read.append([*map(len, sources)]), search(sources, how))[1]
+    )
+    model.summarize([TEXTS[0], LONG[0], TEXTS[1], LONG[1]])
+    assert len(read) == 2
+    assert all(len({length <= model.source_positions for length in batch}) == 1 for batch in read)
+
+
 def test_the_two_networks_share_their_weights(model):
     short, long = model.network, model.long_network
     storages = {parameter.data_ptr() for parameter in short.parameters()}
