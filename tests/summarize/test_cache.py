@@ -19,10 +19,10 @@ def folder(bart, tmp_path):
 
 @pytest.fixture
 def conversions(monkeypatch):
-    """The folders that were converted."""
+    """The conversions that were begun."""
     done = []
     convert = cache.hf_to_fairseq
-    monkeypatch.setattr(cache, "hf_to_fairseq", lambda *args, **how: (convert(*args, **how), done.append(args)))
+    monkeypatch.setattr(cache, "hf_to_fairseq", lambda *args, **how: (done.append(args), convert(*args, **how)))
     return done
 
 
@@ -62,6 +62,7 @@ def test_two_at_once_convert_once(folder, conversions, tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(found) == 2  # no thread ended in an error
     assert len(set(found)) == len(conversions) == 1
 
 
