@@ -1,0 +1,189 @@
+"""Time (and on a GPU memory) of the encoders of `--encoder-attention`, and how they grow with the source's length N.
+
+    python -m benchmarks.encoders --json benchmarks/results/encoders.json            # a GPU: bart_base, bfloat16
+    python -m benchmarks.encoders --cpu --json benchmarks/results/encoders_cpu.json  # 2 layers of 256, float32
+
+One sentence without padding, random weights, no dropout: a whole encoder, embeddings included. "forward" is without
+gradients, where chunks go through in portions; "both" is forward and backward, to the gradients of all weights. Chunks
+of 768 with 128 tokens of context on either side, windows of 512 a side with one global token; the peer is the stock
+encoder, whose full attention is PyTorch's `scaled_dot_product_attention`. An encoder that misses what it is to compute,
+at 2,000 tokens in float64 by plain loops, is not timed. On a GPU medians of calls after a first one; on a CPU the
+shortest processor time of one thread in three calls, or of a first call of more than 10 s, so that what else runs
+there counts little. Exponents are the slope of log time over log N in the longer half of the sources.
+"""
+
+import argparse
+import copy
+import math
+import os
+import time
+
+import torch
+
+from benchmarks.attention_core import milliseconds
+from benchmarks.fits import add_exponents, series
+from benchmarks.random_models import StubTask, build
+from benchmarks.rows import Results, add_options, provenance, this_device
+from srformer_plugin.models.encoders import window
+from srformer_plugin.models.encoders.window_attention import window_attention_reference
+
+LENGTHS = {"cpu": (1024, 4096, 16384), "cuda": (1024, 4096, 16384, 65536)}
+SIZES = {
+    "cpu": {"encoder_layers": 2, "encoder_embed_dim": 256, "encoder_ffn_embed_dim": 1024, "encoder_attention_heads": 4,
+            "decoder_embed_dim": 256, "decoder_attention_heads": 4, "decoder_ffn_embed_dim": 256},
+    "cuda": {},  # the architecture's own
+}  # fmt: skip
+DTYPES, TOLERANCES = {"cpu": torch.float32, "cuda": torch.bfloat16}, {"cpu": 1e-4, "cuda": 3e-2}
+WORDS, CHECKED, CALLS, LONG_CALL = 1000, 2000, 3, 10.0
+POSITIONS, CHUNK, CONTEXT = 1024, 768, 128
+PEER = "full"
+SETTINGS = {
+    PEER: {},
+    "chunked": {"encoder_positions": POSITIONS, "encoder_chunk": CHUNK, "encoder_context": CONTEXT},
+    "window": {"encoder_window": 512, "encoder_global_tokens": 1},
+}
+
+
+def encoders(device, longest):
+    """name -> an encoder in float32; all have the weights of `full`, whose learned positions are repeated."""
+    task, found, weights = StubTask(WORDS), {}, None
+    for name, settings in SETTINGS.items():
+        options = {"decoder_layers": 1, "dropout": 0.0, "cross_attention": "full", **SIZES[device]}
+        model = build(task, "srformer_bart", longest, {**options, "encoder_attention": name, **settings})
+        if weights is None:
+            table = model.encoder.embed_positions.weight.data[2:]
+            table.copy_(table[:POSITIONS].repeat(-(-longest // POSITIONS), 1)[:longest])
+            weights = model.state_dict()
+        short = weights["encoder.embed_positions.weight"][: POSITIONS + 2]
+        model.load_state_dict(weights if name != "chunked" else {**weights, "encoder.embed_positions.weight": short})
+        found[name] = model.encoder.to(device).eval()
+    return found
+
+
+def source_of(length, device):
+    generator = torch.Generator().manual_seed(2)
+    return torch.randint(4, WORDS, (1, length), generator=generator).to(device)
+
+
+def states(encoder, tokens):
+    return encoder(tokens)["encoder_out"][0]
+
+
+@torch.no_grad()
+def reference(name, found, tokens):
+    """What encoder `name` is to compute of (1, N) tokens, in float64: (N, 1, C)."""
+    exact = copy.deepcopy(found[name if name == "window" else PEER]).double()
+    if name == "window":
+        fast, window.window_attention = window.window_attention, _without_dropout(window_attention_reference)
+        try:
+            return states(exact, tokens)
+        finally:
+            window.window_attention = fast
+    if name == PEER:
+        return states(exact, tokens)
+    parts, start, width = [], 0, CHUNK + 2 * CONTEXT
+    while True:
+        begin = min(start, tokens.size(1) - width)
+        row = states(exact, tokens[:, begin : begin + width])
+        first = 0 if start == 0 else start + CONTEXT - begin
+        if begin + width == tokens.size(1):
+            return torch.cat([*parts, row[first:]])
+        parts.append(row[first : CONTEXT + CHUNK])
+        start += CHUNK
+
+
+def _without_dropout(attend):
+    return lambda *arguments: attend(*arguments[:-1])
+
+
+@torch.no_grad()
+def check(name, found, ours, device):
+    """End where the encoder `ours`, of the dtype that is timed, misses `reference`."""
+    tokens = source_of(CHECKED, device)
+    expected = reference(name, found, tokens)
+    error = ((states(ours, tokens).double() - expected).norm() / expected.norm()).item()
+    if not error < TOLERANCES[device]:
+        raise SystemExit(f"{name} misses the float64 result at {CHECKED} tokens by {error:.1e}: no report")
+    return error
+
+
+def passes(encoder, tokens):
+    """name of a pass -> function without arguments."""
+    parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    with torch.no_grad():
+        upstream = torch.randn_like(states(encoder, tokens[:, :8])).repeat(-(-tokens.size(1) // 8), 1, 1)
+    upstream = upstream[: tokens.size(1)]
+
+    def forward():
+        with torch.no_grad():
+            return states(encoder, tokens)
+
+    def both():
+        return torch.autograd.grad(states(encoder, tokens), parameters, upstream, allow_unused=True)
+
+    return {"forward": forward, "both": both}
+
+
+def timed(function, device, quick):
+    """Milliseconds of a call."""
+    if device == "cuda":
+        return milliseconds(function, quick)
+    shortest = math.inf
+    for _ in range(1 if quick else CALLS):
+        began = time.process_time()
+        function()
+        taken = time.process_time() - began
+        shortest = min(shortest, taken)
+        if taken > LONG_CALL:
+            break
+    return 1000 * shortest
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpu", action="store_true", help="on the CPU: a small encoder in float32")
+    parser.add_argument("--longest", type=int, help="leave longer sources out")
+    add_options(parser, "sources of 1,024 and 4,096 tokens, one call or less time for each")
+    options = parser.parse_args()
+    if not options.cpu and not torch.cuda.is_available():
+        parser.error("needs a CUDA device, or --cpu")
+    device = "cpu" if options.cpu else "cuda"
+    longest = options.longest or (4096 if options.quick else LENGTHS[device][-1])
+    torch.set_num_threads(1)
+    table = Results(options.json, "encoders", provenance(this_device(options.cpu), options.commit))
+    found, dtype = encoders(device, max(longest, CHECKED)), DTYPES[device]
+    timed_encoders = {name: copy.deepcopy(encoder).to(dtype) for name, encoder in found.items()}
+    errors = {name: check(name, found, encoder, device) for name, encoder in timed_encoders.items()}
+    for length in (length for length in LENGTHS[device] if length <= longest):
+        theirs = {}
+        for name, encoder in timed_encoders.items():
+            for kind, function in passes(encoder, source_of(length, device)).items():
+                taken = round(timed(function, device, options.quick), 3)
+                theirs.setdefault(kind, taken)  # the peer comes first
+                case = {"source": length, "pass": kind, "system": name, "dtype": str(dtype).removeprefix("torch.")}
+                row = table.add(
+                    {**case, "sizes": SIZES[device] or "bart_base"}, PEER, taken, theirs[kind], "ms",
+                    mib=_peak(function, device), error=errors[name], load=round(os.getloadavg()[0], 2),
+                )  # fmt: skip
+                print(f"{length:6} {name:8} {kind:8} {taken:10.1f} ms, ratio {row['ratio']:.2f}, load {row['load']}",
+                      flush=True)  # fmt: skip
+        add_exponents(table.rows)
+        table.write()
+    for (name, kind), rows in series(table.rows).items():
+        print(f"{name:8} {kind:8} grows as N^{rows[0]['exponent']} from {rows[0]['exponent_from']}", flush=True)
+
+
+def _peak(function, device):
+    """MiB that a call needs at most beside what is there; None on a CPU."""
+    if device == "cpu":
+        return None
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    torch.cuda.synchronize()
+    return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
+
+
+if __name__ == "__main__":
+    main()
