@@ -194,6 +194,28 @@ def scaling(rows):
     )
 
 
+ENCODER_PASSES = {"forward": "forward", "both": "forward + backward"}
+
+
+def encoders(rows):
+    """Milliseconds of an encoder at every source length, and how many times as fast as the stock one."""
+    first = rows[0]
+    lengths = sorted({row["case"]["source"] for row in rows})
+    lines = []
+    for (system, measured), group in series(rows).items():
+        cells = " | ".join(f"{row['ours']:,.0f} ({_number(row['ratio'], '.2f')})" for row in group)
+        exponent = _number(group[0]["exponent"], ".2f")
+        lines.append(f"| {system} | {ENCODER_PASSES[measured]} | {exponent} | {cells} |")
+    return _table(
+        "| --encoder-attention | | a of N^a |" + "".join(f" N = {length:,} |" for length in lengths),
+        lines,
+        f"Milliseconds (in brackets: time of {first['peer']} / this one's); one sentence, {first['case']['dtype']}; a "
+        f"from N = {first['exponent_from']:,} on",
+        first,
+        f"torch {first['torch']}",
+    )
+
+
 def operations(rows):
     """Operations of the attention core beside full attention's, a line per size and segment size."""
     lines = []
@@ -309,6 +331,8 @@ TABLES = {
     "attention_content": attention_content,
     "attention_content_cpu": attention_content,
     "training_step": training_step,
+    "encoders": encoders,
+    "encoders_cpu": encoders,
     "scaling": scaling,
     "scaling_cpu": scaling,
     "operations": operations,

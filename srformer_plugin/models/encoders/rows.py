@@ -3,7 +3,7 @@
 A row has W = C + 2 P tokens. Rows begin C tokens after one another, and of each the middle C states are kept: every
 kept token has at least P tokens of context on either side. The first row also keeps what is before its middle, and the
 last one, moved back so that it ends where the source ends, what is behind it. A source of at most W tokens is one row:
-what a stock encoder computes. (SLED, Ivgi et al., TACL 2023, section 3, cuts like this.)
+what a stock encoder computes. (After SLED, Ivgi et al., TACL 2023, section 3.)
 
 A question of q tokens at the source's beginning stands before every row and is kept in the first. It takes its room
 from the chunk: rows then begin C - q tokens after one another.
