@@ -38,6 +38,7 @@ test: $(STAMP)  ## run the test suite (FAST=1 leaves the slow tests out; JOBS=4 
 
 lint: $(STAMP)  ## check the sources: ruff, the directions of imports, types
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check --quiet .
 	PYTHONPATH=. $(BIN)/lint-imports
 	$(BIN)/python -m mypy
 

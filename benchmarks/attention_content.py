@@ -97,11 +97,15 @@ def least_bytes(inputs):
     chosen = heads * targets * CHOSEN * 4
     marks = heads * inputs.layout.max_segments * targets // 8
     return {
-        "mean_keys": tensor + means, "choose_segments": means + target + chosen,
-        "mark_readers": chosen + marks, "list_readers": 2 * chosen + marks,
-        "attend_segment": 2 * tensor + target + parts, "merge_parts": parts + target + chosen,
-        "segment_gradients": 4 * tensor + 3 * target + parts, "sum_parts": parts + target + chosen,
-    }  # fmt: skip
+        "mean_keys": tensor + means,
+        "choose_segments": means + target + chosen,
+        "mark_readers": chosen + marks,
+        "list_readers": 2 * chosen + marks,
+        "attend_segment": 2 * tensor + target + parts,
+        "merge_parts": parts + target + chosen,
+        "segment_gradients": 4 * tensor + 3 * target + parts,
+        "sum_parts": parts + target + chosen,
+    }
 
 
 def breakdown(inputs, attend, leaves):

@@ -69,9 +69,13 @@ def fairseq_generate(task, system, case, dtype, options):
     model = build(task, arch, max(length, 1024), settings).eval().to(options.device, dtype)
     sample = make_sample(task, batch_size, length, options.device)
     generator = kind(
-        [model], task.target_dictionary, beam_size=options.beam, min_len=options.tokens, max_len_b=options.tokens,
+        [model],
+        task.target_dictionary,
+        beam_size=options.beam,
+        min_len=options.tokens,
+        max_len_b=options.tokens,
         no_repeat_ngram_size=3,
-    )  # fmt: skip
+    )
     return lambda: [len(beams[0]["tokens"]) - 1 for beams in generator.generate([model], sample)]
 
 
@@ -84,9 +88,14 @@ def transformers_generate(task, kind, case, dtype, options):
 
     def generate():
         found = model.generate(
-            tokens, attention_mask=real, num_beams=options.beam, do_sample=False, no_repeat_ngram_size=3,
-            min_new_tokens=options.tokens, max_new_tokens=options.tokens,
-        )  # fmt: skip
+            tokens,
+            attention_mask=real,
+            num_beams=options.beam,
+            do_sample=False,
+            no_repeat_ngram_size=3,
+            min_new_tokens=options.tokens,
+            max_new_tokens=options.tokens,
+        )
         return [found.size(1) - 1] * len(found)  # without the token that the decoder starts with
 
     return generate
@@ -163,8 +172,12 @@ def main():
             )
             results.add(
                 {
-                    "batch": case[0], "source": case[1], "beam": options.beam, "tokens": options.tokens,
-                    "dtype": str(dtype).removeprefix("torch."), "system": name,
+                    "batch": case[0],
+                    "source": case[1],
+                    "beam": options.beam,
+                    "tokens": options.tokens,
+                    "dtype": str(dtype).removeprefix("torch."),
+                    "system": name,
                 },
                 names[0],
                 round(speed, 1),
@@ -173,7 +186,7 @@ def main():
                 ratio=ratio,
                 peak_mib=memory and round(memory),
                 python=sys.version.split()[0],
-            )  # fmt: skip
+            )
 
 
 if __name__ == "__main__":

@@ -29,10 +29,17 @@ from srformer_plugin.models.encoders.window_attention import window_attention_re
 
 LENGTHS = {"cpu": (1024, 4096, 16384), "cuda": (1024, 4096, 16384, 65536)}
 SIZES = {
-    "cpu": {"encoder_layers": 2, "encoder_embed_dim": 256, "encoder_ffn_embed_dim": 1024, "encoder_attention_heads": 4,
-            "decoder_embed_dim": 256, "decoder_attention_heads": 4, "decoder_ffn_embed_dim": 256},
+    "cpu": {
+        "encoder_layers": 2,
+        "encoder_embed_dim": 256,
+        "encoder_ffn_embed_dim": 1024,
+        "encoder_attention_heads": 4,
+        "decoder_embed_dim": 256,
+        "decoder_attention_heads": 4,
+        "decoder_ffn_embed_dim": 256,
+    },
     "cuda": {},  # the architecture's own
-}  # fmt: skip
+}
 DTYPES, TOLERANCES = {"cpu": torch.float32, "cuda": torch.bfloat16}, {"cpu": 1e-4, "cuda": 3e-2}
 WORDS, CHECKED, CALLS, LONG_CALL = 1000, 2000, 3, 10.0
 POSITIONS, CHUNK, CONTEXT = 1024, 768, 128
@@ -162,11 +169,19 @@ def main():
                 theirs.setdefault(kind, taken)  # the peer comes first
                 case = {"source": length, "pass": kind, "system": name, "dtype": str(dtype).removeprefix("torch.")}
                 row = table.add(
-                    {**case, "sizes": SIZES[device] or "bart_base"}, PEER, taken, theirs[kind], "ms",
-                    mib=_peak(function, device), error=errors[name], load=round(os.getloadavg()[0], 2),
-                )  # fmt: skip
-                print(f"{length:6} {name:8} {kind:8} {taken:10.1f} ms, ratio {row['ratio']:.2f}, load {row['load']}",
-                      flush=True)  # fmt: skip
+                    {**case, "sizes": SIZES[device] or "bart_base"},
+                    PEER,
+                    taken,
+                    theirs[kind],
+                    "ms",
+                    mib=_peak(function, device),
+                    error=errors[name],
+                    load=round(os.getloadavg()[0], 2),
+                )
+                print(
+                    f"{length:6} {name:8} {kind:8} {taken:10.1f} ms, ratio {row['ratio']:.2f}, load {row['load']}",
+                    flush=True,
+                )
         add_exponents(table.rows)
         table.write()
     for (name, kind), rows in series(table.rows).items():

@@ -36,9 +36,14 @@ def build(task, arch, positions, settings, target_length=64):
     """
     torch.manual_seed(1)
     args = argparse.Namespace(
-        arch=arch, task="translation", share_all_embeddings=True, max_source_positions=positions,
-        max_target_positions=1024, expected_target_length=target_length, **settings,
-    )  # fmt: skip
+        arch=arch,
+        task="translation",
+        share_all_embeddings=True,
+        max_source_positions=positions,
+        max_target_positions=1024,
+        expected_target_length=target_length,
+        **settings,
+    )
     ARCH_CONFIG_REGISTRY[arch](args)
     return ARCH_MODEL_REGISTRY[arch].build_model(args, task)
 
@@ -66,9 +71,15 @@ def hugging_face(kind, positions, words=WORDS, **sizes):
     transformers = import_transformers()
     torch.manual_seed(1)
     sizes = {
-        "d_model": 768, "encoder_layers": 6, "decoder_layers": 6, "encoder_attention_heads": 12,
-        "decoder_attention_heads": 12, "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072, **sizes,
-    }  # fmt: skip
+        "d_model": 768,
+        "encoder_layers": 6,
+        "decoder_layers": 6,
+        "encoder_attention_heads": 12,
+        "decoder_attention_heads": 12,
+        "encoder_ffn_dim": 3072,
+        "decoder_ffn_dim": 3072,
+        **sizes,
+    }
     sizes["vocab_size"] = words + 4
     if kind == "bart":
         config = transformers.BartConfig(max_position_embeddings=max(1024, positions), **sizes)

@@ -126,9 +126,13 @@ def attention_core(rows):
 
 # Modes of the two benchmarks of segments chosen by content, in words
 MODES = {
-    "both_ms": "training, eager", "graph_both_ms": "training, CUDA graph", "graph_ms": "one decoding step, CUDA graph",
-    "forward": "forward", "both": "training", "step": "one decoding step",
-}  # fmt: skip
+    "both_ms": "training, eager",
+    "graph_both_ms": "training, CUDA graph",
+    "graph_ms": "one decoding step, CUDA graph",
+    "forward": "forward",
+    "both": "training",
+    "step": "one decoding step",
+}
 
 
 def attention_content(rows):
@@ -159,10 +163,14 @@ def training_step(rows):
     for row in rows:
         shares = row["ranges_ms"] or {}
         cells = [
-            _size(row), row["case"]["system"], row["case"]["time"], _number(row["ours"], ".1f"),
-            _number(row["ratio"], ".2f"), _number(row["peak_mib"], ",") if row["ours"] else row["not_timed"],
+            _size(row),
+            row["case"]["system"],
+            row["case"]["time"],
+            _number(row["ours"], ".1f"),
+            _number(row["ratio"], ".2f"),
+            _number(row["peak_mib"], ",") if row["ours"] else row["not_timed"],
             *(_number(shares.get(part), ".1f") for part in parts),
-        ]  # fmt: skip
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return _table(
         "| B x T x N | system | time | ms per step | stock / ours | peak MiB |" + "".join(f" {x}, ms |" for x in parts),

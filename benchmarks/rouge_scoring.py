@@ -99,7 +99,7 @@ def main():
                 "ratio": round(theirs / ours, 3),
                 **measured_on,
             }
-        )  # fmt: skip
+        )
     write_rows(rows, options.json)
 
 

@@ -115,8 +115,11 @@ def main():
                 {
                     "benchmark": "training_updates",
                     "case": {
-                        "model": model, "precision": precision, "batch": options.batch_size,
-                        "source": options.source, "updates": options.updates,
+                        "model": model,
+                        "precision": precision,
+                        "batch": options.batch_size,
+                        "source": options.source,
+                        "updates": options.updates,
                     },
                     "peer": peer,
                     "ours": results[model]["ms_per_update"],
@@ -126,7 +129,7 @@ def main():
                     "run": results[model],
                     **measured_on,
                 }
-            )  # fmt: skip
+            )
     write_rows(rows, options.json)
 
 

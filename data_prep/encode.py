@@ -88,9 +88,7 @@ def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0, s
         # one map over all files: the workers load their vocabulary once
         kept = {"source": iter, "target": iter if separator else without_separator}
         tasks = (
-            (line, limits[side])
-            for split, side in files
-            for line in kept[side](lines_of(corpus / f"{split}.{side}"))
+            (line, limits[side]) for split, side in files for line in kept[side](lines_of(corpus / f"{split}.{side}"))
         )
         results = ordered_map(encode_line, tasks, workers, 100, start_worker, (bpe, vocabulary_path))
         for split, side in files:
@@ -173,17 +171,22 @@ def main(argv=None):
     )
     parser.add_argument("--model", type=file, help="sentencepiece: a model file (default: train one)")
     parser.add_argument(
-        "--vocabulary", type=positive, default=32000,
+        "--vocabulary",
+        type=positive,
+        default=32000,
         help="sentencepiece: pieces of a trained model, or as many as the text is enough for (default: 32000)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--fold-case", action="store_true", help="sentencepiece: a trained model makes capital letters small"
     )
     for side in SIDES:
         parser.add_argument(
-            f"--max-{side}", type=token_limit, default=1024, metavar="TOKENS",
+            f"--max-{side}",
+            type=token_limit,
+            default=1024,
+            metavar="TOKENS",
             help=f"cut longer {side}s to this, the end of sentence included; 0: never (default: 1024)",
-        )  # fmt: skip
+        )
     parser.add_argument(
         "--leave-out-separator",
         action="store_true",

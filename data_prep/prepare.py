@@ -159,10 +159,12 @@ def add_options(parser):
         "--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="splits to write (default: all)"
     )
     parser.add_argument(
-        "--duplicates", choices=list(REMOVED_FROM), default="train",
+        "--duplicates",
+        choices=list(REMOVED_FROM),
+        default="train",
         help="from which splits pairs of equal source and target are removed but for the first; they are counted in "
         "every split. Published scores are over test sets with their duplicates (default: %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--remove-overlap",
         action="store_true",

@@ -25,20 +25,32 @@ matplotlib.set_loglevel("warning")  # importing fairseq sets the root logger to 
 def box(axes, x, y, width, text, colour, height=0.62, alpha=0.25):
     axes.add_patch(
         FancyBboxPatch(
-            (x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.08",
-            ec=colour, fc=(*matplotlib.colors.to_rgb(colour), alpha), lw=1.4,
+            (x, y),
+            width,
+            height,
+            boxstyle="round,pad=0.02,rounding_size=0.08",
+            ec=colour,
+            fc=(*matplotlib.colors.to_rgb(colour), alpha),
+            lw=1.4,
         )
-    )  # fmt: skip
+    )
     axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
 
 
 def arrow(axes, start, end, colour, style="-|>", curve=0.0, width=1.4):
     axes.add_patch(
         FancyArrowPatch(
-            start, end, arrowstyle=style, mutation_scale=11, color=colour, lw=width,
-            connectionstyle=f"arc3,rad={curve}", shrinkA=1, shrinkB=1,
+            start,
+            end,
+            arrowstyle=style,
+            mutation_scale=11,
+            color=colour,
+            lw=width,
+            connectionstyle=f"arc3,rad={curve}",
+            shrinkA=1,
+            shrinkB=1,
         )
-    )  # fmt: skip
+    )
 
 
 def main():
@@ -47,8 +59,12 @@ def main():
     axes.set_ylim(-0.55, 6.6)
     axes.axis("off")
 
-    for row, label in ((0.0, "source,\nin segments"), (2.0, "key-value products\nof the other segments"),
-                       (3.5, "RAF neuron,\none step a segment"), (5.6, "target\npositions")):  # fmt: skip
+    for row, label in (
+        (0.0, "source,\nin segments"),
+        (2.0, "key-value products\nof the other segments"),
+        (3.5, "RAF neuron,\none step a segment"),
+        (5.6, "target\npositions"),
+    ):
         axes.text(-2.85, row + 0.3, label, ha="left", va="center", fontsize=9.5, color=GREY)
 
     for j in range(SEGMENTS):
@@ -75,10 +91,12 @@ def main():
         arrow(axes, (origin + side * 0.25, 4.15), (centre - side * 0.15, 5.57), COLOURS[j], style="->", width=1)
 
     axes.text(
-        7.6, 6.42,
+        7.6,
+        6.42,
         "a position attends by softmax to one segment (thick) and reads what the neuron carries of all others (thin)",
-        ha="center", fontsize=10,
-    )  # fmt: skip
+        ha="center",
+        fontsize=10,
+    )
     figure.tight_layout(pad=0.3)
     figure.savefig(Path(__file__).with_name("method.png"), dpi=130)
 

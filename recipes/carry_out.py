@@ -58,10 +58,14 @@ def open_book(plan, stages):
             raise BookError(f"--data-from {values['data-from']} has no finished data")
         known = {"binarise": record.get("identity", "")}
     book = Book(
-        values["out"], shlex.join(run["facts"]["command"]), values["changed"],
+        values["out"],
+        shlex.join(run["facts"]["command"]),
+        values["changed"],
         "choose another --out, or give --changed redo (start over) or --changed keep (go on with what is there)",
-        facts=run["facts"], known=known, late={UPDATES: lambda: counted_updates(values) or "UPDATES"},
-    )  # fmt: skip
+        facts=run["facts"],
+        known=known,
+        late={UPDATES: lambda: counted_updates(values) or "UPDATES"},
+    )
     return book, run["selected"], values
 
 

@@ -57,8 +57,13 @@ def _files(values, selected, published):
 
     fetched_weights = any(Path(values["init"]).parent.name == name for name in published)
     if values["init"] != "scratch":
-        need("init", "train", values["init"], fetched=fetched_weights,
-             remedy="run the download stage, or name a checkpoint, or say --init scratch")  # fmt: skip
+        need(
+            "init",
+            "train",
+            values["init"],
+            fetched=fetched_weights,
+            remedy="run the download stage, or name a checkpoint, or say --init scratch",
+        )
     if values["dict"]:
         beside = str(Path(values["dict"]).parent)
         fetched = any(beside.endswith(f"/{name}") for name in published)

@@ -197,9 +197,7 @@ def _share_batch(values):
     if batch < 1 or most < 1:
         raise RefusedOptions("--batch-size and --gpu-batch-size must be at least 1")
     if batch % world:
-        raise RefusedOptions(
-            f"--batch-size {batch} cannot be shared by {world} GPUs: choose a multiple of {world}"
-        )
+        raise RefusedOptions(f"--batch-size {batch} cannot be shared by {world} GPUs: choose a multiple of {world}")
     passes = -(-batch // world // most)
     while batch % (world * passes):
         passes += 1

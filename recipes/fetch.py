@@ -132,9 +132,10 @@ def _continue(url, partial):
             have = 0
         length = response.headers.get("Content-Length")
         total = None if length is None else have + int(length)
-        with open(partial, "ab") as file, tqdm(
-            total=total, initial=have, desc=partial.stem, unit="B", unit_scale=True, mininterval=1
-        ) as bar:  # fmt: skip
+        with (
+            open(partial, "ab") as file,
+            tqdm(total=total, initial=have, desc=partial.stem, unit="B", unit_scale=True, mininterval=1) as bar,
+        ):
             while block := response.read(1 << 20):
                 file.write(block)
                 bar.update(len(block))

@@ -196,9 +196,13 @@ TYPES = {NUMBER: _number, REAL: _real, FILE: _file, FOLDER: _path, TEXT: str}
 def build_parser(program, name, title, defaults):
     """The parser of a recipe. ``defaults`` are the recipe's own: ``{option: value}``."""
     parser = _Parser(
-        prog=program, usage=f"bash {program} [options]", description=title, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=f"Stages: {' '.join(STAGES)}",
-    )  # fmt: skip
+        prog=program,
+        usage=f"bash {program} [options]",
+        description=title,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"Stages: {' '.join(STAGES)}",
+    )
     for heading, options in {"This recipe": OWN.get(name, []), **TABLE}.items():
         group = parser.add_argument_group(heading)
         for option in options:

@@ -101,12 +101,18 @@ def write_arxiv(folder, documents):
 def write_mediasum(folder, documents):
     interviews = [
         {
-            "id": name, "program": "A program", "date": "2020-01-01", "url": "http://example.org", "title": "A title",
-            "summary": "\n".join(target), "utt": source, "speaker": ["HOST"] * (len(source) + 1),
+            "id": name,
+            "program": "A program",
+            "date": "2020-01-01",
+            "url": "http://example.org",
+            "title": "A title",
+            "summary": "\n".join(target),
+            "utt": source,
+            "speaker": ["HOST"] * (len(source) + 1),
         }
         for members in documents.values()
         for name, source, target in members
-    ]  # fmt: skip
+    ]
     (folder / "news_dialogue.json").write_text(json.dumps(interviews, indent=1))
     ids = {FILE_NAMES[split]: [name for name, _, _ in members] for split, members in documents.items()}
     (folder / "train_val_test_split.json").write_text(json.dumps(ids))

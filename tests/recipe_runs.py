@@ -31,9 +31,14 @@ def command(name, *arguments):
 def recipe(name, *arguments, cwd=ROOT, check=True, **more):
     """Run a recipe; returns the finished process, ``stdout`` holding standard error as well."""
     done = subprocess.run(
-        command(name, *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd,
-        env=environment(**more), timeout=280,
-    )  # fmt: skip
+        command(name, *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=cwd,
+        env=environment(**more),
+        timeout=280,
+    )
     if check and done.returncode != 0:
         pytest.fail(f"{name} {' '.join(map(str, arguments))}\n{done.stdout}")
     return done

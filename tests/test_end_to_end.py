@@ -27,9 +27,16 @@ STOCK_TINY = [
     "--decoder-embed-dim", "32", "--decoder-ffn-embed-dim", "64", "--decoder-attention-heads", "2",
 ]  # fmt: skip
 SETTINGS = [
-    "--truncate-source", "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
-    "--lr", "1e-2", "--batch-size", "6",
-]  # fmt: skip
+    "--truncate-source",
+    "--criterion",
+    "label_smoothed_cross_entropy",
+    "--label-smoothing",
+    "0.1",
+    "--lr",
+    "1e-2",
+    "--batch-size",
+    "6",
+]
 RESET = ["--reset-optimizer", "--reset-lr-scheduler", "--reset-dataloader", "--reset-meters"]
 
 
@@ -76,9 +83,16 @@ def test_training_reports_its_schedule_and_the_loss_falls(docstrings, trained):
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(trained, train_here, tmp_path):
     saved = next(trained.folder.glob("checkpoint_*_10.pt"))
     train_here(
-        tmp_path, "--arch", "srformer_bart_tiny", "--max-update", 20, "--restore-file", saved,
-        "--save-interval-updates", 10,
-    )  # fmt: skip
+        tmp_path,
+        "--arch",
+        "srformer_bart_tiny",
+        "--max-update",
+        20,
+        "--restore-file",
+        saved,
+        "--save-interval-updates",
+        10,
+    )
     whole, resumed = (torch.load(f, weights_only=True) for f in (trained.last, tmp_path / "checkpoint_last.pt"))
     assert whole["optimizer_history"][-1]["num_updates"] == resumed["optimizer_history"][-1]["num_updates"] == 20
     assert whole["model"].keys() == resumed["model"].keys()

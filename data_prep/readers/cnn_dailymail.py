@@ -20,10 +20,12 @@ ENDS = (".", "!", "?", "...", "'", "`", '"', "\u2019", "\u201d", ")", "-RRB-", "
 
 def add_arguments(parser):
     parser.add_argument(
-        "--url-lists", type=Path, metavar="FOLDER",
+        "--url-lists",
+        type=Path,
+        metavar="FOLDER",
         help="folder with all_train.txt, all_val.txt, all_test.txt, or with other *train*.txt, *val*.txt, *test*.txt "
         "(default: RAW, or RAW/url_lists)",
-    )  # fmt: skip
+    )
 
 
 def find_lists(raw, folder, splits):

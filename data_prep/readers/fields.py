@@ -21,11 +21,13 @@ def add_arguments(parser):
     parser.add_argument("--target-field", required=True, help="name of the field with the summary")
     parser.add_argument("--id-field", help="name of the field with an identifier (default: file and line)")
     parser.add_argument(
-        "--quoting", choices=QUOTING, default="auto",
+        "--quoting",
+        choices=QUOTING,
+        default="auto",
         help="rfc4180: quotes enclose fields, which may then hold tabs, commas and line ends; none: quotes are "
         "characters like any other; auto: rfc4180 for .csv, none for .tsv, and an error that names the line where the "
         "file speaks against it (default: auto)",
-    )  # fmt: skip
+    )
 
 
 def units(raw, options):

@@ -14,8 +14,7 @@ from data_prep.text import SIDES, binary_lines
 def units(raw, options):
     for split in options.splits:
         source, target = (
-            one_file(raw, [f"{name}.{side}" for name in SPLIT_NAMES[split]], f"{split}.{side}")
-            for side in SIDES
+            one_file(raw, [f"{name}.{side}" for name in SPLIT_NAMES[split]], f"{split}.{side}") for side in SIDES
         )
         number = 0
         with open(source, "rb") as sources, open(target, "rb") as targets:

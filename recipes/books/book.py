@@ -38,9 +38,7 @@ class Book:
         late: ``{word: function}``: a word that stands within a command for what is known only when its stage begins.
     """
 
-    def __init__(
-        self, out, again="", changed="stop", remedy="", clean=False, facts=None, known=None, late=None
-    ):  # fmt: skip
+    def __init__(self, out, again="", changed="stop", remedy="", clean=False, facts=None, known=None, late=None):
         self.out, self.again, self.changed, self.clean = Path(out), again, changed, clean
         self.remedy, self.facts = remedy or "choose another output folder", facts
         self.known, self.late = known or {}, late or {}
@@ -231,21 +229,21 @@ class Book:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(path, "ab" if append else "wb") as log:
-                status = run_commands(
-                    commands, log, progress, stage.at_once, descriptors, env=environment, cwd=ROOT
-                )
+                status = run_commands(commands, log, progress, stage.at_once, descriptors, env=environment, cwd=ROOT)
         finally:
             progress.close()
         if status:
             raise BookError(
-                "\n".join([
-                    f"{stage.name} failed (exit status {status}):",
-                    *(f"  {line}" for line in progress.tail),
-                    f'Read {path}, then run "{self.again}" again: finished stages are skipped. '
-                    f"{self.remedy[0].upper()}{self.remedy[1:]}.",
-                ]),
+                "\n".join(
+                    [
+                        f"{stage.name} failed (exit status {status}):",
+                        *(f"  {line}" for line in progress.tail),
+                        f'Read {path}, then run "{self.again}" again: finished stages are skipped. '
+                        f"{self.remedy[0].upper()}{self.remedy[1:]}.",
+                    ]
+                ),
                 status,
-            )  # fmt: skip
+            )
 
     def final(self, command):
         """A command with its late words in place."""

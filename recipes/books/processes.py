@@ -20,9 +20,13 @@ class _Running:
     def __init__(self, command, **options):
         self.label, self.rest = command.label, b""
         self.process = subprocess.Popen(
-            command.words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, **options,
-        )  # fmt: skip
+            command.words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **options,
+        )
 
     def read(self):
         """What is there, or b"" at the end."""

@@ -77,9 +77,16 @@ class Progress:
             self.live = ""
         if label not in self.bars:
             self.bars[label] = tqdm(
-                total=self.totals.get(label), desc=f"  {label or 'training'}", unit=" updates", file=self.stream,
-                initial=state["updates"], position=len(self.bars), leave=False, dynamic_ncols=True, mininterval=0,
-            )  # fmt: skip
+                total=self.totals.get(label),
+                desc=f"  {label or 'training'}",
+                unit=" updates",
+                file=self.stream,
+                initial=state["updates"],
+                position=len(self.bars),
+                leave=False,
+                dynamic_ncols=True,
+                mininterval=0,
+            )
         bar = self.bars[label]
         bar.set_postfix({name: value for name, value in state.items() if name != "updates"}, refresh=False)
         bar.update(state["updates"] - bar.n)

@@ -54,9 +54,11 @@ def parser():
         "--loaders", type=positive, default=4, help="processes that load the batches of one training (default: 4)"
     )
     options.add_argument(
-        "--changed", choices=["stop", "redo"], default="stop",
+        "--changed",
+        choices=["stop", "redo"],
+        default="stop",
         help="finished work that the plan now wants otherwise: stop and say so, or redo it (default: stop)",
-    )  # fmt: skip
+    )
     options.add_argument("--report-only", action="store_true", help="write the report of what is there")
     options.add_argument("--dry-run", action="store_true", help="print every command and do nothing")
     options.add_argument("--cell", help=argparse.SUPPRESS)  # of one run's own process: its name
@@ -70,10 +72,14 @@ def place_of(options):
     precision = () if options.precision == "fp32" else (f"--{options.precision}",)
     out = options.out or Path("experiments") / options.plan.stem
     return Place(
-        out.absolute(), options.raw.absolute(), options.init and options.init.absolute(),
-        options.workers, options.loaders,
-        ("--cpu",) if options.cpu else precision, ("--cpu",) if options.cpu else (),
-    )  # fmt: skip
+        out.absolute(),
+        options.raw.absolute(),
+        options.init and options.init.absolute(),
+        options.workers,
+        options.loaders,
+        ("--cpu",) if options.cpu else precision,
+        ("--cpu",) if options.cpu else (),
+    )
 
 
 def own_command(options):

@@ -23,9 +23,15 @@ def draw(path, rows, against):
     for row in rows:
         mean, (low, high) = row.score.mean[0], row.score.over_texts[:, 0]
         axes.errorbar(
-            row.cost.operations, mean, [[mean - low], [high - mean]], marker="o", capsize=2, lw=1,
-            color="black" if row.name in against else "tab:blue", mfc=None if row.name in against else "white",
-        )  # fmt: skip
+            row.cost.operations,
+            mean,
+            [[mean - low], [high - mean]],
+            marker="o",
+            capsize=2,
+            lw=1,
+            color="black" if row.name in against else "tab:blue",
+            mfc=None if row.name in against else "white",
+        )
         axes.annotate(
             row.name, (row.cost.operations, mean), xytext=(5, 4), textcoords="offset points", fontsize="small"
         )

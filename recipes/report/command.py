@@ -163,9 +163,7 @@ def report(folders, out, samples=5, say=lambda text: None):
     logs = {one.name: one.log for one in experiments if one.log is not None}
     repeat = ["python", "-m", "recipes.report", *map(str, folders), "--out", str(out), "--samples", str(samples)]
     same_but_for_seed = seed_groups(experiments)
-    text = page(
-        experiments, groups, same_but_for_seed, baselines, comparison, warnings, samples, shlex.join(repeat)
-    )
+    text = page(experiments, groups, same_but_for_seed, baselines, comparison, warnings, samples, shlex.join(repeat))
     found = to_json(results(experiments, baselines, comparison, warnings), indent=1) + "\n"
     say(f"writing {out}/report.md, {out}/results.json" + (f", {out}/learning_curves.png" if logs else ""))
     out.mkdir(parents=True, exist_ok=True)
@@ -188,9 +186,12 @@ def main(argv=None):
     parser.add_argument("experiments", nargs="+", type=Path, metavar="EXPERIMENT", help="output folder of a recipe")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the report goes")
     parser.add_argument(
-        "--samples", type=non_negative, default=5, metavar="N",
+        "--samples",
+        type=non_negative,
+        default=5,
+        metavar="N",
         help="texts to show; 0: no text of the corpus (default: 5)",
-    )  # fmt: skip
+    )
     options = parser.parse_args(argv)
 
     def say(text):

@@ -118,9 +118,13 @@ def main(argv=None):
     parser.add_argument("--source", required=True, help="sources of the test split, one a line")
     parser.add_argument("--reference", required=True, help="their reference summaries, one a line")
     parser.add_argument(
-        "--system", nargs=3, action="append", required=True, metavar=("NAME", "GENERATED", "LOG"),
+        "--system",
+        nargs=3,
+        action="append",
+        required=True,
+        metavar=("NAME", "GENERATED", "LOG"),
         help="a system's name, its generate-test.txt and its training log; repeatable",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for results.json, table.md, examples.md and the plot"
     )

@@ -69,14 +69,16 @@ def training(experiments):
             continue
         found = one.log.summary()
         best = found["best_valid_loss"]
-        rows.append([
-            one.name,
-            f"{found['updates']:,}" + ("" if found["finished"] else " (not finished)"),
-            _time(found["wall_seconds"]),
-            "-" if found["updates_per_second"] is None else f"{found['updates_per_second']:.2f}",
-            "-" if found["last_valid_loss"] is None else f"{found['last_valid_loss']:.3f}",
-            "-" if best is None else f"{best:.3f} ({found['best_valid_update']:,})",
-        ])  # fmt: skip
+        rows.append(
+            [
+                one.name,
+                f"{found['updates']:,}" + ("" if found["finished"] else " (not finished)"),
+                _time(found["wall_seconds"]),
+                "-" if found["updates_per_second"] is None else f"{found['updates_per_second']:.2f}",
+                "-" if found["last_valid_loss"] is None else f"{found['last_valid_loss']:.3f}",
+                "-" if best is None else f"{best:.3f} ({found['best_valid_update']:,})",
+            ]
+        )
     if not rows:
         return []
     head = ["experiment", "updates", "wall time", "updates/s", "last validation loss", "lowest (at update)"]

@@ -20,9 +20,14 @@ from . import bart, led, rename, t5
 from .weights import PICKLE, SAFETENSORS, Weights, read_json, write_weights
 
 TOKENIZER_FILES = (
-    "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "spiece.model",
-)  # fmt: skip
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+)
 FAIRSEQ_FILES = {CHECKPOINT, "dict.source.txt", "dict.target.txt", "encoder.json", "vocab.bpe", *TOKENIZER_FILES}
 HUGGINGFACE_FILES = {"config.json", "generation_config.json", SAFETENSORS, PICKLE, *TOKENIZER_FILES}
 # Modules of one family of models each, with the same functions
@@ -207,9 +212,12 @@ def parser() -> argparse.ArgumentParser:
     change.add_argument("out", metavar="OUT", type=Path, help="checkpoint file to write")
     change.add_argument("--force", action="store_true", help="replace OUT")
     change.add_argument(
-        "--max-source-positions", type=int, metavar="N", help="tokens of a source that are read (default: as many as "
+        "--max-source-positions",
+        type=int,
+        metavar="N",
+        help="tokens of a source that are read (default: as many as "
         "before, and all with --encoder-attention chunked); learned positions of the other encoders are repeated to N",
-    )  # fmt: skip
+    )
     for title, settings in (("cross-attention", SegmentSettings()), ("encoder", EncoderSettings())):
         group = change.add_argument_group(title, argument_default=argparse.SUPPRESS)
         gen_parser_from_dataclass(group, settings, delete_default=True)

@@ -39,8 +39,10 @@ REFUSED = {
         "other than --decoder-embed-dim cannot be shared with the embeddings: leave it out",
     ),
     "--adaptive-softmax-cutoff": (
-        lambda args: getattr(args, "adaptive_softmax_cutoff", None) is not None
-        and getattr(args, "criterion", None) != "adaptive_loss",
+        lambda args: (
+            getattr(args, "adaptive_softmax_cutoff", None) is not None
+            and getattr(args, "criterion", None) != "adaptive_loss"
+        ),
         "needs --criterion adaptive_loss",
     ),
     "--base-layers": (lambda args: (getattr(args, "base_layers", 0) or 0) > 0, "is not supported: leave it out"),

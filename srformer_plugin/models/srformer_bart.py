@@ -34,9 +34,7 @@ class SRformerBARTModel(SegmentedModel, BARTModel):
         for side in ("encoder", "decoder"):
             width, heads = getattr(args, f"{side}_embed_dim"), getattr(args, f"{side}_attention_heads")
             if heads < 1 or width % heads != 0:
-                raise ConfigurationError(
-                    f"--{side}-attention-heads {heads} does not divide --{side}-embed-dim {width}"
-                )
+                raise ConfigurationError(f"--{side}-attention-heads {heads} does not divide --{side}-embed-dim {width}")
         return super().build_model(args, task)
 
     @classmethod

@@ -34,8 +34,7 @@ class T5Settings(FairseqDataclass):
     untied_output: bool = field(
         default=False,
         metadata={
-            "help": "an output projection of its own (T5 v1.1), not the embedding behind a factor of "
-            "d_model^-0.5 (T5)"
+            "help": "an output projection of its own (T5 v1.1), not the embedding behind a factor of d_model^-0.5 (T5)"
         },
     )
     relative_position_buckets: int = field(
@@ -52,8 +51,7 @@ class T5Settings(FairseqDataclass):
             raise ConfigurationError(f"--d-kv must be at least 1, got {self.d_kv}; T5 uses 64")
         if self.relative_position_buckets < 4 or self.relative_position_buckets % 4 != 0:
             raise ConfigurationError(
-                f"--relative-position-buckets must be a multiple of 4, got {self.relative_position_buckets}; "
-                "T5 uses 32"
+                f"--relative-position-buckets must be a multiple of 4, got {self.relative_position_buckets}; T5 uses 32"
             )
         if self.relative_position_max_distance <= self.relative_position_buckets // 2:
             raise ConfigurationError(

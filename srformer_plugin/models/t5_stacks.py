@@ -76,9 +76,7 @@ class T5DecoderLayer(_T5Layer, SegmentedDecoderLayer):
 
 
 def _build_position_bias(cfg, heads: int, bidirectional: bool) -> RelativePositionBias:
-    return RelativePositionBias(
-        heads, bidirectional, cfg.relative_position_buckets, cfg.relative_position_max_distance
-    )
+    return RelativePositionBias(heads, bidirectional, cfg.relative_position_buckets, cfg.relative_position_max_distance)
 
 
 class T5Encoder(TransformerEncoderBase):

@@ -30,9 +30,13 @@ def parse_arguments(argv=None):
     parser.add_argument("hypotheses", metavar="HYP", help="the first system: a line file or fairseq-generate's output")
     parser.add_argument("references", metavar="REF", help="reference summaries, one a line")
     parser.add_argument(
-        "--system", nargs=2, action="append", default=[], metavar=("NAME", "FILE"),
+        "--system",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "FILE"),
         help="one more system, compared with the first; repeatable",
-    )  # fmt: skip
+    )
     parser.add_argument("--source", help="what was summarized, one document a line: adds novel n-grams, compression")
     parser.add_argument(
         "--also", type=_metrics, default=(), help=f"comma-separated scores of sacrebleu: {', '.join(ALSO)}"
@@ -71,9 +75,14 @@ def run(options):
     if sources is not None and len(sources) != len(references):
         raise ScoringError(f"{options.source} has {len(sources):,} lines, but there are {len(references):,} references")
     result, examples = evaluate(
-        systems, references, sources, options.also, options.bootstrap_samples, options.seed,
+        systems,
+        references,
+        sources,
+        options.also,
+        options.bootstrap_samples,
+        options.seed,
         options.workers or min(os.cpu_count() or 1, 1 + len(references) // PAIRS_PER_WORKER),
-    )  # fmt: skip
+    )
     warning = unseen_warning([text for texts in systems.values() for text in texts], references)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)

@@ -144,8 +144,14 @@ def table(result):
         [[system, *(_statistic(name, values.get(name, math.nan)) for name in names)] for system, values in described],
     )
     for one in result.get("comparison", []):
-        cells = [[LABELS[name], _with_interval(one["difference"][name], one["interval"][name], "+.2f"),
-                  f"{one['p_value'][name]:.4f}"] for name in ROUGE_TYPES]  # fmt: skip
+        cells = [
+            [
+                LABELS[name],
+                _with_interval(one["difference"][name], one["interval"][name], "+.2f"),
+                f"{one['p_value'][name]:.4f}",
+            ]
+            for name in ROUGE_TYPES
+        ]
         head = [f"{one['system']} - {one['baseline']}", "difference", "p (paired bootstrap)"]
         lines += ["", *markdown_table(head, cells)]
     lines += ["", f"ROUGE {rows[0]['signature']}"]

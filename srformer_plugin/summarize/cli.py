@@ -45,27 +45,32 @@ def parser() -> argparse.ArgumentParser:
         "files", metavar="FILE", nargs="*", help="text files, or .jsonl files with --field; - or none: standard input"
     )
     top.add_argument(
-        "--model", metavar="DIR", required=True,
+        "--model",
+        metavar="DIR",
+        required=True,
         help="folder with checkpoint_best.pt, model.pt or checkpoint_last.pt, dictionaries and subword files; or a "
         "Hugging Face folder of BART, LED or T5, which is converted once",
-    )  # fmt: skip
+    )
     top.add_argument("--field", metavar="NAME", help="field of the objects of .jsonl files that holds the text")
     top.add_argument("--out", metavar="FILE", help="write there, whole or not at all (default: standard output)")
     top.add_argument(
-        "--json", action="store_true",
+        "--json",
+        action="store_true",
         help="an object a line: file, line, summary, tokens (of the document), summary_tokens, chunked, truncated; or "
         "file, line, error",
-    )  # fmt: skip
+    )
     top.add_argument(
-        "--explain", metavar="PAGE.html",
+        "--explain",
+        metavar="PAGE.html",
         help="also write a page that shows which parts of the one document each word of the summary was read from",
-    )  # fmt: skip
+    )
     grown = top.add_argument_group("a file or pipe that grows")
     grown.add_argument(
-        "--follow", action="store_true",
+        "--follow",
+        action="store_true",
         help="summarise one file, or standard input, again and again as it grows, until it ends or Ctrl-C; --out then "
         "holds the last summary",
-    )  # fmt: skip
+    )
     grown.add_argument(
         "--every",
         type=positive,
@@ -74,9 +79,12 @@ def parser() -> argparse.ArgumentParser:
         help="new words before the next summary (default: %(default)s)",
     )
     grown.add_argument(
-        "--pause", type=float, default=PAUSE, metavar="S",
+        "--pause",
+        type=float,
+        default=PAUSE,
+        metavar="S",
         help="seconds without new words after which those before are summarised (default: %(default)s)",
-    )  # fmt: skip
+    )
     search = top.add_argument_group(
         "search",
         "defaults: the model's own, of config.json and generation_config.json; of a fairseq folder, those of BART for "
@@ -87,25 +95,31 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--min-len", type=non_negative, metavar="N", help="tokens of the shortest summary")
     search.add_argument("--max-len", type=positive, metavar="N", help="tokens of the longest summary")
     search.add_argument(
-        "--no-repeat-ngram-size", type=non_negative, metavar="N",
+        "--no-repeat-ngram-size",
+        type=non_negative,
+        metavar="N",
         help="no sequence of N tokens comes twice in a summary; 0: any may",
-    )  # fmt: skip
+    )
     run = top.add_argument_group("model and machine")
     run.add_argument("--data", metavar="DIR", help="dictionaries and subword files, where they are not in --model")
     run.add_argument(
         "--prefix", metavar="TEXT", help='text before every document (default: what config.json says: "summarize: ")'
     )
     run.add_argument(
-        "--truncate", action="store_true",
+        "--truncate",
+        action="store_true",
         help="read only the beginning of documents that are longer than the model's positions; without it they are "
         "encoded in chunks, and the decoder chooses the segments that it reads",
-    )  # fmt: skip
+    )
     run.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     run.add_argument("--dtype", choices=DTYPES, help="of the weights (default: float32 on a CPU, else bfloat16)")
     run.add_argument(
-        "--max-tokens", type=positive, default=MAX_TOKENS, metavar="N",
+        "--max-tokens",
+        type=positive,
+        default=MAX_TOKENS,
+        metavar="N",
         help="source tokens that are read at once, padding counted; longer documents go alone (default: %(default)s)",
-    )  # fmt: skip
+    )
     run.add_argument("--cache-dir", metavar="DIR", help=f"of converted folders (default: {default_folder()})")
     run.add_argument("--progress", action="store_true", help="show a bar even where standard error is no terminal")
     return top
@@ -202,9 +216,16 @@ def _write(out, text):
 def load_model(args) -> Model:
     """The model that the arguments name."""
     return load(
-        args.model, args.device, args.dtype, args.data, args.prefix, args.truncate, args.cache_dir, _note,
+        args.model,
+        args.device,
+        args.dtype,
+        args.data,
+        args.prefix,
+        args.truncate,
+        args.cache_dir,
+        _note,
         **{name: getattr(args, name) for _, name in _decoding_flags()},
-    )  # fmt: skip
+    )
 
 
 def as_line(document: Document, summary: Summary, as_json: bool, **others) -> str:

@@ -86,11 +86,14 @@ def explain(model, text: str, **decoding) -> Explanation:
     words = [match.span() for match in WORD.finditer(summary.text)]
     unread = int(of_token.max()) + 1 if summary.truncated else None
     return Explanation(
-        text, summary, segments, None if unread == len(segments) else unread,
+        text,
+        summary,
+        segments,
+        None if unread == len(segments) else unread,
         [_part(span, ends, per_segment) for span in words],
         [_part(span, ends, per_segment) for span in sentences],
         1 - float(per_segment.sum() / weights.sum()),
-    )  # fmt: skip
+    )
 
 
 @torch.inference_mode()

@@ -100,9 +100,14 @@ class Stream:
         mask = torch.zeros(1, length, dtype=torch.bool, device=states.device)
         lengths = torch.full((1, 1), length, dtype=torch.int32, device=states.device)
         return {
-            "encoder_out": [states], "encoder_padding_mask": [mask], "encoder_embedding": [], "encoder_states": [],
-            "fc_results": [], "src_tokens": [], "src_lengths": [lengths],
-        }  # fmt: skip
+            "encoder_out": [states],
+            "encoder_padding_mask": [mask],
+            "encoder_embedding": [],
+            "encoder_states": [],
+            "fc_results": [],
+            "src_tokens": [],
+            "src_lengths": [lengths],
+        }
 
     @torch.inference_mode()
     def _encode_finished_rows(self):

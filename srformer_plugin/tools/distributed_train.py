@@ -20,9 +20,16 @@ from ..errors import ConfigurationError
 
 # What would contradict torchrun.
 DECIDED_BY_TORCHRUN = (
-    "--distributed-world-size", "--distributed-num-procs", "--distributed-rank", "--distributed-init-method",
-    "--distributed-port", "--distributed-no-spawn", "--device-id", "--local_rank", "--local-rank",
-)  # fmt: skip
+    "--distributed-world-size",
+    "--distributed-num-procs",
+    "--distributed-rank",
+    "--distributed-init-method",
+    "--distributed-port",
+    "--distributed-no-spawn",
+    "--device-id",
+    "--local_rank",
+    "--local-rank",
+)
 
 
 def distributed_arguments(arguments: list[str], environment: Mapping[str, str]) -> list[str]:

@@ -225,17 +225,24 @@ def main(argv=None):
     parser.add_argument("data", type=Path, metavar="DATA", help="folder that fairseq-preprocess wrote")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     parser.add_argument(
-        "--short-sources", type=positive, nargs="+", default=[], metavar="TOKENS",
+        "--short-sources",
+        type=positive,
+        nargs="+",
+        default=[],
+        metavar="TOKENS",
         help="a first pass of copying examples alone for each of these lengths, of sources that are cut to it",
-    )  # fmt: skip
+    )
     parser.add_argument("--passes", type=positive, default=1, help="passes after these (default: 1)")
     parser.add_argument(
         "--share", type=share, default=0.6, help="probability of a copying example in them (default: 0.6)"
     )
     parser.add_argument(
-        "--max-target", type=token_limit, default=96, metavar="TOKENS",
+        "--max-target",
+        type=token_limit,
+        default=96,
+        metavar="TOKENS",
         help="tokens of a copied target at most, the end of sentence included; 0: any number (default: 96)",
-    )  # fmt: skip
+    )
     parser.add_argument("--seed", type=non_negative, default=1, help="of the draws (default: 1)")
     parser.add_argument(
         "--workers", type=positive, default=os.cpu_count() or 1, help="processes, a pass each (default: one a core)"

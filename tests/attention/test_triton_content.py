@@ -153,7 +153,7 @@ BIG = {
     "D 32, segments of 8": Case([500, 63], 300, 8, 32, head_dim=32, heads=2),
     "many queries": Case([700, 450], 1100, 16, 4, head_dim=64, heads=2),
     "long": Case([16384, 12000], 200, 16, 8, head_dim=64, heads=2, shifts=[0, 17]),
-}  # fmt: skip
+}
 CASES = [*SMALL, *(pytest.param(name, marks=pytest.mark.gpu) for name in BIG)]
 
 
@@ -411,9 +411,10 @@ def test_a_graph_replays_training_and_decoding():
 def build(backend, **options):
     torch.manual_seed(1)
     settings = SegmentSettings(
-        segment_schedule="content", attention_backend=backend,
+        segment_schedule="content",
+        attention_backend=backend,
         **{"cross_attention": "segmented", "segment_size": 4, "segments_per_query": 3, **options},
-    )  # fmt: skip
+    )
     return SegmentedCrossAttention(32, 2, settings.check()).to(DEVICE)
 
 

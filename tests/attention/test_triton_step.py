@@ -15,15 +15,16 @@ if not torch.cuda.is_available() and tuple(map(int, triton.__version__.split("."
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def build(
-    backend, heads=2, head_dim=16, segment_size=8, expected=6, gate=False, kind="srformer", dtype=torch.float32
-):
+def build(backend, heads=2, head_dim=16, segment_size=8, expected=6, gate=False, kind="srformer", dtype=torch.float32):
     """An attention with the same weights for every backend."""
     torch.manual_seed(5)
     settings = SegmentSettings(
-        segment_size=segment_size, expected_target_length=expected, attention_backend=backend, memory_gate=gate,
+        segment_size=segment_size,
+        expected_target_length=expected,
+        attention_backend=backend,
+        memory_gate=gate,
         cross_attention=kind,
-    )  # fmt: skip
+    )
     module = SegmentedCrossAttention(heads * head_dim, heads, settings)
     for name, parameter in module.named_parameters():
         if name.endswith("gate"):

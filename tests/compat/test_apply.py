@@ -11,13 +11,17 @@ from srformer_plugin import compat
 
 def test_applying_the_mends_again_changes_nothing():
     places = [
-        (data_utils, "batch_by_size"), (data_utils, "get_buckets"), (language_pair_dataset, "np"),
-        (MultiheadAttention, "forward"), (checkpoint_utils, "load_checkpoint_to_cpu"), (distributed_utils, "call_main"),
+        (data_utils, "batch_by_size"),
+        (data_utils, "get_buckets"),
+        (language_pair_dataset, "np"),
+        (MultiheadAttention, "forward"),
+        (checkpoint_utils, "load_checkpoint_to_cpu"),
+        (distributed_utils, "call_main"),
         (transformer_layer.TransformerEncoderLayerBase, "__init__"),
         (transformer_layer.TransformerEncoderLayerBase, "upgrade_state_dict_named"),
         (Trainer, "load_checkpoint"),
         (trainer, "torch"),
-    ]  # fmt: skip
+    ]
     before = [getattr(owner, name) for owner, name in places]
     compat.apply()
     assert all(getattr(owner, name) is old for (owner, name), old in zip(places, before))

@@ -83,6 +83,7 @@ def test_stock_validation_on_five_sentences_dies(train_here, monkeypatch):
     with pytest.raises(Exception, match="dataset is empty|division by zero"):
         train_here("--valid-subset", "test1")
 
+
 def test_stock_buckets_fail():
     with pytest.raises(TypeError, match="interpolation"):
         stock(data_utils.get_buckets)(np.arange(10), 2)

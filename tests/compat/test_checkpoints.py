@@ -200,6 +200,7 @@ def test_two_processes_resume_from_a_checkpoint(tiny_corpus, trained, tmp_path):
     assert "Loaded checkpoint" in printed[0]
     assert "num_updates 3" in printed[0]
 
+
 def test_the_fast_path_of_an_encoder_layer_is_off(tiny_corpus, monkeypatch):
     """ve-fairseq has no such path, so this gives its layer the attribute that 0.12.2's has."""
     layer_class = transformer_layer.TransformerEncoderLayerBase
@@ -207,6 +208,7 @@ def test_the_fast_path_of_an_encoder_layer_is_off(tiny_corpus, monkeypatch):
     namespace, _ = full_configuration(tiny_corpus)
     layer = transformer_layer.TransformerEncoderLayer(namespace)
     assert layer.can_use_fastpath is False
+
 
 @pytest.fixture
 def model_refuses(monkeypatch):

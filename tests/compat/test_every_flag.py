@@ -57,11 +57,17 @@ WORKS = [
     {"--decoder-embed-path": "EMBEDDING"},
 ]  # fmt: skip
 REFUSED = {
-    "--encoder-layers-to-keep", "--decoder-layers-to-keep", "--quant-noise-scalar", "--cross-self-attention",
-    "--decoder-output-dim", "--adaptive-softmax-cutoff", "--base-layers", "--encoder-xformers-att-config",
+    "--encoder-layers-to-keep",
+    "--decoder-layers-to-keep",
+    "--quant-noise-scalar",
+    "--cross-self-attention",
+    "--decoder-output-dim",
+    "--adaptive-softmax-cutoff",
+    "--base-layers",
+    "--encoder-xformers-att-config",
     "--decoder-xformers-att-config",
     "--decoder-embed-path",  # by fairseq, beside --share-all-embeddings
-}  # fmt: skip
+}
 # The first flags of lines that T5's parser does not have
 UNKNOWN_TO_T5 = {"--pooler-dropout"}
 

@@ -164,7 +164,7 @@ PATH = ["--path", "checkpoint.pt"]
         ("generate", [*PATH, "--model-overrides", "{x"], "--model-overrides '{x' is not a Python dictionary"),
         ("generate", [*PATH, "--model-overrides", "[1]"], "--model-overrides '[1]' is not a dictionary"),
     ],
-)  # fmt: skip
+)
 def test_decoding_that_cannot_work_is_refused(command, flags, message):
     with refuses(message):
         decoding(command, *flags)

@@ -71,9 +71,15 @@ def write_byte_bpe(folder):
 
 
 SMALL_BART = {
-    "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64,
-}  # fmt: skip
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 64,
+}
 
 
 @pytest.fixture(scope="session")
@@ -117,8 +123,10 @@ def converted_bart(bart, tmp_path_factory):
 
 SMALL_LED = {
     **{name: value for name, value in SMALL_BART.items() if name != "max_position_embeddings"},
-    "max_encoder_position_embeddings": 96, "max_decoder_position_embeddings": 64, "attention_window": [4, 8],
-}  # fmt: skip
+    "max_encoder_position_embeddings": 96,
+    "max_decoder_position_embeddings": 64,
+    "attention_window": [4, 8],
+}
 
 
 @pytest.fixture(scope="session")
@@ -133,9 +141,15 @@ def save_led(transformers):
 
 
 SMALL_T5 = {
-    "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 2, "vocab_size": 256,
-    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20,
-}  # fmt: skip
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 2,
+    "vocab_size": 256,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 20,
+}
 V1_1 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 
 
@@ -145,9 +159,16 @@ def spiece(tmp_path_factory):
     prefix = tmp_path_factory.mktemp("spiece") / "spiece"
     lines = [text for pair in sentence_pairs(200, seed=1) for text in pair]
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_prefix=str(prefix), vocab_size=120, pad_id=0, eos_id=1, unk_id=2,
-        bos_id=-1, num_threads=1, minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=iter(lines),
+        model_prefix=str(prefix),
+        vocab_size=120,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
     return prefix.with_suffix(".model")
 
 

@@ -100,9 +100,14 @@ def found_by_both(theirs, folder, penalty, shortest, ngram, longest=14, their_id
     our_id = their_id(torch.arange(rows)).argsort()
     expected = [[token for token in our_id[row[1:]].tolist() if token != 1] for row in expected]
     generator = SequenceGenerator(
-        [ours], task.target_dictionary, beam_size=4, max_len_b=longest, min_len=shortest, len_penalty=penalty,
+        [ours],
+        task.target_dictionary,
+        beam_size=4,
+        max_len_b=longest,
+        min_len=shortest,
+        len_penalty=penalty,
         no_repeat_ngram_size=ngram,
-    )  # fmt: skip
+    )
     lengths = torch.tensor([len(source) for source in sources])
     found = generator.generate(
         [ours], {"net_input": {"src_tokens": padded(sources, left=True), "src_lengths": lengths}}

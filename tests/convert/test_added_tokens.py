@@ -100,10 +100,11 @@ WAYS = {
     "tokenizer_config.json": {
         "added_tokens_decoder": {
             **{str(number): {"content": token} for token, number in T5_ADDED.items()},
-            "0": {"content": "<pad>"}, "219": {"content": "<extra_id_0>"},
+            "0": {"content": "<pad>"},
+            "219": {"content": "<extra_id_0>"},
         }
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("file", WAYS)

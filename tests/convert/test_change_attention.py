@@ -68,14 +68,18 @@ def change(*arguments):
 @pytest.mark.parametrize("name", ["bart", "old", "t5"])
 def test_where_all_segments_are_chosen_nothing_changes(folder, tmp_path, name):
     out = tmp_path / "new" / "content.pt"
-    assert not change(folder / f"{name}.pt", out, *CONTENT, "--segment-size", 4,
-                      "--segments-per-query", 3)  # fmt: skip
+    assert not change(folder / f"{name}.pt", out, *CONTENT, "--segment-size", 4, "--segments-per-query", 3)
     before, after = logits(restored(folder / f"{name}.pt")), logits(restored(out))
     torch.testing.assert_close(after[[0, 2]], before[[0, 2]], rtol=0, atol=1e-4)
     assert not torch.allclose(after[1], before[1], atol=1e-2)
     record = decode_schedule(load(out)["model"]["decoder.segment_schedule"])
-    assert record == {"segment_size": 4, "segment_schedule": "content", "expected_target_length": None,
-                      "segments_per_query": 3, "segment_score": "mean"}  # fmt: skip
+    assert record == {
+        "segment_size": 4,
+        "segment_schedule": "content",
+        "expected_target_length": None,
+        "segments_per_query": 3,
+        "segment_score": "mean",
+    }
 
 
 def test_what_is_left_open_is_that_of_the_content_architectures(folder, tmp_path):
@@ -103,8 +107,7 @@ def test_a_memory_stays_with_its_kind_and_leaves_with_another(folder, tmp_path):
 @pytest.mark.parametrize(("name", "model"), [("bart", SRformerBARTModel), ("t5", SRformerT5Model)])
 def test_from_pretrained_takes_the_same_settings(folder, tmp_path, name, model):
     changes = {"segment_schedule": "content", "segment_size": 4, "segments_per_query": 2}
-    change(folder / f"{name}.pt", tmp_path / "content.pt", *CONTENT, "--segment-size", 4,
-           "--segments-per-query", 2)  # fmt: skip
+    change(folder / f"{name}.pt", tmp_path / "content.pt", *CONTENT, "--segment-size", 4, "--segments-per-query", 2)
     hub = model.from_pretrained(folder, f"{name}.pt", **changes)
     torch.testing.assert_close(logits(hub.models[0]), logits(restored(tmp_path / "content.pt")))
     if name == "bart":

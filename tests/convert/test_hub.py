@@ -34,8 +34,12 @@ def folder(tmp_path_factory):
     model = io.BytesIO()
     lines = [text for pair in sentence_pairs(200, seed=1) for text in pair]
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=model, vocab_size=120, minloglevel=2, num_threads=1,
-    )  # fmt: skip
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        vocab_size=120,
+        minloglevel=2,
+        num_threads=1,
+    )
     (folder / "spm.model").write_bytes(model.getvalue())
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     dictionary = Dictionary()
@@ -64,9 +68,12 @@ def folder(tmp_path_factory):
 def hub(folder):
     spm = str(folder / "spm.model")
     return SRformerBARTModel.from_pretrained(
-        folder, checkpoint_file="checkpoint_best.pt", data_name_or_path=str(folder), bpe="sentencepiece",
+        folder,
+        checkpoint_file="checkpoint_best.pt",
+        data_name_or_path=str(folder),
+        bpe="sentencepiece",
         sentencepiece_model=spm,
-    )  # fmt: skip
+    )
 
 
 def test_three_lines_are_enough(folder, tmp_path):

@@ -184,9 +184,11 @@ def test_the_hub_answers_as_transformers_does(transformers, led):
         with torch.no_grad():
             expected = theirs.get_encoder()(ids[None], **first_is_global(ids[None])).last_hidden_state
             torch.testing.assert_close(
-                hub.model.encoder(ids[None], torch.tensor([len(ids)]))["encoder_out"][0].transpose(0, 1), expected,
-                rtol=0, atol=1e-5,
-            )  # fmt: skip
+                hub.model.encoder(ids[None], torch.tensor([len(ids)]))["encoder_out"][0].transpose(0, 1),
+                expected,
+                rtol=0,
+                atol=1e-5,
+            )
     assert len(set(hub.sample(LINES, beam=4, max_len_b=8))) > 1
 
 

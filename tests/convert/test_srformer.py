@@ -41,9 +41,10 @@ def binarised(converted_bart, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "reset", [[], ["--reset-optimizer", "--reset-lr-scheduler", "--reset-dataloader", "--reset-meters"]],
+    "reset",
+    [[], ["--reset-optimizer", "--reset-lr-scheduler", "--reset-dataloader", "--reset-meters"]],
     ids=["plain", "reset"],
-)  # fmt: skip
+)
 def test_training_starts_from_it(converted_bart, binarised, tmp_path, caplog, reset):
     with caplog.at_level(logging.INFO):
         run_here(

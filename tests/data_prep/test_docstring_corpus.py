@@ -72,9 +72,7 @@ def test_source_begins_with_what_is_described():
         module="unittest.case",
     )
     assert pair.summary == "Run every test of the case."
-    assert pair.source == (
-        "method test case run all ( tests, fast ) in unittest case | " + DESCRIPTION.format("case")
-    )  # fmt: skip
+    assert pair.source == ("method test case run all ( tests, fast ) in unittest case | " + DESCRIPTION.format("case"))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +92,7 @@ def test_source_begins_with_what_is_described():
         ("See https://example.org/page for\t more", "See for more"),
         ("The `text <target>`_ stays [1]_", "The text stays"),
     ],
-)  # fmt: skip
+)
 def test_description_keeps_prose_and_drops_markup(markup, prose):
     assert split_docstring("Summary.\n\n" + markup)[1] == prose
 

@@ -117,9 +117,7 @@ def test_a_text_is_cut_so_that_the_end_of_sentence_fits(limit, kept, corpus, voc
 
 
 def test_targets_have_a_limit_of_their_own(corpus, vocabulary, tmp_path):
-    manifest = encode(
-        corpus(["1 2 3"], ["4 5 6"]), tmp_path / "out", "gpt2", vocabulary, {"source": 0, "target": 3}
-    )  # fmt: skip
+    manifest = encode(corpus(["1 2 3"], ["4 5 6"]), tmp_path / "out", "gpt2", vocabulary, {"source": 0, "target": 3})
     assert len(lines(tmp_path / "out" / "train.target")[0].split()) == 2
     assert manifest["counts"]["train"]["truncated target"] == 1
 

@@ -210,7 +210,7 @@ def test_an_xsum_file_cut_off_before_its_body_is_malformed(corpus):
     _, malformed = read_all()
     assert reasons(malformed) == [
         "the sections are URL, TITLE, FIRST-SENTENCE, not URL, TITLE, FIRST-SENTENCE, RESTBODY"
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"train": ["one"]}', '{"train": 1, "validation": [], "test": []}', ""])

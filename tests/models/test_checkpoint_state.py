@@ -103,8 +103,10 @@ def test_a_record_says_what_was_written_long_after_the_average_began_to_drift(le
 @pytest.mark.parametrize("shares", [(0.5, 0.5), (2 / 3, 1 / 3), (0.9, 0.1)])
 def test_an_average_over_different_schedules_is_refused(build, shares):
     """Not even the majority's is taken."""
-    states = [build().state_dict(), {**build().state_dict(), RECORD: encode_schedule(SegmentSettings(
-        segment_size=4, expected_target_length=59))}]  # fmt: skip
+    states = [
+        build().state_dict(),
+        {**build().state_dict(), RECORD: encode_schedule(SegmentSettings(segment_size=4, expected_target_length=59))},
+    ]
     mixed = dict(states[0])
     mixed[RECORD] = shares[0] * states[0][RECORD] + shares[1] * states[1][RECORD]
     with pytest.raises(ConfigurationError, match="an average of checkpoints that differ in --segment-size"):

@@ -133,8 +133,11 @@ def test_gradients_of_gradients_are_right():
 def test_neighbours_of_the_same_extent_share_a_call():
     read = encoder_attention._read_runs
     assert read(mask_of([(2, 5), (2, 5), (0, 7), (2, 5), (0, 3)], 7)) == [
-        Run(2, 2, 5), Run(1, 0, 7), Run(1, 2, 5), Run(1, 0, 3)
-    ]  # fmt: skip
+        Run(2, 2, 5),
+        Run(1, 0, 7),
+        Run(1, 2, 5),
+        Run(1, 0, 3),
+    ]
     assert read(mask_of([(0, 4)] * 6, 6).byte()) == [Run(6, 0, 4)]
     assert read(mask_of([(0, 4), (2, 0)], 6)) is None
 
@@ -294,8 +297,15 @@ def test_a_models_loss_and_gradients_are_those_with_the_mask(build_model, make_s
 def test_layers_are_fairseqs_but_for_the_class_of_their_attention(build_model):
     options = {"encoder_layers": 2, "encoder_layerdrop": 0.2, "checkpoint_activations": True}
     ours = build_model("srformer_bart_tiny", cross_attention="full", **options)
-    stock = build_model("bart_base", encoder_embed_dim=32, encoder_ffn_embed_dim=64, encoder_attention_heads=2,
-                        decoder_layers=1, decoder_attention_heads=2, **options)  # fmt: skip
+    stock = build_model(
+        "bart_base",
+        encoder_embed_dim=32,
+        encoder_ffn_embed_dim=64,
+        encoder_attention_heads=2,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        **options,
+    )
     assert ours.state_dict().keys() == stock.state_dict().keys()
     attentions = [type(module) for module in ours.encoder.modules() if isinstance(module, MultiheadAttention)]
     assert attentions == [SentenceAttention] * 2

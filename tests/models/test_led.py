@@ -97,8 +97,12 @@ def test_a_sentence_does_not_depend_on_its_batch_nor_on_the_side_of_its_padding(
     left, right = (make_sample(LENGTHS, left_pad=side) for side in (True, False))
     found = [encode(model, sample)[0] for sample in (left, right)]
     torch.testing.assert_close(*found, rtol=0, atol=1e-12)
-    alone = torch.cat([encode(model, {"net_input": {"src_tokens": row[row != 1][None]}})[0]
-                       for row in left["net_input"]["src_tokens"]])  # fmt: skip
+    alone = torch.cat(
+        [
+            encode(model, {"net_input": {"src_tokens": row[row != 1][None]}})[0]
+            for row in left["net_input"]["src_tokens"]
+        ]
+    )
     torch.testing.assert_close(found[0], alone, rtol=0, atol=1e-12)
 
 

@@ -15,9 +15,13 @@ from srformer_plugin.models.segmented_model import mean_target_length
 from srformer_plugin.models.srformer_bart import SRformerBARTModel
 
 TINY = {
-    "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 64, "encoder_layers": 1, "encoder_attention_heads": 2,
-    "decoder_layers": 2, "decoder_attention_heads": 2,
-}  # fmt: skip
+    "encoder_embed_dim": 32,
+    "encoder_ffn_embed_dim": 64,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 2,
+}
 
 
 def logits(model, sample, targets=9):

@@ -31,9 +31,16 @@ def transformers():
 def hugging_face_t5(transformers, version, rows=24):
     """A random T5 of Hugging Face, of the size of `build_t5`'s."""
     config = transformers.T5Config(
-        vocab_size=rows, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_decoder_layers=3, num_heads=2,
-        feed_forward_proj=version["feed_forward"], tie_word_embeddings=not version["untied_output"],
-    )  # fmt: skip
+        vocab_size=rows,
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_decoder_layers=3,
+        num_heads=2,
+        feed_forward_proj=version["feed_forward"],
+        tie_word_embeddings=not version["untied_output"],
+    )
     model = transformers.T5ForConditionalGeneration(config).eval()
     if version["untied_output"]:  # today's transformers ties it in a new model whatever the configuration says
         model.lm_head.weight = torch.nn.Parameter(torch.randn(rows, 32) * 32**-0.5)

@@ -108,8 +108,8 @@ MUTANTS = [
     },
     {
         "file": PLAN,
-        "old": "kept = WeakKeyDictionary()",
-        "new": "kept = {}",
+        "old": "dict] = WeakKeyDictionary()",
+        "new": "dict] = {}",
         "tests": f"{BACKEND_TESTS} -k made_once",
     },
     {

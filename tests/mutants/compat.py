@@ -38,8 +38,8 @@ MUTANTS = [
     },
     {
         "file": COMMANDS,
-        "old": "sys.exit(EXIT_STATUS)",
-        "new": "sys.exit(1)",
+        "old": "file=sys.stderr)\n            sys.exit(EXIT_STATUS)",
+        "new": "file=sys.stderr)\n            sys.exit(1)",
         "tests": "tests/compat/test_commands.py -k message",
     },
     {

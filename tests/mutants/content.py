@@ -145,7 +145,7 @@ MUTANTS = [
     },
     {
         "file": CHANGE,
-        "old": 'setattr(stored, name, None)\n',
+        "old": "setattr(stored, name, None)\n",
         "new": "pass\n",
         "tests": f"{CHANGE_TESTS} -k left_open",
     },

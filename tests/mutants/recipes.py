@@ -40,7 +40,7 @@ MUTANTS = [
     },
     {  # nothing is refused before the first stage runs
         "file": BOOK,
-        "old": "            if self.changed != \"stop\":\n                continue\n",
+        "old": '            if self.changed != "stop":\n                continue\n',
         "new": "            continue\n",
         "tests": f"{BOOK_TESTS} -k 'late_refusal or other_settings_stop'",
     },

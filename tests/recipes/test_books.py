@@ -83,8 +83,11 @@ def test_a_stage_runs_anew_when_its_folder_is_gone(out):
 
 def test_only_the_stages_it_comes_after_count(out, capsys):
     def stages(word):
-        return [*one(out, word), Stage("other", [append(out, "other", "x")], after=[]),
-                Stage("last", [append(out, "last", "x")], after=["other"])]  # fmt: skip
+        return [
+            *one(out, word),
+            Stage("other", [append(out, "other", "x")], after=[]),
+            Stage("last", [append(out, "last", "x")], after=["other"]),
+        ]
 
     Book(out).run(stages("one"))
     capsys.readouterr()
@@ -278,7 +281,7 @@ def test_commands_after_a_failed_one_do_not_run(out):
 
 def test_an_interrupted_stage_goes_on_in_its_folder_and_its_log(out):
     # as a training that is killed and goes on from its checkpoint
-    train = shell(f'echo update >> {out}/first/file; echo logged; [ $(wc -l < {out}/first/file) -ge 2 ] || kill -9 $$')
+    train = shell(f"echo update >> {out}/first/file; echo logged; [ $(wc -l < {out}/first/file) -ge 2 ] || kill -9 $$")
     with pytest.raises(BookError):
         Book(out).run([Stage("first", [train], resumable=True)])
     Book(out).run([Stage("first", [train], resumable=True)])
@@ -310,9 +313,11 @@ except BookError as error:
 def start(out, script):
     """A run in a process of its own, which has begun its stage."""
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN, str(out), f"touch {out}/first/began; {script}"], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", RUN, str(out), f"touch {out}/first/began; {script}"],
+        stdout=subprocess.PIPE,
+        text=True,
         cwd=ROOT,
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 60
     while not (out / "first/began").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -568,14 +573,16 @@ def plan(*records):
 
 
 def test_a_plan_is_read_as_the_script_wrote_it():
-    book, stages = read_plan(plan(
-        ("book", "out=a b", "clean="),
-        ("stage", "first", "the first", "--folder", "corpus", "--always"),
-        ("run", "tool", "", "two words", "[", "--workers", "2", "]", "é\n"),
-        ("stage", "second", "next", "--after", "first", "other", "--at-once", "2", "--resumable"),
-        ("counts", "--batch-size", "8"),
-        ("run-as", "label", "train"),
-    ))  # fmt: skip
+    book, stages = read_plan(
+        plan(
+            ("book", "out=a b", "clean="),
+            ("stage", "first", "the first", "--folder", "corpus", "--always"),
+            ("run", "tool", "", "two words", "[", "--workers", "2", "]", "é\n"),
+            ("stage", "second", "next", "--after", "first", "other", "--at-once", "2", "--resumable"),
+            ("counts", "--batch-size", "8"),
+            ("run-as", "label", "train"),
+        )
+    )
     assert book == {"out": "a b", "clean": ""}
     first, second = stages
     assert (first.folder, first.always, first.title) == ("corpus", True, "the first")

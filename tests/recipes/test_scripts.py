@@ -162,8 +162,14 @@ def resolve(tmp_path, monkeypatch, name, *arguments, defaults=()):
 def test_data_of_another_experiment_bring_their_settings(tmp_path, monkeypatch):
     other = tmp_path / "é 'other'"
     other.mkdir()
-    kept = {"bpe": "sentencepiece", "max-source": "512", "splits": "train valid", "sentence-marks": "",
-            "spiece": str(other / "m.model"), "dict": ""}  # fmt: skip
+    kept = {
+        "bpe": "sentencepiece",
+        "max-source": "512",
+        "splits": "train valid",
+        "sentence-marks": "",
+        "spiece": str(other / "m.model"),
+        "dict": "",
+    }
     (other / "settings.json").write_text(json.dumps({"settings": kept, "seed": 1}, indent=1))
     arguments = ["--data-from", other, "--init", "scratch"]
     values, variables = resolve(tmp_path, monkeypatch, "xsum", *arguments)
@@ -188,8 +194,14 @@ def test_the_command_to_repeat_leaves_out_what_chooses_a_part(tmp_path, monkeypa
     arguments = ["--only", "train", "--cpu", "--train-args", "--fp16", "--lr=1", "--changed", "keep"]
     values, given = options.parse("it.sh", "xsum", "", {}, arguments)
     assert options.command_to_repeat("it.sh", values, given, "xsum") == [
-        "bash", "it.sh", "--cpu", "--train-args", "--fp16", "--lr", "1",
-    ]  # fmt: skip
+        "bash",
+        "it.sh",
+        "--cpu",
+        "--train-args",
+        "--fp16",
+        "--lr",
+        "1",
+    ]
 
 
 def test_every_option_that_a_result_depends_on_belongs_to_a_stage():
@@ -233,9 +245,7 @@ def test_every_option_that_a_result_depends_on_belongs_to_a_stage():
         (["--from", "prepare", "--raw", "nowhere"], "--raw .*nowhere: there is no such folder"),
     ],
 )
-def test_a_bad_option_is_one_clear_error_before_anything_is_written(
-    arguments, message, tmp_path, monkeypatch, capsys
-):
+def test_a_bad_option_is_one_clear_error_before_anything_is_written(arguments, message, tmp_path, monkeypatch, capsys):
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("CALLED_FROM", str(tmp_path))
@@ -290,9 +300,13 @@ def test_in_slurm_the_node_and_the_master_are_found(tmp_path):
     (tmp_path / "scontrol").write_text("#!/bin/sh\necho node7\necho node8\n")
     (tmp_path / "scontrol").chmod(0o755)
     slurm = {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_ID": "123456",
-        "SLURM_NODEID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0",
-    }  # fmt: skip
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_NODELIST": "node[7-8]",
+        "SLURM_JOB_ID": "123456",
+        "SLURM_NODEID": "0",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_ID": "0",
+    }
     train = the("torchrun", dry_run("xsum", "--only", "train", "--nodes", 2, **slurm))
     assert [value(train, flag) for flag in ("--node-rank", "--master-addr", "--master-port")] == ["0", "node7", "23456"]
     # without --nodes each task would train a model of its own
@@ -304,9 +318,11 @@ def test_in_slurm_the_node_and_the_master_are_found(tmp_path):
 def test_the_demo_shows_its_commands_for_both_models(tmp_path):
     for model in ("bart", "t5"):
         done = subprocess.run(
-            ["bash", str(RECIPES / "demo.sh")], capture_output=True, text=True,
+            ["bash", str(RECIPES / "demo.sh")],
+            capture_output=True,
+            text=True,
             env=environment(MODEL=model, DEMO_OUT=str(tmp_path / model), DRY_RUN="1"),
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         found = commands(done.stdout)
         training = [words for words in found if "fairseq-train" in words]
@@ -334,8 +350,11 @@ def test_a_script_finds_its_way_from_anywhere(tmp_path):
     """By a relative name, with an interpreter by a relative name."""
     script = os.path.relpath(RECIPES / "xsum.sh", tmp_path)
     done = subprocess.run(
-        ["bash", script, "--dry-run", "--out", "here"], capture_output=True, text=True, cwd=tmp_path,
+        ["bash", script, "--dry-run", "--out", "here"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
         env=environment(PYTHON=os.path.relpath(sys.executable, tmp_path)),
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert f"--save-dir {shlex.quote(str(tmp_path / 'here/train'))}" in done.stdout

@@ -105,9 +105,16 @@ def t5_tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     texts = [text for pair in sentence_pairs(40, seed=3) for text in pair]
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_prefix=str(folder / "spiece"), vocab_size=120, character_coverage=1.0,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=iter(texts),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=120,
+        character_coverage=1.0,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
     return folder / "spiece.model"
 
 
@@ -155,10 +162,12 @@ def training(data, out, *more):
 def test_two_nodes_train_one_model_with_the_batch_that_was_asked_for(data, tmp_path):
     master = f"127.0.0.1:{free_port()}"
     nodes = ["--nodes", "2", "--master", master, "--node-rank"]
-    run_side_by_side(*(
-        ["env", f"PYTHON={sys.executable}", *command("custom", *training(data, tmp_path / "out", *nodes, rank))]
-        for rank in (0, 1)
-    ))  # fmt: skip
+    run_side_by_side(
+        *(
+            ["env", f"PYTHON={sys.executable}", *command("custom", *training(data, tmp_path / "out", *nodes, rank))]
+            for rank in (0, 1)
+        )
+    )
     log = (tmp_path / "out/logs/train.log").read_text()
     assert "training on 2 devices" in log
     assert "process 1 of 2" in log
@@ -202,8 +211,12 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(data, tmp_path):
     assert json.loads((out / ".stages/train.json").read_text())["state"] == "finished"
     # and another training may start from it
     start = out / "train/checkpoint_best.pt"
-    recipe("custom", *training(data, tmp_path / "second", "--init", start, "--dict", data / "data/dict.source.txt",
-                               "--max-update", "2"))  # fmt: skip
+    recipe(
+        "custom",
+        *training(
+            data, tmp_path / "second", "--init", start, "--dict", data / "data/dict.source.txt", "--max-update", "2"
+        ),
+    )
     log = (tmp_path / "second/logs/train.log").read_text()
     assert f"loading pretrained model from {start}" in log
 

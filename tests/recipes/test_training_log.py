@@ -39,9 +39,7 @@ def test_losses_and_rouge_by_update(read):
 
 def test_what_fairseq_prints_is_read_like_its_file(read):
     lines = [train(25, 9, 3), valid(25, 8)]
-    printed = [
-        f"2026-01-01 00:00:00 | INFO | {name} | {line}" for name, line in zip(("train_inner", "valid"), lines)
-    ]
+    printed = [f"2026-01-01 00:00:00 | INFO | {name} | {line}" for name, line in zip(("train_inner", "valid"), lines)]
     assert read(*printed) == read(*lines)
     assert read(*lines).train == {25: 9}
 

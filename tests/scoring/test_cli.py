@@ -143,7 +143,7 @@ def test_other_misuse_is_one_clear_error(score, files, tmp_path):
         ([files["hyp"], tmp_path / "nowhere"], "cannot read"),
         ([files["hyp"], files["ref"], "--system", "hyp", files["bad"]], "two systems"),
         ([files["hyp"], files["ref"], "--per-example", tmp_path / "no" / "folder"], "cannot write"),
-            ([files["hyp"], files["ref"], "--save", files["src"]], "cannot make the folder"),
+        ([files["hyp"], files["ref"], "--save", files["src"]], "cannot make the folder"),
     ):
         status, out, err = score(*arguments)
         assert (status, out, err.count("\n")) == (EXIT_STATUS, "", 1)

@@ -65,10 +65,14 @@ def test_json_says_what_happened(run, files, model, tmp_path):
     (short, long) = map(json.loads, out.splitlines())
     assert status == 0
     assert short == {
-        "file": str(files[1]), "line": None, "summary": model.summarize(TEXTS[1]),
+        "file": str(files[1]),
+        "line": None,
+        "summary": model.summarize(TEXTS[1]),
         "tokens": len(model.tokenizer.encode(TEXTS[1])),
-        "summary_tokens": len(model.summarize_texts([TEXTS[1]])[0].ids), "chunked": False, "truncated": False,
-    }  # fmt: skip
+        "summary_tokens": len(model.summarize_texts([TEXTS[1]])[0].ids),
+        "chunked": False,
+        "truncated": False,
+    }
     assert long["tokens"] == len(model.tokenizer.encode(" ".join(TEXTS)))
     assert long["chunked"] and not long["truncated"]
     assert "1 document is longer than the model's 64 positions: encoded in chunks" in line
@@ -79,9 +83,15 @@ def test_bad_documents_are_named_and_the_others_go_on(run, files, model, tmp_pat
     (tmp_path / "latin.txt").write_bytes(b"ok\nna\xefve")
     (tmp_path / "folder").mkdir()
     lines = [
-        b'{"text": "the bridge"}', b'{"text": ', b'["the"]', b'{"body": "the"}', b'{"text": 3}', b'{"text": ""}',
-        b'{"text": "\xef"}', b'{"text": "the storm"}',
-    ]  # fmt: skip
+        b'{"text": "the bridge"}',
+        b'{"text": ',
+        b'["the"]',
+        b'{"body": "the"}',
+        b'{"text": 3}',
+        b'{"text": ""}',
+        b'{"text": "\xef"}',
+        b'{"text": "the storm"}',
+    ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
     (tmp_path / "none.jsonl").write_bytes(b"\n")
     names = ["missing.txt", "empty.txt", "latin.txt", "folder", "a.jsonl", "none.jsonl", "missing.jsonl"]

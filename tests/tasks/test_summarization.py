@@ -65,9 +65,12 @@ def trained(tiny_corpus, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fairseq.logging.progress_bar.SummaryWriter", Tensorboard)
         log = here(
-            fairseq_train, *summarization_arguments(tiny_corpus, folder, "--max-update", 30, *EVAL_ROUGE, *BEST),
-            "--eval-rouge-print-samples", "--tensorboard-logdir", folder / "tb",
-        )  # fmt: skip
+            fairseq_train,
+            *summarization_arguments(tiny_corpus, folder, "--max-update", 30, *EVAL_ROUGE, *BEST),
+            "--eval-rouge-print-samples",
+            "--tensorboard-logdir",
+            folder / "tb",
+        )
     return folder, log
 
 
@@ -152,8 +155,14 @@ def test_fast_generation_is_chosen_by_a_flag_and_finds_the_same(trained, tiny_co
 def test_fast_generation_leaves_other_tools_alone(trained, tiny_corpus, tmp_path, flag):
     data = [tiny_corpus.binarised, "--user-dir", USER_DIR, "--task", "summarization", "--cpu", "--fast-generate"]
     here(
-        fairseq_generate, *data, "--path", trained[0] / "checkpoint_last.pt", *flag, "--results-path", tmp_path,
-    )  # fmt: skip
+        fairseq_generate,
+        *data,
+        "--path",
+        trained[0] / "checkpoint_last.pt",
+        *flag,
+        "--results-path",
+        tmp_path,
+    )
     assert (tmp_path / "generate-test.txt").read_text().count("\nH-") == 11
 
 
@@ -174,11 +183,15 @@ for side in ("encoder", "decoder"):
 def test_measuring_rouge_does_not_change_the_training(tiny_corpus, tmp_path, model):
     logs = [
         here(
-            fairseq_train, *summarization_arguments(tiny_corpus, tmp_path / name, *model, "--max-update", 4),
-            "--validate-interval-updates", 2, "--no-save", *flags,
+            fairseq_train,
+            *summarization_arguments(tiny_corpus, tmp_path / name, *model, "--max-update", 4),
+            "--validate-interval-updates",
+            2,
+            "--no-save",
+            *flags,
         )
         for name, flags in (("with", EVAL_ROUGE), ("without", []))
-    ]  # fmt: skip
+    ]
     with_rouge, without = ([entry["loss"] for entry in stats(log, "train_inner")] for log in logs)
     assert len(without) == 4
     assert with_rouge == without

@@ -209,10 +209,14 @@ def test_fairseq_trains_on_a_pass_an_epoch_and_validates_on_the_data(binarised, 
     assert main([str(folder), str(out), "--passes", "2", "--workers", "1"]) == 0
     task = TranslationTask.setup_task(
         TranslationConfig(
-            data=f"{out}/1:{out}/2:{folder}", source_lang="source", target_lang="target", train_subset="train",
-            dataset_impl="mmap", required_seq_len_multiple=1,
+            data=f"{out}/1:{out}/2:{folder}",
+            source_lang="source",
+            target_lang="target",
+            train_subset="train",
+            dataset_impl="mmap",
+            required_seq_len_multiple=1,
         )
-    )  # fmt: skip
+    )
     for epoch, data in enumerate([out / "1", out / "2", folder, out / "1"], 1):
         task.load_dataset("train", epoch=epoch)
         sources = [task.dataset("train")[pair]["source"].tolist() for pair in range(6)]

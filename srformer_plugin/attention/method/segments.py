@@ -59,9 +59,7 @@ class SourceLayout:
             valid one where the slot is empty); None: slot n is position n.
     """
 
-    def __init__(
-        self, padding_mask: Tensor | None, batch_size: int, source_length: int, segment_size: int, device
-    ):
+    def __init__(self, padding_mask: Tensor | None, batch_size: int, source_length: int, segment_size: int, device):
         self._kept_moves: dict[int, tuple[_Move, _Move]] = {}
         self.segment_size = segment_size
         self.source_length = source_length

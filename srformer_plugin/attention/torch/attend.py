@@ -50,16 +50,15 @@ def open_source(
     }
 
 
-def attend_step(
-    query: Tensor, source: OpenedSource, position: Tensor, memory: nn.Module, segment_size: int
-) -> Tensor:
+def attend_step(query: Tensor, source: OpenedSource, position: Tensor, memory: nn.Module, segment_size: int) -> Tensor:
     """As `protocol.Backend.attend_step`."""
     states = source.get("memory")
     segments, state_numbers = (
-        None if name not in source
+        None
+        if name not in source
         else source[name].index_select(2, position).expand(-1, -1, query.size(2)).unsqueeze(3)
         for name in ("segments", "states")
-    )  # fmt: skip
+    )
     plan = SegmentPlan(
         segments=segments,
         states=state_numbers,

@@ -21,8 +21,6 @@ class TorchBackend:
     def attend_step(self, *arguments):
         return attend.attend_step(*arguments)
 
-    def attend_next(
-        self, query, keys, values, layout, plan, memory, states, dropout=0.0, need_weights=False
-    ):
+    def attend_next(self, query, keys, values, layout, plan, memory, states, dropout=0.0, need_weights=False):
         weights_on = layout if need_weights else None
         return attend.attend(query, keys, values, layout.is_real, plan, memory, states, dropout, weights_on)

@@ -78,9 +78,7 @@ def group_reads(targets: Tensor, num_targets: int) -> Grouping:
     counts = flat.new_zeros(batch_size, num_heads, num_targets).scatter_add_(2, flat, torch.ones_like(flat))
     fixed_size = max(1, -(-num_reads // num_targets))
     groups_per_target = (counts + fixed_size - 1) // fixed_size
-    highest, most_read, fixed_count = torch.stack(
-        (flat.max(), counts.max(), groups_per_target.sum(2).max())
-    ).tolist()
+    highest, most_read, fixed_count = torch.stack((flat.max(), counts.max(), groups_per_target.sum(2).max())).tolist()
 
     # place of each read among those of the same target, in query order
     order = flat.argsort(dim=2, stable=True)

@@ -83,17 +83,28 @@ class Call:
         """Tensors of both segment kernels."""
         tables = self.tables
         return {
-            "q": self.query, "k": self.keys, "v": self.values, "weight": self.weight, "lengths": tables.lengths,
-            "index": tables.source_index, "state_of": tables.state_of_segment, "starts": tables.starts,
-        }  # fmt: skip
+            "q": self.query,
+            "k": self.keys,
+            "v": self.values,
+            "weight": self.weight,
+            "lengths": tables.lengths,
+            "index": tables.source_index,
+            "state_of": tables.state_of_segment,
+            "starts": tables.starts,
+        }
 
     def _items(self) -> dict:
         """Tensors of both scan kernels."""
         tables = self.tables
         return {
-            "q": self.query, "leak": self.leak, "threshold": self.threshold, "gate": self.gate,
-            "item_first": tables.item_first, "item_state": tables.item_state, "item_count": tables.item_count,
-        }  # fmt: skip
+            "q": self.query,
+            "leak": self.leak,
+            "threshold": self.threshold,
+            "gate": self.gate,
+            "item_first": tables.item_first,
+            "item_state": tables.item_state,
+            "item_count": tables.item_count,
+        }
 
     def _segment_numbers(self, per: int, chunks: int) -> dict:
         """Numbers of both segment kernels."""
@@ -112,11 +123,17 @@ class Call:
     def _scan_numbers(self) -> dict:
         """Numbers of both scan kernels."""
         return {
-            "H": self.num_heads, "Q": self.num_queries, "R": self.num_states, "ITEMS": self.tables.max_items,
-            "D": self.head_dim, "BLOCK_Q": self.tables.block, "HAS_GATE": self.gate is not None,
-            "MIN_THRESHOLD": MIN_THRESHOLD, **_strides("q", self.query),
+            "H": self.num_heads,
+            "Q": self.num_queries,
+            "R": self.num_states,
+            "ITEMS": self.tables.max_items,
+            "D": self.head_dim,
+            "BLOCK_Q": self.tables.block,
+            "HAS_GATE": self.gate is not None,
+            "MIN_THRESHOLD": MIN_THRESHOLD,
+            **_strides("q", self.query),
             **{name: self.arithmetic[name] for name in ("DOT", "LOW", "PREC")},
-        }  # fmt: skip
+        }
 
     def new_excess(self) -> Tensor | None:
         """Where `forward` keeps the states for the backward pass; None without memory."""

@@ -60,9 +60,7 @@ def expected_states(stock, sentence, question=0):
         start += stride
 
 
-@given(
-    length=st.integers(1, 60), chunk=st.integers(1, 9), context=st.integers(0, 4), question=st.integers(0, 8)
-)  # fmt: skip
+@given(length=st.integers(1, 60), chunk=st.integers(1, 9), context=st.integers(0, 4), question=st.integers(0, 8))
 def test_every_token_is_kept_once_with_its_context(length, chunk, context, question):
     question = min(question, chunk - 1)
     rows = cut(length, chunk, context, question)
@@ -135,8 +133,9 @@ def test_gradients_are_those_of_the_rows(arch):
     ):
         states = torch.cat(states)
         loss = (states * torch.linspace(-1, 1, states.numel(), dtype=states.dtype).view_as(states)).sum()
-        gradients.append(torch.autograd.grad(loss, [p for p in model.encoder.parameters() if p.requires_grad],
-                                             allow_unused=True))  # fmt: skip
+        gradients.append(
+            torch.autograd.grad(loss, [p for p in model.encoder.parameters() if p.requires_grad], allow_unused=True)
+        )
     for found, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 

@@ -60,9 +60,7 @@ def test_layers_compute_the_reference_whatever_the_batch(num_global, monkeypatch
 def test_a_training_step_drops_weights_and_reaches_every_one(checkpointed, monkeypatch):
     ours = build(checkpoint_activations=checkpointed, dropout=0.1, attention_dropout=0.2).train()
     rates, attend = [], window_encoder.window_attention
-    monkeypatch.setattr(
-        window_encoder, "window_attention", lambda *inputs: rates.append(inputs[-1]) or attend(*inputs)
-    )
+    monkeypatch.setattr(window_encoder, "window_attention", lambda *inputs: rates.append(inputs[-1]) or attend(*inputs))
     sample = make_sample([40, 12])["net_input"]
     ours(**sample, prev_output_tokens=torch.randint(4, 20, (2, 7)))[0].square().sum().backward()
     assert set(rates) == {0.2}

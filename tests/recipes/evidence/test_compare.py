@@ -121,8 +121,13 @@ def test_every_system_has_the_same_start_data_and_decoding(tiny):
 def test_a_start_of_ones_own_takes_the_place_of_the_plans(tiny, tmp_path):
     plan, place = tiny
     assert [stage.name for stage in shared_stages(plan, place)] == [
-        "prepare", "encode", "binarise", "mark", "initial", "start"
-    ]  # fmt: skip
+        "prepare",
+        "encode",
+        "binarise",
+        "mark",
+        "initial",
+        "start",
+    ]
     own = tmp_path / "bart.pt"
     own.write_bytes(b"")
     place = place_of(parser().parse_args([*arguments("raw", tmp_path), "--init", str(own)]))

@@ -81,9 +81,7 @@ def systems():
     """Two systems, three seeds, 400 texts: the second is better by 2 on every text, but for noise."""
     rng = np.random.default_rng(0)
     texts = rng.normal(30, 10, (400, 1))
-    return [
-        {seed: texts + shift + rng.normal(0, 1, (400, 3)) for seed in (1, 2, 3)} for shift in (0.0, 2.0)
-    ]  # fmt: skip
+    return [{seed: texts + shift + rng.normal(0, 1, (400, 3)) for seed in (1, 2, 3)} for shift in (0.0, 2.0)]
 
 
 def test_a_difference_is_paired_by_text(systems):

@@ -110,13 +110,19 @@ def choose(query: Tensor, means: Tensor, segment_counts: Tensor, k: int) -> Tens
     )  # fmt: skip
     if parts > 1:
         launch(
-            choosing.pick_segments, (ceil_div(heads * num_queries, PICK_QUERIES),),
+            choosing.pick_segments,
+            (ceil_div(heads * num_queries, PICK_QUERIES),),
             {"best": best, "chosen": chosen},
             lambda: {
-                "QUERIES": heads * num_queries, "PARTS": parts, "BLOCK_Q": PICK_QUERIES,
-                "RANKS": power_of_2(parts * kept), "K": k, "KEPT": kept, **PICK.options(),
+                "QUERIES": heads * num_queries,
+                "PARTS": parts,
+                "BLOCK_Q": PICK_QUERIES,
+                "RANKS": power_of_2(parts * kept),
+                "K": k,
+                "KEPT": kept,
+                **PICK.options(),
             },
-        )  # fmt: skip
+        )
     return chosen
 
 
@@ -175,9 +181,14 @@ class ContentCall:
     def _merge_numbers(self) -> dict:
         """Numbers of both kernels that go from pairs to queries."""
         return {
-            "H": self.num_heads, "Q": self.num_queries, "K": self.k, "GROUP": min(MERGE_GROUP, kept_places(self.k)),
-            "D": self.head_dim, "BLOCK_Q": MERGE_QUERIES, **MERGE.options(),
-        }  # fmt: skip
+            "H": self.num_heads,
+            "Q": self.num_queries,
+            "K": self.k,
+            "GROUP": min(MERGE_GROUP, kept_places(self.k)),
+            "D": self.head_dim,
+            "BLOCK_Q": MERGE_QUERIES,
+            **MERGE.options(),
+        }
 
     def readers(self) -> tuple[Tensor, Tensor]:
         """`starts` and `readers` of kernels/readers.py."""
@@ -188,18 +199,22 @@ class ContentCall:
         listed = self._new(self.batch_heads, self.pairs, dtype=torch.int32)
         sizes = {"Q": self.num_queries, "M": self.max_segments, "WORDS": words, "K": self.k}
         launch(
-            readers.mark_readers, (ceil_div(self.max_segments, 32), self.batch_heads),
+            readers.mark_readers,
+            (ceil_div(self.max_segments, 32), self.batch_heads),
             {"chosen": self.chosen, "marks": marks, "starts": starts},
             lambda: {**sizes, "KEPT": kept_places(self.k), **MARK_READERS.options()},
-        )  # fmt: skip
+        )
         launch(
-            readers.list_readers, (ceil_div(self.pairs, LIST_PAIRS), self.batch_heads),
+            readers.list_readers,
+            (ceil_div(self.pairs, LIST_PAIRS), self.batch_heads),
             {"chosen": self.chosen, "marks": marks, "starts": starts, "readers": listed},
             lambda: {
-                **sizes, "BLOCK_P": LIST_PAIRS, "BLOCK_W": min(16, power_of_2(words)),
+                **sizes,
+                "BLOCK_P": LIST_PAIRS,
+                "BLOCK_W": min(16, power_of_2(words)),
                 **LIST_READERS.options(),
             },
-        )  # fmt: skip
+        )
         return starts, listed
 
     def forward(self, seed: Tensor | None) -> tuple[Tensor, ...]:
@@ -217,12 +232,15 @@ class ContentCall:
         )  # fmt: skip
         output, lse = self.like_output(), self._new(self.batch_heads, self.num_queries, dtype=torch.float32)
         launch(
-            forward.merge_parts, self._merge_grid(),
+            forward.merge_parts,
+            self._merge_grid(),
             {"chosen": self.chosen, "parts": parts, "part_lse": part_lse, "out": output, "lse": lse},
             lambda: {
-                "KEPT": kept_places(self.k), **strides("o", output), **self._merge_numbers(),
+                "KEPT": kept_places(self.k),
+                **strides("o", output),
+                **self._merge_numbers(),
             },
-        )  # fmt: skip
+        )
         return output, lse, starts, listed
 
     def backward(self, upstream: Tensor, seed: Tensor | None, output, lse, starts, listed) -> tuple[Tensor, ...]:
@@ -243,8 +261,9 @@ class ContentCall:
             },
         )  # fmt: skip
         launch(
-            backward.sum_parts, self._merge_grid(),
+            backward.sum_parts,
+            self._merge_grid(),
             {"chosen": self.chosen, "dq_parts": dq_parts, "dq": dq},
             lambda: {**strides("o", dq), **self._merge_numbers()},
-        )  # fmt: skip
+        )
         return dq, dk, dv
