@@ -18,8 +18,8 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.rows import provenance, this_cpu, write_rows
+from data_prep.text import SIDES
 
-SIDES = ("source", "target")
 PEER = "fairseq multiprocessing_bpe_encoder"
 
 

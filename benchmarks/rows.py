@@ -2,13 +2,14 @@
 
 import argparse
 import datetime
-import json
 import os
 import platform
 import subprocess
 from pathlib import Path
 
 import torch
+
+from data_prep.whole import write_json
 
 
 def this_cpu() -> str:
@@ -37,9 +38,7 @@ def write_rows(rows: list[dict], path: Path | None) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(rows, indent=1) + "\n")
-    partial.replace(path)
+    write_json(path, rows, indent=1)
 
 
 def this_device(cpu: bool = False) -> str:

@@ -34,7 +34,7 @@ from fairseq.data import Dictionary, data_utils, indexed_dataset
 
 from data_prep.arguments import non_negative, positive, share, token_limit
 from data_prep.errors import command
-from data_prep.whole import write_json
+from data_prep.whole import new_folder, write_json
 
 from ..errors import ConfigurationError
 
@@ -154,26 +154,27 @@ def write_pass(data: Path, out: Path, number: int, kind: Pass, seed: int) -> dic
     dictionary = Dictionary.load(str(data / "dict.source.txt"))
     symbols = symbols_of(dictionary)
     sides = [_load(data / f"train.source-target.{side}", dictionary) for side in ("source", "target")]
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    earlier = set(os.listdir(out)) if out.is_dir() else set()
+    with new_folder(out, replaceable=earlier) as partial:
+        return _write_pass(data, partial, dictionary, symbols, sides, (seed, number), kind)
+
+
+def _write_pass(data, out, dictionary, symbols, sides, seed, kind):
     for path in data.iterdir():
         if path.name.startswith(("dict.", "valid.")):
-            shutil.copy(path, partial / path.name)
-    prefixes = [str(partial / f"train.source-target.{side}") for side in ("source", "target")]
+            shutil.copy(path, out / path.name)
+    prefixes = [str(out / f"train.source-target.{side}") for side in ("source", "target")]
     builders = [
         indexed_dataset.make_builder(f"{prefix}.bin", "mmap", vocab_size=len(dictionary)) for prefix in prefixes
     ]
     counts = Counter()
     for pair, (source, target) in enumerate(zip(*sides)):
-        *made, what = example(source.numpy(), target.numpy(), (seed, number, pair), kind, symbols)
+        *made, what = example(source.numpy(), target.numpy(), (*seed, pair), kind, symbols)
         counts[what] += 1
         for builder, side in zip(builders, made):
             builder.add_item(torch.from_numpy(side))
     for builder, prefix in zip(builders, prefixes):
         builder.finalize(f"{prefix}.idx")
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
     return dict(sorted(counts.items()))
 
 
