@@ -19,11 +19,11 @@ run_as() { record run-as "$@"; } # LABEL COMMAND: one of several that run at onc
 
 # options NAME [--OPTION DEFAULT]... -- ARGUMENTS...: every option in a variable, as MAX_SOURCE for --max-source.
 options() {
-  local assignments
+  local assignments script
+  script=$(cd "$CALLED_FROM" && realpath "$0") # before the folder changes
   python_of_the_environment
   exec 4>&1
-  assignments=$(cd "$ROOT" && CALLED_FROM=$CALLED_FROM "$PYTHON" -m recipes.options "$(realpath "$0")" "$@" 3>&1 1>&4) \
-    || exit $?
+  assignments=$(cd "$ROOT" && CALLED_FROM=$CALLED_FROM "$PYTHON" -m recipes.options "$script" "$@" 3>&1 1>&4) || exit $?
   exec 4>&-
   [[ -n $assignments ]] || exit 0 # --help
   eval "$assignments"

@@ -127,7 +127,7 @@ class SegmentSettings(FairseqDataclass):
             raise ConfigurationError(f"--raf-leak must be in [0, 1], got {self.raf_leak}; the paper uses 0.1 and 0.5")
         if not self.raf_threshold > 0:
             raise ConfigurationError(f"--raf-threshold must be above 0, got {self.raf_threshold}; the paper uses 0.1")
-        if self.kv_clamp < 0:
+        if not self.kv_clamp >= 0:  # nan neither
             raise ConfigurationError(f"--kv-clamp must be at least 0, got {self.kv_clamp}; 0 means no clipping")
         return self
 

@@ -267,6 +267,19 @@ def _complain(document, reason):
 def main(argv=None):
     """Command line; returns the exit status."""
     args = parser().parse_args(argv)
-    for noisy in ("fairseq", "hydra", "srformer_plugin"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    return run(args)
+    with _warnings_only("fairseq", "hydra", "srformer_plugin"):
+        return run(args)
+
+
+@contextlib.contextmanager
+def _warnings_only(*names):
+    """These loggers say what goes wrong and nothing else; they are left as they were."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)

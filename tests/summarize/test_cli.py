@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -193,3 +194,9 @@ def test_as_a_command_that_is_imported_when_it_is_asked_for(converted_bart, mode
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, model.summarize(TEXTS[0]) + "\n", "")
+
+
+def test_the_loggers_of_others_are_left_as_they_were(tmp_path):
+    before = {name: logging.getLogger(name).level for name in ("fairseq", "hydra", "srformer_plugin")}
+    assert cli.main(["--model", str(tmp_path / "none"), "a.txt"]) == 2
+    assert {name: logging.getLogger(name).level for name in before} == before
