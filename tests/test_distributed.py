@@ -5,6 +5,8 @@ import sys
 import pytest
 import torch
 from conftest import run_side_by_side
+from fairseq_cli import train
+from fairseq_here import here
 from helpers import free_port, train_arguments
 
 import srformer_plugin  # noqa: F401 (lets torch.load read fairseq checkpoints)
@@ -15,11 +17,10 @@ for side in ("encoder", "decoder"):
     FIRING += [f"--{side}-embed-dim", "128", f"--{side}-attention-heads", "1"]
 
 
-def train_command(corpus, save_dir, *more):
+def training(corpus, save_dir, *more):
     """Two plain gradient steps on batches of 4; no dropout, so that nothing depends on the rank."""
     own = [*FIRING, "--dropout", "0", "--optimizer", "sgd", "--lr", "0.5", "--batch-size", "4", "--max-update", "2"]
-    arguments = train_arguments(corpus, save_dir, *own, "--disable-validation", *more)
-    return [sys.executable, "-m", "fairseq_cli.train", *arguments]
+    return train_arguments(corpus, save_dir, *own, "--disable-validation", *more)
 
 
 def parameters(folder):
@@ -30,18 +31,21 @@ def parameters(folder):
 def one_process(tiny_corpus, tmp_path_factory):
     """The parameters after two updates, each on two batches one after the other."""
     folder = tmp_path_factory.mktemp("one")
-    run_side_by_side(train_command(tiny_corpus, folder, "--update-freq", "2"))
+    here(train, *training(tiny_corpus, folder, "--update-freq", "2"))
     return parameters(folder)
 
 
 def test_two_ranks_step_as_one_process_on_the_joined_batch(tiny_corpus, one_process, tmp_path):
     port = free_port()
     run_side_by_side(*(
-        train_command(
-            tiny_corpus, tmp_path, "--distributed-world-size", "2", "--distributed-rank", str(rank),
-            "--distributed-no-spawn", "--distributed-init-method", f"tcp://127.0.0.1:{port}",
-            "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp",
-        )
+        [
+            sys.executable, "-m", "fairseq_cli.train",
+            *training(
+                tiny_corpus, tmp_path, "--distributed-world-size", "2", "--distributed-rank", str(rank),
+                "--distributed-no-spawn", "--distributed-init-method", f"tcp://127.0.0.1:{port}",
+                "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp",
+            ),
+        ]
         for rank in range(2)
     ))  # fmt: skip
     two = parameters(tmp_path)
@@ -52,6 +56,6 @@ def test_two_ranks_step_as_one_process_on_the_joined_batch(tiny_corpus, one_proc
 
 def test_the_steps_change_every_parameter(tiny_corpus, one_process, tmp_path):
     """The comparison above compares gradients, not initial values."""
-    run_side_by_side(train_command(tiny_corpus, tmp_path, "--update-freq", "2", "--lr", "0"))
+    here(train, *training(tiny_corpus, tmp_path, "--update-freq", "2", "--lr", "0"))
     unchanged = [name for name, value in parameters(tmp_path).items() if torch.equal(value, one_process[name])]
     assert unchanged == ["encoder.version", "decoder.version", "decoder.segment_schedule"]
