@@ -117,9 +117,8 @@ def resume_with_the_same_batches():
             given.apply_defaults()
             options = given.arguments
             epoch, makes_anew = options["epoch"], options["disable_iterator_cache"] or options["update_epoch_batch_itr"]
-            if epoch <= 1 or makes_anew or dataset in self.dataset_to_epoch_iter:
-                return original(self, dataset, *args, **kwargs)
-            if not self.can_reuse_epoch_itr(dataset):
+            are_kept = not makes_anew and self.can_reuse_epoch_itr(dataset)
+            if epoch <= 1 or not are_kept or dataset in self.dataset_to_epoch_iter:
                 return original(self, dataset, *args, **kwargs)
             options["epoch"] = 1
             batches = original(*given.args, **given.kwargs)

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from ..errors import ConfigurationError
+from ..models.checkpoint_state import POSITIONS_BEFORE_THE_FIRST
 from . import bart_dictionary
 from .fields import check_config, choose, flag, from_options, to_options
 from .rename import Names, Parameter
@@ -59,7 +60,6 @@ OF_EVERY_FAIRSEQ_BART = {
     "share_decoder_input_output_embed": True,
     "tie_adaptive_weights": False,
 }
-OFFSET = 2  # rows of the position embeddings before position 0: fairseq's padding index + 1
 
 
 def fairseq_options(config: dict, generation: dict, fields: dict = FIELDS, whose: str = "fairseq's BART") -> dict:
@@ -147,7 +147,7 @@ def names(options: dict, rows: int, weights=None, fairseq_rows=None, prefix: str
     width = options["encoder_embed_dim"]
     add("shared.weight", "encoder.embed_tokens.weight", rows, width)
     for side, positions in (("encoder", "max_source_positions"), ("decoder", "max_target_positions")):
-        same(f"{side}.embed_positions.weight", options[positions] + OFFSET, width)
+        same(f"{side}.embed_positions.weight", options[positions] + POSITIONS_BEFORE_THE_FIRST, width)
         norm(f"{side}.layernorm_embedding")
         for number in range(options[f"{side}_layers"]):
             layer = f"{side}.layers.{number}"

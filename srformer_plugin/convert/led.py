@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 from ..errors import ConfigurationError
+from ..models.checkpoint_state import POSITIONS_BEFORE_THE_FIRST
 from ..models.encoders.led import parse_windows
 from ..models.encoders.window import GLOBAL_PROJECTIONS
 from . import bart
-from .bart import OFFSET, dictionary_writer  # noqa: F401 (the tokenizer is BART's)
+from .bart import dictionary_writer  # noqa: F401 (the tokenizer is BART's)
 from .fields import check_config
 from .rename import Names, Parameter
 
@@ -82,7 +83,9 @@ def names(options: dict, rows: int, weights=None, fairseq_rows=None) -> Names:
     for parameter in found.parameters:
         if parameter.fairseq.endswith("embed_positions.weight"):
             positions, width = parameter.shape
-            parameter = replace(parameter, shape=(positions - OFFSET, width), reserved=OFFSET)
+            parameter = replace(
+                parameter, shape=(positions - POSITIONS_BEFORE_THE_FIRST, width), reserved=POSITIONS_BEFORE_THE_FIRST
+            )
         if ".self_attn." in parameter.fairseq and parameter.fairseq.startswith("encoder."):
             ours, theirs = (name.rsplit(".", 2) for name in (parameter.fairseq, parameter.huggingface))
             projection, kind = ours[1:]

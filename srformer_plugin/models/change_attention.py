@@ -9,7 +9,7 @@ from omegaconf import flag_override
 from ..attention.settings import FULL, SegmentSettings
 from ..errors import ConfigurationError
 from .checkpoint_file import as_before_training, model_options
-from .checkpoint_state import MEMORY
+from .checkpoint_state import MEMORY, POSITIONS_BEFORE_THE_FIRST
 from .encoders.chunked import ANY_LENGTH
 from .encoders.settings import CHANGEABLE as ENCODER
 from .encoders.settings import EncoderSettings
@@ -17,7 +17,6 @@ from .encoders.window import is_global_projection
 from .schedule_record import encode_schedule
 from .segmented_model import choose_by_content
 
-POSITIONS_BEFORE_THE_FIRST = 2  # rows of fairseq's learned positions: padding is number 1 in every dictionary
 RECORD = "decoder.segment_schedule"
 # fairseq's name of a model whose weights can be taken -> that of the SRformer that has the same
 SRFORMERS = {"bart": "srformer_bart", **{name: name for name in ("srformer_bart", "srformer_led", "srformer_t5")}}

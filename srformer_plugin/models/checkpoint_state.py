@@ -17,6 +17,7 @@ from .schedule_record import FLAGS, decode_schedule
 logger = logging.getLogger(__name__)
 
 MEMORY = ".encoder_attn.memory."
+POSITIONS_BEFORE_THE_FIRST = 2  # rows of fairseq's learned positions: padding is number 1 in every dictionary
 
 
 def prune_layers(state: dict[str, Tensor], cfg) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from against_reference import build, by_reference, pad_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
+from largest_tensor import largest_tensor
 
 from srformer_plugin.attention.method.content import ContentSchedule, highest
 from srformer_plugin.attention.method.reference import chosen_segments
@@ -287,27 +287,14 @@ def test_tiles_equal_copies_and_can_be_differentiated_twice_over_the_same_graph(
     torch.testing.assert_close(first, torch.autograd.grad(tiles, leaves, upstream))
 
 
-class LargestTensor(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.numel = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self.numel = max(self.numel, tensor.numel())
-        return result
-
-
 @pytest.mark.parametrize("memory", ["segmented", "pooled"])
 def test_no_tensor_of_all_targets_by_all_sources(memory):
     module = build_pair("content", memory, heads=2, head_dim=8, segment_size=8, dtype=torch.float32)
     targets, source = 256, 1024
     encoder, query = torch.randn(source, 1, 16), torch.randn(targets, 1, 16)
-    with LargestTensor() as largest:
+    with largest_tensor() as largest:
         module(query, encoder, encoder, None)[0].sum().backward()
-    assert largest.numel < 2 * targets * source / 4
+    assert largest.elements < 2 * targets * source / 4
 
 
 @pytest.mark.parametrize(

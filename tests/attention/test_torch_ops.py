@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from against_reference import build, by_reference, pad_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
+from largest_tensor import largest_tensor
 
 from srformer_plugin.attention.backends import resolve
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
@@ -172,28 +172,15 @@ def test_autocast_keeps_the_memory_in_float32():
     assert ((cast - plain).norm() / plain.norm()) < 3e-2
 
 
-class LargestTensor(TorchDispatchMode):
-    """Records the number of elements of the largest tensor that any operation returns."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        output = function(*args, **(kwargs or {}))
-        for tensor in output if isinstance(output, (tuple, list)) else [output]:
-            if isinstance(tensor, torch.Tensor):
-                self.largest = max(self.largest, tensor.numel())
-        return output
-
-
 def test_no_tensor_of_all_targets_by_all_sources():
     module = build(2, 4, torch.float32, segment_size=8, expected_target_length=512)
     encoder = torch.randn(1024, 1, module.embed_dim)
     query = torch.randn(512, 1, module.embed_dim)
-    with LargestTensor() as trace:
+    with largest_tensor() as trace:
         output, weights = module(query, encoder, encoder, torch.zeros(1, 1024, dtype=torch.bool))
         output.sum().backward()
     assert weights is None
-    assert trace.largest < 512 * 1024
+    assert trace.elements < 512 * 1024
 
 
 def test_model_can_be_copied_after_a_step_and_two_decodings_interleave():

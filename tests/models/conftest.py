@@ -20,6 +20,17 @@ class StubTask:
         self.datasets = {}
 
 
+def default_options(arch, layers, width, heads):
+    """What architecture `arch` fills in, whose encoder and decoder must have these sizes."""
+    args = argparse.Namespace()
+    ARCH_CONFIG_REGISTRY[arch](args)
+    for side in ("encoder", "decoder"):
+        assert getattr(args, f"{side}_layers") == layers
+        assert getattr(args, f"{side}_embed_dim") == width
+        assert getattr(args, f"{side}_attention_heads") == heads
+    return args
+
+
 def build_model(arch="srformer_bart_tiny", seed=1, spread=6.0, **overrides):
     """A model of `arch` in eval mode. `spread` multiplies BART's small initial weights, so that attention, memory
     and distribution over words are far from uniform."""

@@ -5,9 +5,8 @@ import logging
 
 import pytest
 import torch
-from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.modules import MultiheadAttention
-from models.conftest import build_model, make_sample
+from models.conftest import build_model, default_options, make_sample
 
 from srformer_plugin.errors import ConfigurationError
 from srformer_plugin.models.encoders.led import parse_windows
@@ -38,12 +37,7 @@ def encode(model, sample):
     ],
 )
 def test_architectures_have_leds_sizes(arch, layers, width, heads):
-    args = argparse.Namespace()
-    ARCH_CONFIG_REGISTRY[arch](args)
-    for side in ("encoder", "decoder"):
-        assert getattr(args, f"{side}_layers") == layers
-        assert getattr(args, f"{side}_embed_dim") == width
-        assert getattr(args, f"{side}_attention_heads") == heads
+    args = default_options(arch, layers, width, heads)
     assert args.cross_attention == ("segmented" if "content" in arch else "full")
     assert (args.max_source_positions, args.max_target_positions) == (16384, 1024)
     assert args.attention_window == ("8" if "tiny" in arch else "1024")

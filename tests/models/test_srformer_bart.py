@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from fairseq import utils
-from fairseq.models import ARCH_CONFIG_REGISTRY
+from models.conftest import default_options
 
 from srformer_plugin.errors import ConfigurationError
 from srformer_plugin.models.schedule_record import decode_schedule
@@ -46,12 +46,7 @@ def stock(build_model):
     ],
 )
 def test_architectures_have_barts_sizes(arch, layers, width, heads):
-    args = argparse.Namespace()
-    ARCH_CONFIG_REGISTRY[arch](args)
-    for side in ("encoder", "decoder"):
-        assert getattr(args, f"{side}_layers") == layers
-        assert getattr(args, f"{side}_embed_dim") == width
-        assert getattr(args, f"{side}_attention_heads") == heads
+    args = default_options(arch, layers, width, heads)
     assert args.share_all_embeddings
 
 

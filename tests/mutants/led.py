@@ -134,7 +134,7 @@ MUTANTS = [
     },
     {
         "file": CONVERT,
-        "old": "shape=(positions - OFFSET, width), reserved=OFFSET",
+        "old": "shape=(positions - POSITIONS_BEFORE_THE_FIRST, width), reserved=POSITIONS_BEFORE_THE_FIRST",
         "new": "shape=(positions, width)",
         "tests": f"{CONVERT_TESTS} -k identity_for_every",
     },

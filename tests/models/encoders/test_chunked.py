@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from largest_tensor import largest_tensor
 from models.conftest import StubTask, build_model, make_sample
-from models.encoders.largest import largest_tensor
 
 from srformer_plugin.errors import ConfigurationError
 from srformer_plugin.models.encoders import chunked

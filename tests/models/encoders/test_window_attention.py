@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
+from largest_tensor import largest_tensor
 
 from srformer_plugin.models.encoders.window_attention import (
     GlobalProjections,
@@ -187,25 +187,12 @@ def test_dropout_drops_weights_and_scales_the_others(num_global):
     assert abs(dropped.float().mean() - rate) < 0.01
 
 
-class _Largest(TorchDispatchMode):
-    """The number of elements of the largest tensor that is made."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        output = function(*args, **(kwargs or {}))
-        for x in output if isinstance(output, (tuple, list)) else (output,):
-            if isinstance(x, torch.Tensor):
-                self.elements = max(self.elements, x.numel())
-        return output
-
-
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_memory_is_linear_in_the_length(dropout):
     sizes = []
     for length in (256, 512):
         tensors, own = inputs(torch.zeros(1, length, dtype=torch.bool), 1, own=True, dtype=torch.float32)
-        with _Largest() as largest:
+        with largest_tensor() as largest:
             window_attention(*tensors, None, 8, 1, own, dropout).sum().backward()
         sizes.append(largest.elements)
     assert sizes[1] <= 2 * sizes[0]

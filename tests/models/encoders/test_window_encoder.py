@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from largest_tensor import largest_tensor
 from models.conftest import build_model, make_sample
-from models.encoders.largest import largest_tensor
 
 from srformer_plugin.errors import ConfigurationError
 from srformer_plugin.models.encoders import window as window_encoder
