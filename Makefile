@@ -26,11 +26,12 @@ venv: $(STAMP)  ## make the environment .venv (to choose: PYTHON=python3.12 TORC
 
 $(STAMP): setup.py pyproject.toml constraints.txt requirements/fairseq.txt
 	@$(PYTHON) requirements/check_python.py
+	@echo "making $(VENV): PyTorch, fairseq and what they need, some minutes"
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(TORCH) -c constraints.txt
-	$(BIN)/python -m pip install --require-hashes --no-deps -r requirements/fairseq.txt
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet $(TORCH) -c constraints.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements/fairseq.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
 test: $(STAMP)  ## run the test suite (FAST=1 leaves the slow tests out; JOBS=4 takes more cores than 2)
