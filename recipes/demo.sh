@@ -15,7 +15,7 @@ python_of_the_environment
 # Without a gate that starts closed, the untrained memory drowns the source's segment for hundreds of updates.
 declare -A SYSTEMS=([srformer]="--cross-attention srformer --memory-gate" [segmented]="--cross-attention segmented"
   [content]="--cross-attention segmented --segment-schedule content --segments-per-query 2")
-ORDER=(srformer segmented content) UPDATES=${UPDATES:-1500}
+ORDER=(srformer segmented content) UPDATES=${UPDATES:-1000}
 TASK=(--user-dir srformer_plugin --task translation --truncate-source --max-source-positions 192
   --max-target-positions 256)
 SIZE=(--segment-size 16 --share-all-embeddings --dropout 0 --attention-dropout 0
