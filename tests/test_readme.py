@@ -29,3 +29,11 @@ def test_every_module_that_is_run_exists():
     modules = set(re.findall(r"python -m ([\w.]+)", README))
     assert modules
     assert [m for m in modules if not Path(ROOT, *m.split(".")).with_suffix(".py").exists()] == []
+
+
+def test_nothing_advises_a_start_that_a_restart_after_a_kill_would_repeat():
+    """fairseq-train reads --restore-file at every start, and --finetune-from-model at the first alone."""
+    places = [ROOT / "README.md", *(path for folder in ("docs", "recipes") for path in (ROOT / folder).rglob("*.*"))]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in places if path.suffix in (".md", ".sh", ".py")}
+    assert [name for name, text in texts.items() if re.search(r"--restore-file\s+\S*\w/", text)] == []
+    assert "--finetune-from-model" in texts["convert.md"] and "--finetune-from-model" in texts["long.md"]

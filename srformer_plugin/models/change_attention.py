@@ -39,8 +39,8 @@ def change_attention(
         source_limit: tokens of a source that are read; None: all that the encoder can. Learned positions of an encoder
             that is not for any length are repeated up to that when the checkpoint is loaded.
     Returns:
-        the content of a file that `fairseq-train --restore-file` starts from: without the optimizer's state. Memories
-        that the checkpoint does not have start at their initial values.
+        the content of a file that `fairseq-train --finetune-from-model` starts from: without the optimizer's state.
+        Memories that the checkpoint does not have start at their initial values.
     Raises:
         ConfigurationError: a model of another kind, or settings that cannot work.
     """

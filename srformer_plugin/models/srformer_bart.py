@@ -24,8 +24,7 @@ class SRformerBARTModel(SegmentedModel, BARTModel):
     """BART whose decoder attends to one source segment per position and to a recurrent memory of the others.
 
     With `--cross-attention full`, or where the segment size is at least the source length, its logits are
-    BART's. A stock BART checkpoint starts it (`--restore-file bart.pt --reset-optimizer --reset-lr-scheduler
-    --reset-dataloader --reset-meters`).
+    BART's. A stock BART checkpoint starts it (`--finetune-from-model bart.pt`).
     """
 
     @classmethod
