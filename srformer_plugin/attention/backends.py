@@ -73,6 +73,7 @@ def tell(message: str) -> None:
         logger.info(message)
 
 
+AUTO = "auto"
 CHOICES = {
     "torch": Dispatcher(TorchBackend()),
     "triton": Dispatcher(TritonBackend(), TorchBackend()),
@@ -85,11 +86,12 @@ def resolve(name: str) -> Dispatcher:
     Raises:
         ConfigurationError: there is no such choice, or it cannot run here.
     """
-    if name == "auto":
+    choose({AUTO: None, **CHOICES}, name, "--attention-backend")
+    if name == AUTO:
         name = "triton" if torch.cuda.is_available() and unusable() is None else "torch"
     if name == "triton" and unusable() is not None:
         raise ConfigurationError(
             f"--attention-backend triton needs Triton {'.'.join(map(str, OLDEST_TRITON))} or later, and {unusable()}; "
             "pip install -U triton, or use auto or torch"
         )
-    return choose(CHOICES, name, "--attention-backend")
+    return CHOICES[name]

@@ -298,7 +298,7 @@ def test_the_gate_starts_as_segmented_attention_and_learns():
         ({"expected_target_length": 0}, "--expected-target-length must be at least 1, got 0"),
         ({"segment_schedule": "clock"}, "--segment-schedule 'clock' is unknown"),
         ({"cross_attention": "sparse"}, "--cross-attention 'sparse' is unknown"),
-        ({"attention_backend": "fpga"}, "--attention-backend 'fpga' is unknown"),
+        ({"attention_backend": "fpga"}, "--attention-backend 'fpga' is unknown; choose one of: auto, torch, triton"),
         ({"raf_leak": 1.5}, "--raf-leak must be in"),
         ({"raf_threshold": 0.0}, "--raf-threshold must be above 0"),
         ({"kv_clamp": -1.0}, "--kv-clamp must be at least 0"),
