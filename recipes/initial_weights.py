@@ -5,7 +5,9 @@
 BART draws all its weights with a standard deviation of 0.02, which suits its 768 or more dimensions. In a model of 128
 dimensions the branches beside the residual path then start so weak, and the embeddings so close to each other, that
 hundreds of updates pass before the decoder looks at its source at all. Here a matrix gets 1 / sqrt(inputs) and an
-embedding 1 / sqrt(dimensions). ``fairseq-train --finetune-from-model OUT.pt`` starts from the result.
+embedding 1 / sqrt(dimensions). Learned positions start as sines and cosines of that size: to find the token before
+another one, which copying needs, a head would otherwise have to learn every position's neighbour by heart, in far fewer
+dimensions than there are positions. ``fairseq-train --finetune-from-model OUT.pt`` starts from the result.
 """
 
 import logging
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from fairseq import checkpoint_utils, options, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.modules import LearnedPositionalEmbedding, SinusoidalPositionalEmbedding
 from torch import nn
 
 from data_prep.errors import UserError, command
@@ -33,6 +36,9 @@ def scale_to_width(model):
             nn.init.normal_(module.weight, std=1 / math.sqrt(module.embedding_dim))
             if module.padding_idx is not None:
                 nn.init.zeros_(module.weight[module.padding_idx])
+        if isinstance(module, LearnedPositionalEmbedding):
+            waves = SinusoidalPositionalEmbedding.get_embedding(*module.weight.shape, module.padding_idx)
+            module.weight.data.copy_(waves * math.sqrt(2 / module.embedding_dim))
 
 
 @command

@@ -3,6 +3,8 @@
 import math
 
 import pytest
+import torch
+from fairseq.modules import LearnedPositionalEmbedding
 from torch import nn
 
 from data_prep.errors import EXIT_STATUS
@@ -15,6 +17,7 @@ class Tied(nn.Module):
     def __init__(self):
         super().__init__()
         self.embedding = nn.Embedding(500, 64, padding_idx=1)
+        self.positions = LearnedPositionalEmbedding(40, 64, padding_idx=1)
         self.inner = nn.Linear(256, 64)
         self.output = nn.Linear(64, 500, bias=False)
         self.output.weight = self.embedding.weight
@@ -38,6 +41,15 @@ def test_embeddings_have_length_one_about_and_stay_shared(model):
 
 def test_padding_stays_zero(model):
     assert not model.embedding.weight[1].any()
+
+
+def test_how_alike_two_positions_are_depends_on_their_distance_alone(model):
+    positions = model.positions.weight[2:]
+    alike = positions @ positions.T
+    torch.testing.assert_close(alike[1:, 1:], alike[:-1, :-1])
+    assert alike[0, 1] > alike[0, 2] > alike[0, 4]
+    torch.testing.assert_close(alike.diagonal(), torch.ones(len(positions)))  # of the embeddings' size
+    assert not model.positions.weight[1].any()
 
 
 def test_help_and_missing_arguments_end_in_no_traceback(capsys):
