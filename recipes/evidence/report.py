@@ -102,11 +102,11 @@ def write(plan, place, command, facts, commands):
     folder = place.out / "report"
     folder.mkdir(parents=True, exist_ok=True)
     text = page(plan, rows, command, facts, commands)
-    draw(folder / "quality_over_cost.png", rows, plan.against)
     write_text(folder / "report.md", text)
     write_json(folder / "report.json", as_json(plan, rows, command, facts))
     for cell in cells_of(plan, place):
         _keep_hypotheses(place.cell(cell) / "generate/generate-test.txt", folder / f"hypotheses/{cell.name}.txt.gz")
+    draw(folder / "quality_over_cost.png", rows, plan.against)  # last: what was measured is on the disk
     return rows, text
 
 
