@@ -1,12 +1,15 @@
 """Beam search: tokens a second of SRformer with --fast-generate beside stock BART with fairseq's own generator.
 
     python -m benchmarks.decoding --transformers --json benchmarks/results/decoding.json
+    python -m benchmarks.decoding --systems 0 3 4 --cases 16x4096 4x16384 \\
+        --json benchmarks/results/decoding_content.json
 
 Models of bart_base's sizes with random weights, random sources of which every second is a fifth shorter, 64 tokens a
 hypothesis, beam 4, no trigram twice. A time is that of `generate`, encoder included; the median of several. Before
 anything is timed, the fast generator must find the stock generator's hypotheses for the same model in float32, with
-their scores: else there is no report. With --transformers its BART (sources up to 1,024) and LED (longer ones) of the
-same sizes and settings run too. About 4 minutes on an H100.
+their scores: else there is no report. "content" has the segments of srformer_bart_content. A row has the ratio to
+stock, and as "ratio_full" that to full attention with the same generator. With --transformers its BART (sources up to
+1,024) and LED (longer ones) of the same sizes and settings run too. About 4 minutes on an H100.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from fairseq import utils
 from fairseq.sequence_generator import SequenceGenerator
 
 from benchmarks.random_models import HUGGING_FACE, StubTask, build, hugging_face, import_transformers
+from benchmarks.ratios import add_ratio_to_full
 from benchmarks.rows import Results, add_options, provenance, sizes, this_cpu
 from srformer_plugin.generation import FastSequenceGenerator
 
@@ -29,6 +33,7 @@ SYSTEMS = {
     "srformer_bart_base, stock generator": ("srformer_bart_base", {}, SequenceGenerator),
     "srformer_bart_base, --fast-generate": ("srformer_bart_base", {}, FastSequenceGenerator),
     "full attention, --fast-generate": ("srformer_bart_base", {"cross_attention": "full"}, FastSequenceGenerator),
+    "content, --fast-generate": ("srformer_bart_content", {}, FastSequenceGenerator),
 }
 LONGEST_BART = 1024  # its checkpoints end there; longer sources are LED's
 CASES = {"cuda": [(32, 1024), (1, 1024), (16, 4096), (4, 16384), (16, 16384), (64, 16384)], "cpu": [(8, 1024)]}
@@ -45,10 +50,13 @@ def make_sample(task, batch_size, length, device):
     return utils.move_to_cuda(sample) if device == "cuda" else sample
 
 
-def check(task, device):
-    """Refuse to go on if the fast generator does not find what the stock one finds."""
-    for settings in ({}, {"cross_attention": "full"}):
-        model = build(task, "srformer_bart_base", 1024, settings).eval().to(device)
+def check(task, device, models):
+    """Refuse to go on if the fast generator does not find what the stock one finds.
+
+    `models` are pairs of an architecture and its settings.
+    """
+    for arch, settings in models:
+        model = build(task, arch, 1024, settings).eval().to(device)
         for beam in (1, 4):
             options = {"beam_size": beam, "max_len_b": 24, "no_repeat_ngram_size": 3, "len_penalty": 2.0, "min_len": 5}
             sample, found = make_sample(task, 6, 300, device), []
@@ -58,7 +66,8 @@ def check(task, device):
                 same = [h["tokens"].tolist() for h in one] == [h["tokens"].tolist() for h in other]
                 close = all((a["score"] - b["score"]).abs() < 1e-4 for a, b in zip(one, other))
                 if not (same and close):
-                    raise SystemExit(f"the fast generator finds other hypotheses ({settings}, beam {beam}): no report")
+                    which = f"{arch}, {settings}, beam {beam}"
+                    raise SystemExit(f"the fast generator finds other hypotheses ({which}): no report")
     print("checked: the hypotheses of the stock generator in float32", flush=True)
 
 
@@ -146,7 +155,7 @@ def main():
 
     measured_on = provenance(torch.cuda.get_device_name() if options.device == "cuda" else this_cpu(), options.commit)
     task = StubTask()
-    check(task, options.device)
+    check(task, options.device, [SYSTEMS[name][:2] for name in systems if SYSTEMS[name][2] is FastSequenceGenerator])
     results = Results(options.json, "decoding", measured_on)
     for case in cases:
         theirs, runs = None, dict.fromkeys(systems, fairseq_generate)
@@ -187,6 +196,10 @@ def main():
                 peak_mib=memory and round(memory),
                 python=sys.version.split()[0],
             )
+        for row in add_ratio_to_full(results.rows)[-len(runs) :]:
+            if row["ratio_full"] is not None:
+                print(f"{row['case']['system']}: {row['ratio_full']} of full attention, same generator", flush=True)
+        results.write()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def test_pictures_show_the_json_files():
     assert plots.outdated(RESULTS) == []
 
 
-JSON_SHOWN = [(page, name) for page, name in SHOWN if name not in OF_ALL]
+JSON_SHOWN = [(page, name) for page, name in SHOWN if name not in OF_ALL and (RESULTS / f"{name}.json").exists()]
 
 
 @pytest.mark.parametrize(("page", "name"), JSON_SHOWN, ids=lambda value: getattr(value, "name", value))
@@ -37,6 +37,11 @@ def test_a_changed_number_changes_the_table(page, name, tmp_path):
     rows[1]["ratio"] = 98765
     (tmp_path / f"{name}.json").write_text(json.dumps(rows))
     assert re.search(r"[|(] ?98,?765\.0+ ?[|)]", render(page.read_text(encoding="utf-8"), tmp_path))
+
+
+def test_what_was_not_measured_says_so(tmp_path):
+    text = "<!-- results: scaling -->\n| old |\n<!-- end -->"
+    assert render(text, tmp_path) == "<!-- results: scaling -->\nNot measured yet.\n<!-- end -->"
 
 
 def test_an_unknown_table_is_an_error(tmp_path):

@@ -1,0 +1,85 @@
+"""SRformer beside its peers in a few lines, made of the rows of all benchmarks."""
+
+from benchmarks.markdown import size
+from benchmarks.ratios import times_as_fast
+
+# Of the lines of `summary`, those that README shows: what, and beside what.
+HEADLINE = (
+    ("attention core, T 128, N 1,024", "full attention"),
+    ("attention core, 4 x 512 x 16384, forward + backward as a CUDA graph", "sdpa default"),
+    ("training step, 1 x 512 x 16,384 (triton, fused_adam)", "bart_base"),
+    ("the same, 1 x 512 x 16,384", "bart_base, fused_adam"),
+    ("beam search with --fast-generate, 32 x 1,024", "bart_base, stock generator"),
+    ("the same, 32 x 1,024", "full attention, --fast-generate"),
+    ("beam search with --fast-generate, 4 x 16,384", "bart_base, stock generator"),
+    ("the same, 4 x 16,384", "full attention, --fast-generate"),
+)
+
+
+def headline(results):
+    """The few lines of README."""
+    head, rule, *lines = summary(results).rstrip("\n").split("\n")
+    shown = [line for what, beside in HEADLINE for line in lines if f"| {what} |" in line and f", {beside} |" in line]
+    return "\n".join([head, rule, *shown, ""])
+
+
+def summary(results):
+    """SRformer beside its peers, in every benchmark that has results."""
+    lines = []
+
+    def add(what, row, peer=None, theirs=None):
+        theirs = row["theirs"] if theirs is None else theirs
+        # that of the row is of times that were not rounded
+        ratio = row["ratio"] if theirs == row["theirs"] else times_as_fast(row["unit"], row["ours"], theirs)
+        unit = "million operations" if row["unit"] == "operations" else row["unit"]
+        ours, theirs = (x / 1e6 if row["unit"] == "operations" else x for x in (row["ours"], theirs))
+        ours, theirs = (f"{x:,.0f}" if x >= 1000 else f"{x:.4g}" for x in (ours, theirs))
+        lines.append(f"| {what} | {ours} {unit} | {theirs}, {peer or row['peer']} | {ratio:.2f} |")
+
+    if "operations" in results:
+        row = results["operations"][0]
+        add(f"attention core, T {row['case']['targets']}, N {row['case']['source']:,}", row)
+    for row in results.get("attention_core", []):
+        if row["case"]["mode"] == "graph_both_ms" and row["peer"] == "sdpa default" and row["ours"]:
+            add(f"attention core, {size(row)}, forward + backward as a CUDA graph", row)
+    for case, rows in _by_size(results.get("training_step", [])).items():
+        for kind, clock in (("wall", ""), ("device", ", the device's time")):
+            timed = {row["case"]["system"]: row for row in rows if row["case"]["time"] == kind and row["ours"]}
+            # with our optimizer where that was timed; beside stock, and beside what has all of ours but the attention
+            for fused, other in ((True, "bart_base, fused_adam"), (False, "full attention")):
+                names = [x for x in timed if x.startswith("srformer") and x.endswith("fused_adam") == fused]
+                if names:
+                    best = min(names, key=lambda name: timed[name]["ours"])
+                    add(f"training step, {case} ({best.split(', ', 1)[1]}){clock}", timed[best])
+                    if other in timed:
+                        shown = "full attention of this package" if other == "full attention" else other
+                        add(f"the same, {case}", timed[best], shown, timed[other]["ours"])
+                    break
+    for row in results.get("training_updates", []):
+        if row["case"]["model"] == "srformer_bart_base" and row["case"]["precision"] == "bf16":
+            add(f"fairseq-train, {row['case']['batch']} x {row['case']['source']}", row)
+    for name, system, chosen in (
+        ("decoding", "srformer_bart_base", ""),
+        ("decoding_content", "content", ", segments chosen by content"),
+    ):
+        for case, rows in _by_size(results.get(name, [])).items():
+            found = {row["case"]["system"]: row for row in rows}
+            ours, full = (found.get(f"{which}, --fast-generate") for which in (system, "full attention"))
+            if ours and ours["theirs"]:
+                add(f"beam search with --fast-generate{chosen}, {case}", ours)
+            if ours and full:
+                add(f"the same{chosen}, {case}", ours, full["case"]["system"], full["ours"])
+    for name, what in (("bpe_encoding", "GPT-2 BPE"), ("rouge_scoring", "ROUGE")):
+        if name in results:
+            row = results[name][-1]
+            add(f"{what} of {row['case']['pairs']:,} pairs, {row['case']['workers']} processes", row)
+    return "\n".join(["| what | SRformer, this package | beside | times as fast |", "|---|---|---|---|", *lines, ""])
+
+
+def _by_size(rows):
+    found = {}
+    for row in rows:
+        case = row["case"]
+        size = " x ".join(f"{case[name]:,}" for name in ("batch", "targets", "source") if name in case)
+        found.setdefault(size, []).append(row)
+    return found
