@@ -16,6 +16,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+import warm
 
 if not torch.cuda.is_available():
     # Triton's kernels are interpreted where nothing can run them; it asks when it is imported.
@@ -58,13 +59,16 @@ def seed():
     torch.manual_seed(1)
 
 
-def run_fairseq(tool, *args, check=True, env=None, timeout=300):
+def run_fairseq(tool, *args, check=True, env=None, timeout=300, fresh=False):
     """Run a console script of fairseq ("train" is fairseq-train, ...) as a user would.
+
+    It starts at once (tests/warm), or, with ``fresh``, in an interpreter of its own, which takes seconds.
 
     Returns the finished process; its ``stdout`` holds standard output and standard error together.
     Fails with that text when ``check`` is set and the exit status is not 0.
     """
-    command = [str(Path(sys.executable).with_name(f"fairseq-{tool}")), *map(str, args)]
+    folder = Path(sys.executable).parent if fresh else warm.programs()
+    command = [str(folder / f"fairseq-{tool}"), *map(str, args)]
     # The tensors are small here as well: one thread.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **(env or {})}
     done = subprocess.run(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import warm
 from conftest import ROOT, sentence_pairs
 
 RECIPES = ROOT / "recipes"
@@ -16,12 +17,20 @@ TINY = [
     "--warmup-updates", "1", "--lr", "1e-2", "--max-source", "48", "--max-target", "96", "--min-len", "1",
     "--max-len", "12", "--beam", "2", "--workers", "1", "--vocabulary", "100",
 ]  # fmt: skip
+FRESH = {"PYTHON": sys.executable}
 TINY_ARCH = {"bart": "srformer_bart_tiny", "t5": "srformer_t5_tiny"}
 
 
 def environment(**more):
+    """Variables for a recipe: its programs start at once (tests/warm), or with ``**FRESH`` as they always do."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") and name != "CLEAN"}
-    return {**clean, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
+    return {
+        **clean,
+        "PYTHON": str(warm.programs() / "python"),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        **more,
+    }
 
 
 def command(name, *arguments):

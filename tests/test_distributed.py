@@ -1,9 +1,8 @@
 """Two processes over gloo train what one process trains on the joined batches."""
 
-import sys
-
 import pytest
 import torch
+import warm
 from conftest import run_side_by_side
 from fairseq_cli import train
 from fairseq_here import here
@@ -39,7 +38,7 @@ def test_two_ranks_step_as_one_process_on_the_joined_batch(tiny_corpus, one_proc
     port = free_port()
     run_side_by_side(*(
         [
-            sys.executable, "-m", "fairseq_cli.train",
+            warm.programs() / "python", "-m", "fairseq_cli.train",
             *training(
                 tiny_corpus, tmp_path, "--distributed-world-size", "2", "--distributed-rank", str(rank),
                 "--distributed-no-spawn", "--distributed-init-method", f"tcp://127.0.0.1:{port}",

@@ -66,7 +66,7 @@ def trained(run_fairseq, docstrings, tmp_path_factory):
     """fairseq-train for 20 updates, validated and saved on the way at 10."""
     folder = tmp_path_factory.mktemp("trained")
     arguments = train_arguments(docstrings, folder, *SETTINGS, "--max-update", 20, "--save-interval-updates", 10)
-    log = run_fairseq("train", *arguments).stdout
+    log = run_fairseq("train", *arguments, fresh=True).stdout
     return argparse.Namespace(folder=folder, log=log, last=folder / "checkpoint_last.pt")
 
 
@@ -120,7 +120,7 @@ def test_so_does_a_t5_which_then_decodes(train_here, run_fairseq, docstrings, tm
 def test_validate_scores_every_sentence(run_fairseq, docstrings, trained):
     log = run_fairseq(
         "validate", docstrings.binarised, "--user-dir", USER_DIR, "--task", "translation", "--path", trained.last,
-        "--batch-size", 4, "--valid-subset", "valid", "--cpu",
+        "--batch-size", 4, "--valid-subset", "valid", "--cpu", fresh=True,
     ).stdout  # fmt: skip
     at_the_end_of_training = re.findall(r"valid on 'valid' subset .*? loss ([0-9.]+)", trained.log)[-1]
     validated = re.findall(r"valid on 'valid' subset .*? loss ([0-9.]+)", log)[-1]
@@ -136,6 +136,7 @@ def test_generate_answers_every_sentence_and_needs_no_flag_of_the_model(run_fair
     text = run_fairseq(
         "generate", docstrings.binarised, "--user-dir", USER_DIR, "--path", trained.last, "--gen-subset", "test",
         "--batch-size", 4, "--beam", 4, "--max-len-b", 12, "--no-repeat-ngram-size", 3, "--cpu",
+        fresh=True,
     ).stdout  # fmt: skip
     assert sorted(hypotheses(text)) == list(range(11))
     references = dict(re.findall(r"^T-(\d+)\t(.*)$", text, flags=re.M))
@@ -152,6 +153,7 @@ def test_interactive_answers_every_line_with_its_alignment(run_fairseq, docstrin
     text = run_fairseq(
         "interactive", docstrings.binarised, "--user-dir", USER_DIR, "--path", trained.last, "--input",
         tmp_path / "input", "--beam", 2, "--max-len-b", 8, "--print-alignment", "hard", "--replace-unk", "", "--cpu",
+        fresh=True,
     ).stdout  # fmt: skip
     assert sorted(hypotheses(text)) == [0, 1, 2]
     alignments = re.findall(r"^A-\d+\t(.*)$", text, flags=re.M)

@@ -6,13 +6,12 @@ import collections
 import os
 import pickle
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import USER_DIR
+import warm
+from conftest import USER_DIR, run_side_by_side
 from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import meters
@@ -180,23 +179,12 @@ def test_tools_refuse_a_checkpoint_with_code(tool, run_fairseq, tiny_corpus, tra
 @pytest.mark.slow
 def test_two_processes_resume_from_a_checkpoint(tiny_corpus, trained, tmp_path):
     """Rank 0 reads the file and sends its content, configuration included, to rank 1."""
-    command = [Path(sys.executable).with_name("fairseq-train")]
+    command = [warm.programs() / "fairseq-train"]
     command += train_arguments(tiny_corpus, tmp_path, "--restore-file", trained.checkpoint)
     command += ["--max-update", "3", "--user-dir", USER_DIR, "--distributed-world-size", "2"]
     command += ["--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp", "--distributed-no-spawn"]
     command += ["--distributed-init-method", f"tcp://127.0.0.1:{free_port()}", "--distributed-rank"]
-    ranks = [
-        subprocess.Popen(
-            [*map(str, command), str(rank)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        )
-        for rank in range(2)
-    ]
-    printed = [rank.communicate(timeout=300)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], printed
+    printed = run_side_by_side(*([*map(str, command), str(rank)] for rank in range(2)))
     assert "Loaded checkpoint" in printed[0]
     assert "num_updates 3" in printed[0]
 

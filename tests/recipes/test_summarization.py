@@ -8,15 +8,15 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import sentencepiece
+import warm
 from conftest import run_side_by_side, sentence_pairs
 from helpers import free_port
 from raw_corpora import real_files, repeat_real, write_corpus, write_gpt2
-from recipe_runs import RECIPES, SIZES, TINY, TINY_ARCH, command, documents, environment, recipe
+from recipe_runs import FRESH, RECIPES, SIZES, TINY, TINY_ARCH, command, documents, environment, recipe
 
 
 def check_experiment(out, name, model):
@@ -78,7 +78,7 @@ def test_raw_files_of_each_data_set_become_lines(name, raw, options, raw_folder,
 def test_ones_own_files_become_scores(raw_folder, tmp_path):
     fields = ["--source-field", "text", "--target-field", "summary", "--raw", raw_folder("fields_jsonl")]
     tiny = [*TINY, *fields, "--arch", TINY_ARCH["bart"], "--bpe", "sentencepiece"]
-    shown = recipe("custom", *tiny, "--out", tmp_path / "bart").stdout
+    shown = recipe("custom", *tiny, "--out", tmp_path / "bart", **FRESH).stdout
     assert len(shown.splitlines()) < 30
     assert "arning" not in shown
     check_experiment(tmp_path / "bart", "custom", "bart")
@@ -125,7 +125,7 @@ def test_xsum_with_the_vocabularies_of_the_published_models(raw_folder, t5_token
         command("xsum", *raw, *TINY, *bart, "--arch", TINY_ARCH["bart"], "--out", tmp_path / "bart"),
         command("xsum", *raw, *TINY, *t5),
     ]
-    run_side_by_side(*(["env", f"PYTHON={sys.executable}", *run] for run in runs))
+    run_side_by_side(*(["env", f"PYTHON={warm.programs()}/python", *run] for run in runs))
     for model in TINY_ARCH:
         check_experiment(tmp_path / model, "xsum", model)
     dictionary = (tmp_path / "t5" / "data" / "dict.source.txt").read_text().splitlines()
@@ -157,7 +157,11 @@ def test_two_nodes_train_one_model_with_the_batch_that_was_asked_for(data, tmp_p
     nodes = ["--nodes", "2", "--master", master, "--node-rank"]
     run_side_by_side(
         *(
-            ["env", f"PYTHON={sys.executable}", *command("custom", *training(data, tmp_path / "out", *nodes, rank))]
+            [
+                "env",
+                f"PYTHON={warm.programs()}/python",
+                *command("custom", *training(data, tmp_path / "out", *nodes, rank)),
+            ]
             for rank in (0, 1)
         )
     )
@@ -177,7 +181,11 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(data, tmp_path):
     arguments = training(data, out, "--max-update", "4000", "--train-args", "--max-update 30 --stop-min-lr -1")
     endless = training(data, out, "--max-update", "4000", "--train-args", "--max-update 4000 --stop-min-lr -1")
     process = subprocess.Popen(
-        command("custom", *endless), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
+        command("custom", *endless),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(**FRESH),
     )
     deadline = time.monotonic() + 120
     while not (out / "train/checkpoint_last.pt").exists() and time.monotonic() < deadline:

@@ -2,11 +2,11 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from conftest import USER_DIR, run_side_by_side
 from fairseq import tasks
 from fairseq.dataclass.configs import GenerationConfig
@@ -302,7 +302,7 @@ def test_two_processes_measure_what_one_does(trained, tiny_corpus, tmp_path):
     )  # fmt: skip
     texts = run_side_by_side(*(
         [
-            sys.executable, "-m", "fairseq_cli.train", *arguments, "--distributed-world-size", "2",
+            warm.programs() / "python", "-m", "fairseq_cli.train", *arguments, "--distributed-world-size", "2",
             "--distributed-rank", str(rank), "--distributed-no-spawn",
             "--distributed-init-method", f"tcp://127.0.0.1:{port}", "--distributed-backend", "gloo",
             "--ddp-backend", "legacy_ddp",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 
 from recipes.evidence import compare, report
 from recipes.evidence.compare import Runs, main, parser, place_of
@@ -182,14 +183,15 @@ def test_a_plan_runs_from_raw_text_to_the_report_and_nothing_twice(raw, tmp_path
     plan, out = tmp_path / "plan.toml", tmp_path / "out"
     plan.write_text(head.replace('"full", ', "") + "[[system]]" + segmented, encoding="utf-8")
     command = ["bash", str(ROOT / "recipes/compare.sh"), *arguments(raw, out, "--at-once", "2", "--plan", str(plan))]
-    environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
 
-    def run():
+    def run(python):
+        environment["PYTHON"] = str(python)
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
-    assert "2 of 2 runs done" in run()
+    assert "2 of 2 runs done" in run(warm.programs() / "python")
     content = json.loads((out / "report/report.json").read_text(encoding="utf-8"))
     assert content["finished"] == content["wanted"] == 2
     for row, name in zip(content["systems"], (START, "segmented.1")):
@@ -197,4 +199,4 @@ def test_a_plan_runs_from_raw_text_to_the_report_and_nothing_twice(raw, tmp_path
         assert 0 < one["loss"] < 10 and one["tokens_per_second"] > 0
         with gzip.open(out / f"report/hypotheses/{name}.txt.gz") as lines:
             assert len(lines.readlines()) == TEXTS["test"]
-    assert "0 of 2 runs to do" in run()
+    assert "0 of 2 runs to do" in run(sys.executable)
