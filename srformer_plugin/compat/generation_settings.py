@@ -1,6 +1,8 @@
 """The settings of a generator: which exist, what they may be, and which go together."""
 
+import difflib
 import json
+import math
 
 from fairseq.dataclass.configs import GenerationConfig
 
@@ -17,11 +19,13 @@ READ_BY_GENERATORS = frozenset(
 
 # name -> (test, what it must be)
 BOUNDS = {
+    **dict.fromkeys(("lenpen", "diversity_rate", "diverse_beam_strength"), (math.isfinite, "a number")),
+    "unkpen": (lambda x: x > -math.inf, "a number"),  # inf: never
     "beam": (lambda x: x >= 1, "at least 1"),
-    "max_len_a": (lambda x: x >= 0, "at least 0"),
+    "max_len_a": (lambda x: 0 <= x < math.inf, "a number, at least 0"),
     "max_len_b": (lambda x: x >= 0, "at least 0"),
     "min_len": (lambda x: x >= 0, "at least 0"),
-    "temperature": (lambda x: x > 0, "above 0"),
+    "temperature": (lambda x: 0 < x < math.inf, "a number above 0"),
     "no_repeat_ngram_size": (lambda x: x >= 0, "at least 0"),
     "sampling_topk": (lambda x: x == -1 or x >= 1, "at least 1"),
     "sampling_topp": (lambda x: x == -1 or 0 < x <= 1, "above 0 and at most 1"),
@@ -37,12 +41,15 @@ STRATEGIES = {
 }
 
 
-def check_generation(settings: "str | dict", flag: "str | None") -> dict:
+def check_generation(
+    settings: "str | dict", flag: "str | None", usable: "frozenset | None" = READ_BY_GENERATORS
+) -> dict:
     """Check the settings of a generator.
 
     Args:
         settings: name -> value as in fairseq's `GenerationConfig`, or the JSON of such.
         flag: whose value they are, such as --eval-rouge-args; None: each is a flag of its own.
+        usable: names that do something there; None: all.
     Returns:
         The settings as a dictionary.
     Raises:
@@ -65,12 +72,16 @@ def check_generation(settings: "str | dict", flag: "str | None") -> dict:
     if flag is not None:
         for name, value in settings.items():
             if name not in fields:
-                raise ConfigurationError(f"{flag} has {name!r}, which fairseq-generate does not know")
-            if name not in READ_BY_GENERATORS:
+                near = difflib.get_close_matches(name, fields, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ConfigurationError(f"{flag} has {name!r}, which fairseq-generate does not know{hint}")
+            if usable is not None and name not in usable:
                 refuse(name, "does nothing in a validation, or cannot work there; leave it out")
             kind = fields[name].type
+            if kind not in KINDS:
+                continue
             if not isinstance(value, KINDS[kind]) or (isinstance(value, bool) and kind is not bool):
-                refuse(name, f"must be of type {kind.__name__}, got {json.dumps(value)}")
+                refuse(name, f"must be of type {kind.__name__}, got {_as_json(value)}")
     for name, (holds, bound) in BOUNDS.items():
         if name in settings and not holds(settings[name]):
             refuse(name, f"must be {bound}" + ("" if flag is None else f", got {settings[name]}"))
@@ -91,3 +102,8 @@ def check_generation(settings: "str | dict", flag: "str | None") -> dict:
         name = "max_len_b" if full["min_len"] == fields["min_len"].default else "min_len"
         refuse(name, f"makes the shortest output ({full['min_len']}) longer than the longest ({longest})")
     return settings
+
+
+def _as_json(value) -> str:
+    """A value as it was written in JSON; from Python it may be anything."""
+    return json.dumps(value, default=repr)

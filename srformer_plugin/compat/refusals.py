@@ -3,11 +3,17 @@
 Each would end in a traceback from inside fairseq, or be taken and do nothing. docs/platform.md has them in one table.
 """
 
+import argparse
 import ast
 import logging
+import math
+from collections.abc import Mapping, Sequence
+
+from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigurationError
 from .generation_settings import check_generation
+from .overrides import check_overrides
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +32,28 @@ def check_command(cfg, command: str) -> None:
     Raises:
         ConfigurationError: a setting that cannot work, by the name of its flag.
     """
+    for name, value in all_settings(cfg):
+        if isinstance(value, float) and math.isnan(value):
+            raise ConfigurationError(f"--{name.replace('_', '-')} nan is no number: leave it out, or give one")
     if command == "train":
         check_training(cfg)
     elif command in ("generate", "interactive"):
         check_decoding(cfg, command)
+
+
+def all_settings(cfg, name="configuration"):
+    """Pairs (name, value) of all plain values within a configuration of fairseq, those of lists one by one."""
+    if isinstance(cfg, argparse.Namespace):
+        cfg = vars(cfg)
+    if isinstance(cfg, Mapping):
+        for key in cfg:
+            if not (isinstance(cfg, DictConfig) and OmegaConf.is_missing(cfg, key)):
+                yield from all_settings(cfg[key], key)
+    elif isinstance(cfg, Sequence) and not isinstance(cfg, str):
+        for value in cfg:
+            yield from all_settings(value, name)
+    else:
+        yield name, cfg
 
 
 def check_training(cfg) -> None:
@@ -139,3 +163,4 @@ def _check_overrides(text) -> None:
         raise ConfigurationError(f"--model-overrides {text!r} is not a Python dictionary of literals") from error
     if not isinstance(overrides, dict):
         raise ConfigurationError(f"--model-overrides {text!r} is not a dictionary such as \"{{'data': 'folder'}}\"")
+    check_overrides(overrides, "--model-overrides")

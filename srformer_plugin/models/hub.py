@@ -16,6 +16,7 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -26,6 +27,8 @@ from fairseq.models.bart.hub_interface import BARTHubInterface
 from fairseq.sequence_scorer import SequenceScorer
 
 from ..attention.settings import CHANGEABLE
+from ..compat.generation_settings import check_generation
+from ..compat.overrides import check_overrides
 from ..errors import ConfigurationError
 from .change_attention import change_attention
 from .checkpoint_file import load as load_checkpoint
@@ -38,6 +41,19 @@ BPE_FILES = {
     "gpt2": {"gpt2_encoder_json": ("encoder.json",), "gpt2_vocab_bpe": ("vocab.bpe",)},
     "sentencepiece": {"sentencepiece_model": ("spiece.model", "sentencepiece.model", "sentencepiece.bpe.model")},
 }
+# what `generate` takes beside the settings of a search
+NO_SETTINGS = ("verbose", "skip_invalid_size_inputs", "inference_step_args", "prefix_allowed_tokens_fn")
+
+
+def check_texts(what: str, texts) -> list[str]:
+    """`texts`, the argument of `what`, as a list; a ConfigurationError where it holds anything but texts."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise ConfigurationError(f"{what}: a list of texts is needed, got {texts!r}")
+    texts = list(texts)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ConfigurationError(f"{what}: text {number} is {text!r}, which is no str")
+    return texts
 
 
 class _OnText:
@@ -47,8 +63,26 @@ class _OnText:
     A model is left as it was before.
     """
 
+    def sample(self, sentences: "str | list[str]", *args, **kwargs):
+        """As in fairseq: the best hypothesis of every sentence, as text; of one str, its.
+
+        Raises:
+            ConfigurationError: what is no text, or a setting as of `generate`.
+        """
+        if not isinstance(sentences, str):
+            sentences = check_texts("sample", sentences)
+        return super().sample(sentences, *args, **kwargs)
+
     def generate(self, *args, **kwargs):
-        """As in fairseq: hypotheses (a list of dicts, the best first) of every sentence."""
+        """As in fairseq: hypotheses (a list of dicts, the best first) of every sentence.
+
+        Raises:
+            ConfigurationError: a setting of the search that there is not, or that cannot work.
+        """
+        search = {name: value for name, value in kwargs.items() if name not in NO_SETTINGS}
+        if len(args) > 1:
+            search["beam"] = args[1]
+        check_generation(search, "generate", None)
         with nothing_left_behind(self.models):
             return self._generate(*args, **kwargs)
 
@@ -63,6 +97,7 @@ class _OnText:
         Raises:
             ConfigurationError: another number of targets than of sources, or a target that is too long.
         """
+        sources, targets = check_texts("score", sources), check_texts("score, targets", targets)
         if len(sources) != len(targets):
             raise ConfigurationError(f"score: {len(sources)} sources, but {len(targets)} targets")
         tokens = [self._tokens(text, self.task.target_dictionary) for text in targets]
@@ -213,8 +248,11 @@ def load(folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **
         bpe: as --bpe; None: what the files beside the checkpoint or the dictionaries are for, else the checkpoint's.
         options: override those of the checkpoint. Those of the cross-attention (`segment_schedule="content"`, ...)
             and of the encoder (`encoder_attention="chunked"`, ...) make the weights decode with another one
-            (`change_attention`). The BPE's files are looked for there as well.
+            (`change_attention`), None as in the checkpoint. The BPE's files are looked for there as well.
+    Raises:
+        ConfigurationError: an option that there is not, a value of another kind, or what cannot work.
     """
+    check_overrides(options, "from_pretrained", ("generation_args", "is_vocoder"))
     folder, data = str(folder), str(data_name_or_path)
     places = [Path(folder), Path(folder) / data if data.startswith(".") else Path(data)]
     found = {kind: _find(files, places) for kind, files in BPE_FILES.items()}
@@ -223,7 +261,8 @@ def load(folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **
     options = {**found.get(bpe, {}), **options}
     if bpe is not None:
         options["bpe"] = bpe
-    changes = {name: options.pop(name) for name in (*CHANGEABLE, *CHANGEABLE_ENCODER) if name in options}
+    named = {name: options.pop(name) for name in (*CHANGEABLE, *CHANGEABLE_ENCODER) if name in options}
+    changes = {name: value for name, value in named.items() if value is not None}
     if not changes:
         return hub_utils.from_pretrained(folder, checkpoint_file, data, archive_map={}, **options)
     paths = [Path(folder) / name for name in checkpoint_file.split(os.pathsep)]

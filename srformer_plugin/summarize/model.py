@@ -12,6 +12,7 @@ from tqdm import tqdm
 from data_prep.errors import UserError
 
 from ..errors import ConfigurationError
+from ..models.hub import check_texts
 from .cache import default_folder
 from .decoding import Decoding
 from .long_sources import can_be_changed, changes_for_long_sources, with_the_weights_of
@@ -162,7 +163,10 @@ class Model:
             max_tokens: of a batch, padding counted; a longer text is a batch of its own.
             progress: show a bar on standard error.
             decoding: fields of `Decoding` that take the place of `self.decoding`'s.
+        Raises:
+            ConfigurationError: what is no text, or a setting that cannot work.
         """
+        texts = check_texts("summarize", texts)
         settings = self.decoding.changed(self.target_positions, decoding)
         sources = [self._source(text) if WORD.search(text) else None for text in texts]
         results: list[Summary] = [Summary(error="it is empty")] * len(texts)

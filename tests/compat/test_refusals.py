@@ -1,6 +1,7 @@
 """Settings that cannot work are refused by name before any work, and those that can are left alone."""
 
 import json
+import math
 import re
 
 import pytest
@@ -83,6 +84,20 @@ def test_what_can_be_chosen_by_is_left_alone(flags, caplog):
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--adam-eps", "nan"],
+        ["--dropout", "nan"],
+        ["--clip-norm", "nan"],
+        ["--arch", "srformer_bart", "--raf-leak", "nan"],
+    ],
+)
+def test_nan_is_no_value_of_any_flag(flags):
+    with refuses(f"{flags[-2]} nan is no number"):
+        training(*flags)
+
+
 def test_a_training_needs_a_batch_size(tiny_corpus):
     _, cfg = full_configuration(tiny_corpus)
     cfg.dataset.batch_size = None
@@ -107,7 +122,10 @@ def test_a_training_needs_a_batch_size(tiny_corpus):
         ({"lenpen": "2"}, "'lenpen' must be of type float, got \"2\""),
         ({"sampling": 1}, "'sampling' must be of type bool, got 1"),
         ({"beam": 0}, "'beam' must be at least 1"),
-        ({"temperature": 0}, "'temperature' must be above 0"),
+        ({"temperature": 0}, "'temperature' must be a number above 0"),
+        ({"lenpen": math.nan}, "'lenpen' must be a number, got nan"),
+        ({"max_len_a": math.inf}, "'max_len_a' must be a number, at least 0, got inf"),
+        ({"diverse_beam_strenght": 1}, "did you mean 'diverse_beam_strength'?"),
         ({"no_repeat_ngram_size": -1}, "'no_repeat_ngram_size' must be at least 0"),
         ({"sampling": True, "sampling_topp": 1.5}, "'sampling_topp' must be above 0 and at most 1"),
         ({"sampling_topk": 5}, "'sampling_topk' does nothing without sampling"),
@@ -150,6 +168,9 @@ PATH = ["--path", "checkpoint.pt"]
     [
         ("generate", [], "fairseq-generate needs --path"),
         ("generate", [*PATH, "--beam", "0"], "--beam 0 must be at least 1"),
+        ("generate", [*PATH, "--lenpen", "nan"], "--lenpen nan is no number"),
+        ("interactive", [*PATH, "--unkpen", "nan"], "--unkpen nan is no number"),
+        ("generate", [*PATH, "--lenpen", "inf"], "--lenpen inf must be a number"),
         ("generate", [*PATH, "--max-len-b", "0"], "--max-len-b 0 makes the shortest output (1) longer"),
         ("generate", [*PATH, "--sampling"], "--sampling with --nbest 1 and --beam 5"),
         ("generate", [*PATH, "--constraints"], "--constraints in fairseq-generate"),
@@ -163,6 +184,12 @@ PATH = ["--path", "checkpoint.pt"]
         ("interactive", [*PATH, "--batch-size", "4"], "--batch-size 4 is above --buffer-size 1"),
         ("generate", [*PATH, "--model-overrides", "{x"], "--model-overrides '{x' is not a Python dictionary"),
         ("generate", [*PATH, "--model-overrides", "[1]"], "--model-overrides '[1]' is not a dictionary"),
+        (
+            "generate",
+            [*PATH, "--model-overrides", "{'segment_schedul': 'content'}"],
+            "--model-overrides: there is no option 'segment_schedul'; did you mean segment_schedule?",
+        ),
+        ("generate", [*PATH, "--model-overrides", "{'model': {'dropout': '0'}}"], "dropout must be a number, got '0'"),
     ],
 )
 def test_decoding_that_cannot_work_is_refused(command, flags, message):
@@ -177,6 +204,8 @@ def test_decoding_that_cannot_work_is_refused(command, flags, message):
         ("generate", ["--sampling", "--nbest", "5"]),
         ("generate", ["--replace-unk", "--print-alignment", "--dataset-impl", "raw"]),
         ("interactive", ["--constraints"]),
+        ("generate", ["--unkpen", "inf"]),
+        ("generate", ["--model-overrides", "{'data': 'folder', 'model': {'segment_size': 4}, 'dropout': 0}"]),
         ("interactive", ["--replace-unk", "--print-alignment"]),
         ("interactive", ["--batch-size", "4", "--buffer-size", "4"]),
     ],

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -144,7 +145,7 @@ def test_nothing_is_left_behind_on_the_model(hub):
     hub.sample(TEXTS, beam=4, max_len_b=6)
     assert attributes(model) == before
     assert torch.equal(model(*inputs)[0], logits)
-    with pytest.raises(AssertionError, match="min_len"):
+    with pytest.raises(ConfigurationError, match="'min_len' makes the shortest output"):
         hub.sample(TEXTS, beam=4, max_len_b=6, min_len=9)
     assert attributes(model) == before
 
@@ -305,3 +306,52 @@ def test_threads_share_a_model(hub):
     for expected, got in zip(alone * 4, found):
         assert got == expected
     assert "reorder_encoder_out" not in vars(hub.models[0].encoder)  # with the last one
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"segment_schedul": "content"}, "there is no option 'segment_schedul'; did you mean segment_schedule?"),
+        ({"max_token": 100}, "there is no option 'max_token'; did you mean max_tokens?"),
+        ({"segments_per_query": "3"}, "segments_per_query must be a whole number, got '3'"),
+        ({"segment_size": float("nan")}, "segment_size must be a whole number, got nan"),
+        ({"encoder_chunk": 7.5}, "encoder_chunk must be a whole number, got 7.5"),
+        ({"kv_clamp": float("nan")}, "kv_clamp must be a number, got nan"),
+        ({"memory_gate": "no"}, "memory_gate must be True or False, got 'no'"),
+        ({"segment_schedule": 3}, "segment_schedule must be a text, got 3"),
+        ({"max_source_positions": "80"}, "max_source_positions must be a whole number, got '80'"),
+    ],
+)
+def test_an_option_that_there_is_not_or_of_another_kind_is_named(folder, options, message):
+    with pytest.raises(ConfigurationError, match=re.escape(f"from_pretrained: {message}")):
+        SRformerBARTModel.from_pretrained(folder, "checkpoint_best.pt", **options)
+
+
+def test_none_leaves_a_setting_as_the_checkpoint_has_it(folder):
+    hub = SRformerBARTModel.from_pretrained(folder, "checkpoint_best.pt", segment_size=None, segment_schedule="content")
+    assert hub.models[0].decoder.settings.segment_size == 16  # of the _content architectures
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_len": 9}, "generate has 'max_len', which fairseq-generate does not know; did you mean 'max_len_b'?"),
+        ({"beam": 0}, "generate: 'beam' must be at least 1, got 0"),
+        ({"lenpen": float("nan")}, "generate: 'lenpen' must be a number, got nan"),
+        ({"beam": "4"}, "generate: 'beam' must be of type int"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_by_its_setting(hub, settings, message):
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        hub.sample(TEXTS[0], **settings)
+
+
+def test_what_is_no_text_is_named(hub):
+    with pytest.raises(ConfigurationError, match="sample: text 1 is None, which is no str"):
+        hub.sample([TEXTS[0], None])
+    with pytest.raises(ConfigurationError, match="sample: a list of texts is needed, got None"):
+        hub.sample(None)
+    with pytest.raises(ConfigurationError, match="score, targets: text 0 is None"):
+        hub.score(TEXTS[:1], [None])
+    with pytest.raises(ConfigurationError, match="score: a list of texts is needed, got 'The"):
+        hub.score("The mayor", ["The mayor"])

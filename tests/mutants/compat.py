@@ -48,4 +48,16 @@ MUTANTS = [
         "new": "pass",
         "tests": "tests/compat/test_refusals.py -k highest",
     },
+    {
+        "file": REFUSALS,
+        "old": "isinstance(value, float) and math.isnan(value)",
+        "new": "False",
+        "tests": "tests/compat/test_refusals.py -k 'nan or decoding'",
+    },
+    {
+        "file": "srformer_plugin/compat/overrides.py",
+        "old": "if name not in known:",
+        "new": "if not known:",
+        "tests": "tests/compat/test_refusals.py -k decoding",
+    },
 ]

@@ -55,6 +55,8 @@ def test_white_space_of_any_kind_is_one_space(model):
 def test_an_empty_text_is_named(model):
     with pytest.raises(ConfigurationError, match="text 1: it is empty"):
         model.summarize(["the bridge", " \n"])
+    with pytest.raises(ConfigurationError, match="text 1 is None, which is no str"):
+        model.summarize(["the bridge", None])
     assert [s.error for s in model.summarize_texts(["the bridge", ""])] == [None, "it is empty"]
 
 
