@@ -28,11 +28,13 @@ def series(rows):
 def add_exponents(rows):
     """Put "exponent" into rows of `scaling.json`: of a system's time for a pass, over the longer half of the sources.
 
-    Short sources are left out of the fit: they cost what launches and fixed parts cost, whatever N is.
+    Short sources are left out of the fit: they cost what launches and fixed parts cost, whatever N is. So is what
+    was not timed.
     """
     for group in series(rows).values():
-        longer = group[len(group) // 2 :] if len(group) > 2 else group
+        timed = [row for row in group if row["ours"]]
+        longer = timed[len(timed) // 2 :] if len(timed) > 2 else timed
         exponent = fit_exponent([row["case"]["source"] for row in longer], [row["ours"] for row in longer])
         for row in group:
             row["exponent"] = exponent and round(exponent, 2)
-            row["exponent_from"] = longer[0]["case"]["source"]
+            row["exponent_from"] = longer[0]["case"]["source"] if longer else None

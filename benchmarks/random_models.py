@@ -9,8 +9,9 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 import srformer_plugin  # noqa: F401 (registers the architectures)
 
 WORDS = 50_260  # BART's vocabulary without the four special symbols
+WINDOW = 512  # of LED's encoder, both sides together
+PUBLISHED_WINDOW = 1024  # that of the published LEDs
 # kind -> name in a table
-WINDOW = 512
 HUGGING_FACE = {"bart": "transformers BART", "led": f"transformers LED, window {WINDOW}"}
 
 
@@ -60,12 +61,13 @@ def import_transformers():
     return transformers
 
 
-def hugging_face(kind, positions, words=WORDS, **sizes):
-    """transformers' BART ("bart") or LED ("led", encoder windows of `WINDOW`) with random weights of seed 1.
+def hugging_face(kind, positions, words=WORDS, window=WINDOW, **sizes):
+    """transformers' BART ("bart") or LED ("led") with random weights of seed 1.
 
     Args:
         positions: the longest source.
         words: of the vocabulary, beside four special symbols.
+        window: of LED's encoder, both sides together.
         sizes: other sizes than bart_base's, by their names in the configuration.
     """
     transformers = import_transformers()
@@ -85,7 +87,7 @@ def hugging_face(kind, positions, words=WORDS, **sizes):
         config = transformers.BartConfig(max_position_embeddings=max(1024, positions), **sizes)
         config._attn_implementation = "sdpa"
         return transformers.BartForConditionalGeneration(config)
-    positions = -(-max(1024, positions) // WINDOW) * WINDOW
+    positions = -(-max(1024, positions) // window) * window
     sizes |= {"max_encoder_position_embeddings": positions, "max_decoder_position_embeddings": 1024}
-    config = transformers.LEDConfig(attention_window=WINDOW, **sizes)
+    config = transformers.LEDConfig(attention_window=window, **sizes)
     return transformers.LEDForConditionalGeneration(config)

@@ -26,6 +26,8 @@ TABLES = {
     "training_step": tables.training_step,
     "encoders": tables_of_lengths.encoders,
     "encoders_cpu": tables_of_lengths.encoders,
+    "long_document": tables_of_lengths.long_document,
+    "long_document_cpu": tables_of_lengths.long_document,
     "scaling": tables_of_lengths.scaling,
     "scaling_cpu": tables_of_lengths.scaling,
     "operations": tables.operations,

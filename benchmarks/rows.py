@@ -69,6 +69,19 @@ def sizes(names: str):
     return parse
 
 
+def attempt(device, function, *arguments):
+    """(result, None), or (None, why there is none): a system's failure, a peer's too, must not cost the others."""
+    try:
+        return function(*arguments), None
+    except torch.OutOfMemoryError:
+        return None, "out of memory"
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    finally:
+        if device == "cuda":
+            torch.cuda.empty_cache()
+
+
 class Results:
     """The rows of one run. The file is written anew with every row, so that a killed run keeps what it has.
 

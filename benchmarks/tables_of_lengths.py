@@ -46,3 +46,33 @@ def encoders(rows):
         first,
         f"torch {first['torch']}",
     )
+
+
+def long_document(rows):
+    """Seconds at every length of a document and how many times as fast as the peer, and the peak; a line per pass."""
+    lengths = sorted({row["case"]["source"] for row in rows})
+    lines = []
+    for (system, kind), group in series(rows).items():
+        cells = {row["case"]["source"]: _seconds(row) for row in group}
+        shown = " | ".join(cells.get(length, "-") for length in lengths)
+        lines.append(f"| {system} | {kind}, s | {number(group[0]['exponent'], '.2f')} | {shown} |")
+        peaks = {row["case"]["source"]: row["peak_mib"] for row in group}
+        if kind == "whole" and any(peaks.values()):
+            shown = " | ".join(number(peaks.get(length), ",") for length in lengths)
+            lines.append(f"| {system} | peak, MiB | - | {shown} |")
+    ours = next(row for row in rows if row["case"]["system"] != row["peer"])
+    fitted = f"; a from N = {ours['exponent_from']:,} on" if ours["exponent"] is not None else ""
+    return table(
+        "| system | | a of N^a |" + "".join(f" N = {length:,} |" for length in lengths),
+        lines,
+        f"In brackets the time of {ours['peer']} / this one's; one document, beam {ours['case']['beam']}, "
+        f"{ours['case']['tokens']} tokens, {ours['case']['dtype']}, random weights{fitted}",
+        ours,
+        f"torch {ours['torch']}",
+    )
+
+
+def _seconds(row):
+    if not row["ours"]:
+        return row["not_timed"]
+    return f"{row['ours']:.3g}" + (f" ({row['ratio']:.2f})" if row["ratio"] else "")

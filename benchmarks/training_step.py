@@ -32,7 +32,7 @@ from omegaconf import OmegaConf
 
 from benchmarks.random_models import HUGGING_FACE, WORDS, StubTask, build, hugging_face, import_transformers
 from benchmarks.ranges import mark, record_function, shares
-from benchmarks.rows import Results, add_options, provenance, sizes, this_device
+from benchmarks.rows import Results, add_options, attempt, provenance, sizes, this_device
 
 CASES = [(16, 128, 1024), (4, 256, 4096), (1, 512, 16384)]  # B, T, N
 PEER = "bart_base"
@@ -227,19 +227,6 @@ def profiled(step, batch, device):
             step.update()
 
     return shares(whole, device)
-
-
-def attempt(device, function, *arguments):
-    """(result, None), or (None, why there is none): a system's failure, a peer's too, must not cost the others."""
-    try:
-        return function(*arguments), None
-    except torch.OutOfMemoryError:
-        return None, "out of memory"
-    except Exception as error:
-        return None, f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    finally:
-        if device == "cuda":
-            torch.cuda.empty_cache()
 
 
 class Case:
