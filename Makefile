@@ -70,6 +70,7 @@ bench-gpu: $(STAMP)  ## measure on a GPU, renew the tables (DATA: whole updates 
 	$(call MEASURE,training_step) --profile
 	$(call MEASURE,decoding) --transformers --systems 0 1 2 3
 	$(call MEASURE,decoding,decoding_content) --systems 0 3 4 --cases 16x4096 4x16384
+	$(call MEASURE,encoders) --transformers
 	$(call MEASURE,long_document) --transformers
 	$(call MEASURE,scaling)
 ifneq ($(DATA),)

@@ -1,29 +1,34 @@
 """Time (and on a GPU memory) of the encoders of `--encoder-attention`, and how they grow with the source's length N.
 
-    python -m benchmarks.encoders --json benchmarks/results/encoders.json            # a GPU: bart_base, bfloat16
-    python -m benchmarks.encoders --cpu --json benchmarks/results/encoders_cpu.json  # 2 layers of 256, float32
+    python -m benchmarks.encoders --transformers --json benchmarks/results/encoders.json  # a GPU: bart_base, bfloat16
+    python -m benchmarks.encoders --cpu --json benchmarks/results/encoders_cpu.json       # 2 layers of 256, float32
 
 One sentence without padding, random weights, no dropout: a whole encoder, embeddings included. "forward" is without
 gradients, where chunks go through in portions; "both" is forward and backward, to the gradients of all weights. Chunks
 of 768 with 128 tokens of context on either side, windows of 512 a side with one global token; the peer is the stock
 encoder, whose full attention is PyTorch's `scaled_dot_product_attention`. An encoder that misses what it is to compute,
-at 2,000 tokens in float64 by plain loops, is not timed. On a GPU medians of calls after a first one; on a CPU the
-shortest processor time of one thread in three calls, or of a first call of more than 10 s, so that what else runs
-there counts little. Exponents are the slope of log time over log N in the longer half of the sources.
+at 2,000 tokens in float64 by plain loops, is not timed. With --transformers its LED (512 a side, one global token) and
+LongT5 (local, blocks of 128) of the same sizes and dtype run too, and rows have the ratios to its LED; what
+runs out of memory is a row that says so. On a GPU medians of calls after a first one; on a CPU the shortest processor
+time of one thread in three calls, or of a first call of more than 10 s, so that what else runs there counts little.
+Exponents are the slope of log time over log N in the longer half of the sources. About a minute on an H100.
 """
 
 import argparse
 import copy
 import math
 import os
+import statistics
 import time
 
 import torch
 
 from benchmarks.attention_core import milliseconds
+from benchmarks.encoder_peers import LED, peers
 from benchmarks.fits import add_exponents, series
-from benchmarks.random_models import StubTask, build
-from benchmarks.rows import Results, add_options, provenance, this_device
+from benchmarks.random_models import StubTask, build, import_transformers
+from benchmarks.ratios import add_ratio
+from benchmarks.rows import Results, add_options, attempt, provenance, this_device
 from srformer_plugin.models.encoders import window
 from srformer_plugin.models.encoders.window_attention import window_attention_reference
 
@@ -41,9 +46,10 @@ SIZES = {
     "cuda": {},  # the architecture's own
 }
 DTYPES, TOLERANCES = {"cpu": torch.float32, "cuda": torch.bfloat16}, {"cpu": 1e-4, "cuda": 3e-2}
-WORDS, CHECKED, CALLS, LONG_CALL = 1000, 2000, 3, 10.0
+WORDS, CHECKED, CALLS = 1000, 2000, 3
+LONG_CALL = {"cpu": 10.0, "cuda": 0.2}  # seconds, from which on fewer calls do
 POSITIONS, CHUNK, CONTEXT = 1024, 768, 128
-PEER = "full"
+PEER, PASSES = "full", ("forward", "both")
 SETTINGS = {
     PEER: {},
     "chunked": {"encoder_positions": POSITIONS, "encoder_chunk": CHUNK, "encoder_context": CONTEXT},
@@ -128,64 +134,104 @@ def passes(encoder, tokens):
     def both():
         return torch.autograd.grad(states(encoder, tokens), parameters, upstream, allow_unused=True)
 
-    return {"forward": forward, "both": both}
+    return dict(zip(PASSES, (forward, both)))
 
 
 def timed(function, device, quick):
     """Milliseconds of a call."""
     if device == "cuda":
-        return milliseconds(function, quick)
+        return milliseconds(function, quick) if _seconds(function, 2) < LONG_CALL[device] else 1000 * _seconds(function)
     shortest = math.inf
     for _ in range(1 if quick else CALLS):
         began = time.process_time()
         function()
         taken = time.process_time() - began
         shortest = min(shortest, taken)
-        if taken > LONG_CALL:
+        if taken > LONG_CALL[device]:
             break
     return 1000 * shortest
+
+
+def _seconds(function, calls=CALLS):
+    """Of a call on a GPU by the clock: the lower median of some calls."""
+    taken = []
+    for _ in range(calls):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        function()
+        torch.cuda.synchronize()
+        taken.append(time.perf_counter() - began)
+    return statistics.median_low(taken)
+
+
+def measure(function, device, quick):
+    """(milliseconds of a call, MiB that it needs or None)."""
+    return round(timed(function, device, quick), 3), _peak(function, device)
+
+
+def add_ratios_to_led(rows):
+    """Put "ratio_led" (of times) and "mib_led" (of memory) into rows: LED's / theirs. Returns `rows`."""
+    return add_ratio(add_ratio(rows, "ratio_led", lambda _: LED), "mib_led", lambda _: LED, of="mib")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu", action="store_true", help="on the CPU: a small encoder in float32")
+    parser.add_argument("--transformers", action="store_true", help="transformers' encoders of LED and LongT5 too")
     parser.add_argument("--longest", type=int, help="leave longer sources out")
     add_options(parser, "sources of 1,024 and 4,096 tokens, one call or less time for each")
     options = parser.parse_args()
     if not options.cpu and not torch.cuda.is_available():
         parser.error("needs a CUDA device, or --cpu")
     device = "cpu" if options.cpu else "cuda"
+    if options.transformers:
+        import_transformers()
     longest = options.longest or (4096 if options.quick else LENGTHS[device][-1])
     torch.set_num_threads(1)
     table = Results(options.json, "encoders", provenance(this_device(options.cpu), options.commit))
     found, dtype = encoders(device, max(longest, CHECKED)), DTYPES[device]
     timed_encoders = {name: copy.deepcopy(encoder).to(dtype) for name, encoder in found.items()}
     errors = {name: check(name, found, encoder, device) for name, encoder in timed_encoders.items()}
+    if options.transformers:
+        theirs = peers(max(longest, CHECKED), WORDS, *layer_sizes(found[PEER]))
+        timed_encoders |= {name: encoder.to(device, dtype) for name, encoder in theirs.items()}
     for length in (length for length in LENGTHS[device] if length <= longest):
-        theirs = {}
+        full = {}
         for name, encoder in timed_encoders.items():
-            for kind, function in passes(encoder, source_of(length, device)).items():
-                taken = round(timed(function, device, options.quick), 3)
-                theirs.setdefault(kind, taken)  # the peer comes first
+            functions, failure = attempt(device, passes, encoder, source_of(length, device))
+            for kind in PASSES:
+                numbers = None
+                if functions:
+                    numbers, failure = attempt(device, measure, functions[kind], device, options.quick)
+                taken, mib = numbers or (None, None)
+                full.setdefault(kind, taken)  # the peer comes first
                 case = {"source": length, "pass": kind, "system": name, "dtype": str(dtype).removeprefix("torch.")}
                 row = table.add(
                     {**case, "sizes": SIZES[device] or "bart_base"},
                     PEER,
                     taken,
-                    theirs[kind],
+                    full[kind],
                     "ms",
-                    mib=_peak(function, device),
-                    error=errors[name],
+                    mib=mib,
+                    error=errors.get(name),
+                    not_timed=failure,
                     load=round(os.getloadavg()[0], 2),
                 )
-                print(
-                    f"{length:6} {name:8} {kind:8} {taken:10.1f} ms, ratio {row['ratio']:.2f}, load {row['load']}",
-                    flush=True,
-                )
-        add_exponents(table.rows)
+                shown = f"not timed: {failure}" if failure else f"{taken:10.1f} ms, {mib} MiB, ratio {row['ratio']}"
+                print(f"{length:6} {name:35} {kind:8} {shown}, load {row['load']}", flush=True)
+        add_exponents(add_ratios_to_led(table.rows))
         table.write()
     for (name, kind), rows in series(table.rows).items():
-        print(f"{name:8} {kind:8} grows as N^{rows[0]['exponent']} from {rows[0]['exponent_from']}", flush=True)
+        print(f"{name:35} {kind:8} grows as N^{rows[0]['exponent']} from {rows[0]['exponent_from']}", flush=True)
+        beside = {row["case"]["source"]: (row["ratio_led"], row["mib_led"]) for row in rows if row["ratio_led"]}
+        if beside:
+            print(f"    LED's time and memory / its: {beside}", flush=True)
+
+
+def layer_sizes(encoder):
+    """Layers, width, feed-forward width and heads of an encoder of fairseq's."""
+    layer = encoder.layers[0]
+    return len(encoder.layers), layer.embed_dim, layer.fc1.out_features, layer.self_attn.num_heads
 
 
 def _peak(function, device):

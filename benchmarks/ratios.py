@@ -16,15 +16,16 @@ def times_as_fast(unit: str, ours: float, theirs: float) -> float:
     return ours / theirs if unit in MORE_IS_BETTER else theirs / ours
 
 
-def add_ratio(rows: list[dict], field: str, other: Callable[[str], str | None]) -> list[dict]:
+def add_ratio(rows: list[dict], field: str, other: Callable[[str], str | None], of: str = "ours") -> list[dict]:
     """Put `field` into rows: how many times as fast each is as system `other(its own)` in the same case.
 
-    None where that system has no number there, or there is no such system. Returns `rows`.
+    `of` names another number of a row than its time, of which less is better as well. None where a system has no number
+    there, or there is no such system. Returns `rows`.
     """
-    measured = {_case(row, row["case"]["system"]): row["ours"] for row in rows}
+    measured = {_case(row, row["case"]["system"]): row[of] for row in rows}
     for row in rows:
-        theirs = measured.get(_case(row, other(row["case"]["system"])))
-        row[field] = round(times_as_fast(row["unit"], row["ours"], theirs), 2) if row["ours"] and theirs else None
+        ours, theirs = row[of], measured.get(_case(row, other(row["case"]["system"])))
+        row[field] = round(times_as_fast(row["unit"], ours, theirs), 2) if ours and theirs else None
     return rows
 
 

@@ -30,22 +30,38 @@ ENCODER_PASSES = {"forward": "forward", "both": "forward + backward"}
 
 
 def encoders(rows):
-    """Milliseconds of an encoder at every source length, and how many times as fast as the stock one."""
+    """Milliseconds of an encoder at every source length, and how many times as fast as the stock one; LED's too.
+
+    A line per system and pass, and where there are such numbers others for the ratio to LED's time and for the memory.
+    """
     first = rows[0]
     lengths = sorted({row["case"]["source"] for row in rows})
     lines = []
     for (system, measured), group in series(rows).items():
-        cells = " | ".join(f"{row['ours']:,.0f} ({number(row['ratio'], '.2f')})" for row in group)
-        exponent = number(group[0]["exponent"], ".2f")
-        lines.append(f"| {system} | {ENCODER_PASSES[measured]} | {exponent} | {cells} |")
+        named = f"| {system} | {ENCODER_PASSES[measured]}"
+        cells = [f"{row['ours']:,.{_digits(row)}f} ({number(row['ratio'], '.2f')})" if row["ours"] else row["not_timed"]
+                 for row in group]  # fmt: skip
+        lines.append(f"{named} | {number(group[0]['exponent'], '.2f')} | {' | '.join(cells)} |")
+        if any(row.get("ratio_led") for row in group):
+            cells = [number(row["ratio_led"], ".2f") for row in group]
+            lines.append(f"{named}: LED's time / its | | {' | '.join(cells)} |")
+        if any(row["mib"] for row in group):
+            cells = [number(row["mib"], ",.0f") + f" ({number(row['mib_led'], '.2f')})" for row in group]
+            lines.append(f"{named}: MiB (LED's / its) | | {' | '.join(cells)} |")
+    memory = ", MiB beside weights and source" if any(row["mib"] for row in rows) else ""
     return table(
-        "| --encoder-attention | | a of N^a |" + "".join(f" N = {length:,} |" for length in lengths),
+        "| encoder | | a of N^a |" + "".join(f" N = {length:,} |" for length in lengths),
         lines,
-        f"Milliseconds (in brackets: time of {first['peer']} / this one's); one sentence, {first['case']['dtype']}; a "
-        f"from N = {first['exponent_from']:,} on",
+        f"Milliseconds (in brackets: time of {first['peer']} / this one's){memory}; one sentence, "
+        f"{first['case']['dtype']}; a from N = {first['exponent_from']:,} on",
         first,
         f"torch {first['torch']}",
     )
+
+
+def _digits(row):
+    """Of a time, decimal places: those that a short one needs."""
+    return 0 if row["ours"] >= 50 else 1
 
 
 def long_document(rows):

@@ -2,6 +2,12 @@
 
 MUTANTS = [
     {
+        "file": "benchmarks/encoders.py",
+        "old": 'add_ratio(rows, "ratio_led", lambda _: LED)',
+        "new": 'add_ratio(rows, "ratio_led", lambda system: system)',
+        "tests": "tests/benchmarks/test_encoders.py -k peers_of_transformers",
+    },
+    {
         "file": "benchmarks/fits.py",
         "old": 'timed = [row for row in group if row["ours"]]',
         "new": "timed = group",
