@@ -25,6 +25,8 @@ def check(values, variables):
             raise RefusedOptions(f"--data-from {values['data-from']} has no finished data")
     if values["model"] not in values["arch"]:
         raise RefusedOptions(f"--arch {values['arch']} is no --model {values['model']}")
+    if int(values["min-len"]) > int(values["max-len"]):
+        raise RefusedOptions(f"--min-len {values['min-len']} is above --max-len {values['max-len']}")
     _positions(values, selected)
     if values["dry-run"]:
         return

@@ -192,10 +192,6 @@ def _bpe_args(values):
 def _share_batch(values):
     """``(documents a GPU takes at once, passes)``: an update takes --batch-size documents, however many GPUs."""
     batch, most, world = int(values["batch-size"]), int(values["gpu-batch-size"]), _world(values)
-    if world < 1:
-        raise RefusedOptions("--gpus and --nodes must be at least 1; without a GPU say --cpu")
-    if batch < 1 or most < 1:
-        raise RefusedOptions("--batch-size and --gpu-batch-size must be at least 1")
     if batch % world:
         raise RefusedOptions(f"--batch-size {batch} cannot be shared by {world} GPUs: choose a multiple of {world}")
     passes = -(-batch // world // most)

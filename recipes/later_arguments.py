@@ -5,46 +5,77 @@ fairseq's parsers are asked themselves, which takes some seconds; so only stages
 
 import contextlib
 import io
+import logging
 
-from recipes.derived import UPDATES
+from data_prep.errors import UserError
+from recipes.derived import ATTENTION, PUBLISHED, UPDATES
 from recipes.options import RefusedOptions
 
 TRIED = ("binarise", "train", "generate", "score")  # earlier stages tell it themselves within seconds
+# options whose words only the program of the stage knows
+NAMED = {"train": ("arch", *ATTENTION)}
 TRAINER = "srformer_plugin.tools.distributed_train"
 
 
 def check_later_arguments(stages, selected, values):
-    """Raises RefusedOptions for an argument in --STAGE-args that the stage's program refuses."""
+    """Raises RefusedOptions for options of the user that the program of a later stage refuses."""
     for stage in stages:
+        if stage.name not in TRIED or stage.name not in selected:
+            continue
         given = values.get(f"{stage.name}-args")
-        if stage.name in TRIED and stage.name in selected and given:
-            for command in stage.commands:
-                message = _refused(["1" if word == UPDATES else word for word in command.words])
-                if message:
-                    raise RefusedOptions(f"--{stage.name}-args {given}: {message}")
+        named = [name for name in NAMED.get(stage.name, ()) if values.get(name) and values[name] not in PUBLISHED]
+        if given or named:
+            message = refused(stage)
+            if message:
+                raise RefusedOptions(f"--{stage.name}-args {given}: {message}" if given else message)
+
+
+def refused(stage):
+    """What one of a stage's programs says against its arguments; None: they take them, or are none of ours."""
+    said = (_refused(["1" if word == UPDATES else word for word in command.words]) for command in stage.commands)
+    return next(filter(None, said), None)
 
 
 def _refused(words):
-    """What the program's parser says of its arguments; None: it takes them, or is none of ours."""
     program, *arguments = words
     if TRAINER in words:
         program, arguments = "fairseq-train", words[words.index(TRAINER) + 1 :]
     if program not in PARSERS:
         return None
     said = io.StringIO()
+    logging.disable()  # what the programs will say again when they run
     try:
         with contextlib.redirect_stderr(said):
             PARSERS[program](arguments)
     except SystemExit:
         return said.getvalue().strip().rpartition("error: ")[2] or "they end the program at once"
+    except UserError as error:
+        return str(error)
+    finally:
+        logging.disable(logging.NOTSET)
     return None
 
 
-def _fairseq(name):
+def _preprocess(arguments):
+    from fairseq import options
+
+    options.get_preprocessing_parser().parse_args(arguments)  # as fairseq-preprocess does, without a task's flags
+
+
+def _fairseq(name, command):
+    """A parser of fairseq's, and the checks that `command` begins with."""
+
     def parse(arguments):
         from fairseq import options
+        from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+        from fairseq.models import ARCH_MODEL_REGISTRY
 
-        options.parse_args_and_arch(getattr(options, f"get_{name}_parser")(), arguments)
+        args = options.parse_args_and_arch(getattr(options, f"get_{name}_parser")(), arguments)
+        if hasattr(ARCH_MODEL_REGISTRY.get(getattr(args, "arch", None)), "check_arguments"):
+            ARCH_MODEL_REGISTRY[args.arch].check_arguments(args)
+        from srformer_plugin.compat.refusals import check_command
+
+        check_command(convert_namespace_to_omegaconf(args), command)
 
     return parse
 
@@ -56,8 +87,8 @@ def _score(arguments):
 
 
 PARSERS = {
-    "fairseq-preprocess": _fairseq("preprocessing"),
-    "fairseq-train": _fairseq("training"),
-    "fairseq-generate": _fairseq("generation"),
+    "fairseq-preprocess": _preprocess,
+    "fairseq-train": _fairseq("training", "train"),
+    "fairseq-generate": _fairseq("generation", "generate"),
     "srformer-score": _score,
 }

@@ -7,6 +7,7 @@ prints assignments on file descriptor 3; recipes/recipe.sh evaluates them. The D
 
 import argparse
 import json
+import math
 import os
 import re
 import shlex
@@ -19,6 +20,32 @@ from data_prep.errors import UserError, command
 STAGES = ("download", "prepare", "encode", "binarise", "train", "generate", "score")
 NUMBER, REAL, FILE, FOLDER, TEXT, SWITCH = "N", "X", "FILE", "FOLDER", "TEXT", ""
 DATA = "encode binarise train generate"
+
+
+# What a number must be besides one: (test, in words). Others are at least 1 (N), or finite (X).
+NOT_NEGATIVE = (lambda x: x >= 0, "at least 0")
+ABOVE_0 = (lambda x: 0 < x < math.inf, "above 0")
+SHARE = (lambda x: 0 <= x < 1, "at least 0 and below 1")
+TWO_TOKENS = (lambda x: x >= 2, "at least 2, a piece and the end of sentence")
+BOUNDS = {
+    **dict.fromkeys(
+        (
+            "encoder-context",
+            "warmup-updates",
+            "validate-every",
+            "seed",
+            "min-len",
+            "no-repeat",
+            "node-rank",
+            "clip-norm",
+        ),
+        NOT_NEGATIVE,
+    ),
+    **dict.fromkeys(("max-source", "max-target"), TWO_TOKENS),
+    **dict.fromkeys(("dropout", "label-smoothing"), SHARE),
+    "lr": ABOVE_0,
+    "gpus": (lambda x: x >= 1, "at least 1; without a GPU say --cpu"),
+}
 
 
 @dataclass(frozen=True)
@@ -176,6 +203,21 @@ def _real(text):
     return text
 
 
+def _bounded(option):
+    """The type of a number's option for argparse, which keeps the text."""
+    plain = TYPES[option.kind]
+    holds, bound = BOUNDS.get(
+        option.name, (lambda x: x >= 1, "at least 1") if option.kind == NUMBER else (math.isfinite, "finite")
+    )
+
+    def read(text):
+        if not holds(float(plain(text))):
+            raise argparse.ArgumentTypeError(f"{text}: must be {bound}")
+        return text
+
+    return read
+
+
 def _path(text):
     if not text:
         raise argparse.ArgumentTypeError("the name of a folder is needed")
@@ -214,7 +256,8 @@ def build_parser(program, name, title, defaults):
                 how |= {"action": "store_const", "const": "1"}
             else:
                 choices = option.kind if isinstance(option.kind, tuple) else None
-                how |= {"choices": choices, "type": TYPES.get(option.kind, str)}
+                number = option.kind in (NUMBER, REAL)
+                how |= {"choices": choices, "type": _bounded(option) if number else TYPES.get(option.kind, str)}
                 how["metavar"] = option.kind if choices is None else "|".join(choices) if len(choices) < 5 else "STAGE"
             group.add_argument(f"--{option.name}", **how)
     return parser

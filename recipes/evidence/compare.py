@@ -24,8 +24,9 @@ from recipes.books.processes import run_commands, signals_raise
 from recipes.books.stage import identities
 from recipes.evidence import report
 from recipes.evidence.measures import losses, read_cell
-from recipes.evidence.plan import PlanError, read_plan
+from recipes.evidence.plan import START, PlanError, read_plan
 from recipes.evidence.work import BEFORE, Place, cell_stages, cells_of, shared_stages
+from recipes.later_arguments import refused
 
 CHANGED = "choose another --out, or give --changed redo"
 
@@ -172,6 +173,17 @@ def _print(name, stage):
         print(shlex.join(one.words))
 
 
+def check_flags(file, plan, place):
+    """Raise a PlanError for flags that the program of a stage refuses, before the first one begins."""
+    stages = [(START, stage) for stage in shared_stages(plan, place)]
+    for number, cell in enumerate({cell.system.name: cell for cell in cells_of(plan, place)}.values()):
+        own = cell_stages(plan, place, cell)
+        stages += [(cell.system.name, stage) for stage in (own[:1] if number else own)]  # one search for all
+    for name, stage in stages:
+        if message := refused(stage):
+            raise PlanError(f"{file}: {name!r}, {stage.name}: {message}")
+
+
 def facts_of(options, plan, place):
     """What the report says of the machine and the run."""
     import torch
@@ -204,6 +216,8 @@ def main(argv=None):
     if options.dry_run:
         return dry_run(plan, place)
     stages = shared_stages(plan, place)
+    if not options.report_only:
+        check_flags(options.plan, plan, place)
     book = book_of(place.out, options)
     try:
         if not options.report_only:

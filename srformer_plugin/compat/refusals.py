@@ -25,6 +25,20 @@ MEASURED_BY = {
 }
 LOSSES = ("loss", "nll_loss", "ppl")
 
+# Settings of several parts of fairseq -> (test, what they must be)
+BOUNDS = {
+    **dict.fromkeys(
+        ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop",
+         "label_smoothing"),
+        (lambda x: 0 <= x <= 1, "from 0 to 1"),
+    ),
+    **dict.fromkeys(
+        ("batch_size", "max_tokens", "update_freq", "max_source_positions", "max_target_positions"),
+        (lambda x: x >= 1, "at least 1"),
+    ),
+    **dict.fromkeys(("lr", "warmup_updates"), (lambda x: 0 <= x < math.inf, "at least 0")),
+}  # fmt: skip
+
 
 def check_command(cfg, command: str) -> None:
     """Check the finished configuration of a command of fairseq, such as "train".
@@ -33,8 +47,12 @@ def check_command(cfg, command: str) -> None:
         ConfigurationError: a setting that cannot work, by the name of its flag.
     """
     for name, value in all_settings(cfg):
+        flag = f"--{name.replace('_', '-')}"
         if isinstance(value, float) and math.isnan(value):
-            raise ConfigurationError(f"--{name.replace('_', '-')} nan is no number: leave it out, or give one")
+            raise ConfigurationError(f"{flag} nan is no number: leave it out, or give one")
+        holds, bound = BOUNDS.get(name, (None, None))
+        if holds is not None and isinstance(value, (int, float)) and not holds(value):
+            raise ConfigurationError(f"{flag} {value} must be {bound}")
     if command == "train":
         check_training(cfg)
     elif command in ("generate", "interactive"):

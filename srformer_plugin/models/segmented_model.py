@@ -41,17 +41,25 @@ class SegmentedModel:
             gen_parser_from_dataclass(parser, settings, delete_default=True)
 
     @classmethod
+    def check_arguments(cls, args) -> tuple[EncoderSettings, SegmentSettings]:
+        """The checked settings among a model's arguments, which the architecture has filled in; no data are needed.
+
+        Raises:
+            ConfigurationError: a setting that cannot work.
+        """
+        refuse_flags(args)
+        return EncoderSettings.from_namespace(args).check(), SegmentSettings.from_namespace(args).check()
+
+    @classmethod
     def build_model(cls, args, task):
         """Check the settings, find the schedule's length, build the model.
 
         Raises:
             ConfigurationError: a setting that cannot work.
         """
-        refuse_flags(args)
-        encoder = EncoderSettings.from_namespace(args).check()
+        encoder, settings = cls.check_arguments(args)
         if encoder.reads_any_length:
             open_source_limit(args, task)
-        settings = SegmentSettings.from_namespace(args).check()
         if settings.needs_target_length and settings.expected_target_length is None:
             settings.expected_target_length = mean_target_length(args, task)
         elif not settings.needs_target_length and not settings.is_full:

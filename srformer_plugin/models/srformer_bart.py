@@ -28,13 +28,13 @@ class SRformerBARTModel(SegmentedModel, BARTModel):
     """
 
     @classmethod
-    def build_model(cls, args, task):
-        """As `SegmentedModel.build_model`; heads must divide the width."""
+    def check_arguments(cls, args):
+        """As `SegmentedModel.check_arguments`; heads must divide the width."""
         for side in ("encoder", "decoder"):
             width, heads = getattr(args, f"{side}_embed_dim"), getattr(args, f"{side}_attention_heads")
             if heads < 1 or width % heads != 0:
                 raise ConfigurationError(f"--{side}-attention-heads {heads} does not divide --{side}-embed-dim {width}")
-        return super().build_model(args, task)
+        return super().check_arguments(args)
 
     @classmethod
     def build_encoder(cls, args, src_dict, embed_tokens):

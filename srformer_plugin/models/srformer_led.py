@@ -35,29 +35,35 @@ class SRformerLEDModel(SRformerBARTModel):
         )
 
     @classmethod
-    def build_model(cls, args, task):
-        """As in `SRformerBARTModel`.
-
-        Raises:
-            ConfigurationError: a setting that cannot work.
-        """
+    def check_arguments(cls, args):
+        """As in `SRformerBARTModel`, with an encoder and windows that LED can have."""
         encoder = getattr(args, "encoder_attention", None) or STOCK
         if encoder not in ENCODERS:
             raise ConfigurationError(
                 f"--encoder-attention {encoder} is not for LED, whose encoder has a window of its own "
                 f"(--attention-window); it takes {' or '.join(ENCODERS)}"
             )
-        keep = getattr(args, "encoder_layers_to_keep", None)
-        if isinstance(keep, str) and keep:
-            args.attention_window = _windows_kept(args.attention_window, keep)
-        else:
+        if not _keeps_layers(args):
             parse_windows(args.attention_window, args.encoder_layers)
+        return super().check_arguments(args)
+
+    @classmethod
+    def build_model(cls, args, task):
+        """As in `SRformerBARTModel`; layers that are kept keep their windows."""
+        if _keeps_layers(args):
+            args.attention_window = _windows_kept(args.attention_window, args.encoder_layers_to_keep)
         return super().build_model(args, task)
 
     @classmethod
     def build_encoder(cls, args, src_dict, embed_tokens):
         kind = encoder_class(args.encoder_attention, LEDEncoder)
         return kind(TransformerConfig.from_namespace(args), src_dict, embed_tokens)
+
+
+def _keeps_layers(args) -> bool:
+    """Some layers are left out; what fairseq-train makes of the flag is no text, and refused elsewhere."""
+    keep = getattr(args, "encoder_layers_to_keep", None)
+    return isinstance(keep, str) and bool(keep)
 
 
 def _windows_kept(windows: str, keep: str) -> str:

@@ -82,6 +82,12 @@ class SRformerT5Model(SegmentedModel, TransformerModel):
         gen_parser_from_dataclass(parser, T5Settings(), delete_default=True)
 
     @classmethod
+    def check_arguments(cls, args):
+        """As `SegmentedModel.check_arguments`, with `T5Settings`."""
+        T5Settings.from_namespace(args).check()
+        return super().check_arguments(args)
+
+    @classmethod
     def build_model(cls, args, task):
         """As `SegmentedModel.build_model`; `T5Settings` are checked and kept in the checkpoint as well."""
         for name, value in asdict(T5Settings.from_namespace(args).check()).items():

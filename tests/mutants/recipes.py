@@ -110,4 +110,16 @@ MUTANTS = [
         "new": "partial = dst_path",
         "tests": f"{KILL_TESTS} -k copy_that_is_killed",
     },
+    {
+        "file": "recipes/later_arguments.py",
+        "old": "ARCH_MODEL_REGISTRY[args.arch].check_arguments(args)",
+        "new": "pass",
+        "tests": "tests/recipes/test_later_arguments.py",
+    },
+    {
+        "file": "recipes/options.py",
+        "old": "lambda x: 0 < x < math.inf",
+        "new": "lambda x: 0 < x",
+        "tests": "tests/recipes/test_scripts.py -k bad_option",
+    },
 ]

@@ -9,14 +9,16 @@ from recipes.later_arguments import check_later_arguments
 from recipes.options import RefusedOptions
 
 TRAINING = ["data", "--user-dir", str(USER_DIR), "--arch", "srformer_bart_tiny", "--max-update", UPDATES]
+TRAINING += ["--source-lang", "source", "--target-lang", "target", "--batch-size", "2"]
 PROGRAMS = {
     "train": ["fairseq-train", *TRAINING],
     "generate": ["fairseq-generate", "data", "--user-dir", str(USER_DIR), "--path", "model.pt"],
     "score": ["srformer-score", "hypotheses", "references"],
+    "binarise": ["fairseq-preprocess", "--trainpref", "train", "--destdir", "data"],
 }
 
 
-def check(name, given, program=None, selected=("train", "generate", "score")):
+def check(name, given, program=None, selected=("binarise", "train", "generate", "score")):
     command = Command([*(program or PROGRAMS[name]), *given.split()])
     check_later_arguments([Stage(name, [command])], selected, {f"{name}-args": given})
 
@@ -27,13 +29,35 @@ def check(name, given, program=None, selected=("train", "generate", "score")):
         ("train", "--learning-rate 3", "unrecognized arguments: --learning-rate 3"),
         ("train", "--segments-per-query few", "argument --segments-per-query: invalid int value: 'few'"),
         ("generate", "--beam many", "argument --beam: invalid int value: 'many'"),
+        ("binarise", "--thresholdsrc one", "argument --thresholdsrc: invalid int value: 'one'"),
         ("score", "--jsonn", "unrecognized arguments: --jsonn"),
+        ("train", "--segment-size 0", "--segment-size must be at least 1, got 0; the paper uses 16 and 64"),
+        ("train", "--lr -1", "--lr -1.0 must be at least 0"),
+        ("train", "--attention-dropout 1.5", "--attention-dropout 1.5 must be from 0 to 1"),
+        ("generate", "--beam 0", "--beam 0 must be at least 1"),
+        ("generate", "--lenpen nan", "--lenpen nan is no number: leave it out, or give one"),
     ],
 )
 def test_an_argument_that_the_program_refuses(name, given, message):
     with pytest.raises(RefusedOptions) as refused:
         check(name, given)
     assert str(refused.value) == f"--{name}-args {given}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("arch", "srformer_barn", "argument --arch/-a: invalid choice: 'srformer_barn'"),
+        ("cross-attention", "srformr", "--cross-attention 'srformr' is unknown"),
+        ("encoder-attention", "chunky", "--encoder-attention 'chunky' is unknown"),
+        ("encoder-chunk", "2000", "--encoder-chunk 2000 with --encoder-context 128"),
+    ],
+)
+def test_names_that_only_the_program_knows(option, value, message):
+    words = [*PROGRAMS["train"], "--encoder-attention", "chunked", "--encoder-positions", "1024", f"--{option}", value]
+    stages = [Stage("train", [Command(words)])]
+    with pytest.raises(RefusedOptions, match=message):
+        check_later_arguments(stages, ("train",), {option: value})
 
 
 def test_processes_of_torchrun_are_asked_as_fairseq_train():
@@ -44,7 +68,13 @@ def test_processes_of_torchrun_are_asked_as_fairseq_train():
 
 
 @pytest.mark.parametrize(
-    ("name", "given"), [("train", "--lr 3 --segment-size 8"), ("generate", "--fast-generate"), ("score", "--json")]
+    ("name", "given"),
+    [
+        ("binarise", "--thresholdsrc 2"),
+        ("train", "--lr 3 --segment-size 8"),
+        ("generate", "--fast-generate"),
+        ("score", "--json"),
+    ],
 )
 def test_an_argument_that_it_knows(name, given):
     task = ["--task", "summarization"] if name == "generate" else []

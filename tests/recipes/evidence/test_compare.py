@@ -146,6 +146,26 @@ def test_a_plan_without_a_start_asks_for_one(raw, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "--cross-attention srformer",
+            "--cross-attention srformr",
+            "'SRformer', train: --cross-attention 'srformr' is",
+        ),
+        ("--lr 1e-3", "--lr -1", "'start', start: --lr -1.0 must be at least 0"),
+        ("--beam 2", "--beam 0", "generate: --beam 0 must be at least 1"),
+    ],
+)
+def test_a_flag_that_a_later_program_refuses_ends_a_plan_before_it_begins(raw, tmp_path, capsys, old, new, message):
+    plan = tmp_path / "plan.toml"
+    plan.write_text(TINY.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    assert main(["--raw", str(raw), "--plan", str(plan), "--out", str(tmp_path / "out"), "--cpu"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_dry_run_prints_every_command_and_does_nothing(raw, tmp_path, capsys):
     assert main(arguments(raw, tmp_path / "out", "--dry-run")) == 0
     printed = capsys.readouterr().out
