@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 import srformer_plugin
 from requirements import check_python
@@ -66,7 +67,7 @@ def test_user_dir_takes_the_copy_it_names(user_dir, on_path, installed, tmp_path
     if on_path == "the other one":
         environment["PYTHONPATH"] = str(*copies.values())
     done = subprocess.run(
-        [sys.executable, "-c", USER_DIR_CHECK, str(chosen / "srformer_plugin")],
+        [warm.programs() / "python", "-c", USER_DIR_CHECK, str(chosen / "srformer_plugin")],
         capture_output=True,
         text=True,
         env=environment,

@@ -91,6 +91,13 @@ def test_it_ends_with_who_is_killed(start):
             time.sleep(0.01)
 
 
-def test_other_uses_of_the_interpreter_are_the_interpreters(python):
-    done = subprocess.run([python, "-c", "import sys; print('fairseq' in sys.modules)"], capture_output=True, text=True)
+def test_a_line_of_code_may_be_given(python, tmp_path):
+    code = "import sys; print(__name__, sys.argv, sys.path[0]); sys.exit('over')"
+    done = subprocess.run([python, "-c", code, "-x"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "__main__ ['-c', '-x'] \n", "over\n")
+
+
+def test_other_uses_of_the_interpreter_are_the_interpreters(python, tmp_path):
+    (tmp_path / "file.py").write_text("import sys; print('fairseq' in sys.modules)")
+    done = subprocess.run([python, tmp_path / "file.py"], capture_output=True, text=True)
     assert done.stdout == "False\n"

@@ -3,7 +3,7 @@
 :func:`programs` is a folder with a `python` and the console scripts of fairseq and of this project. They are started as
 any program, in a session of their own, with a working directory, an environment and open files, and they end with an
 exit status or by a signal; behind them is a process that one server (server.py) has forked. Nothing of this project is
-imported before the fork. Any other use of that `python`, such as ``-c``, is an interpreter as always.
+imported before the fork. That `python` knows ``-m`` with a module of ours and ``-c``; else it is the real one.
 """
 
 import atexit

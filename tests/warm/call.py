@@ -11,7 +11,8 @@ import sys
 OURS = ("data_prep", "fairseq_cli", "recipes", "srformer_plugin")
 name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
 real = os.path.join(REAL, name)  # noqa: F821
-if name == "python" and not (words[:1] == ["-m"] and words[1].partition(".")[0] in OURS):
+ours = words[:1] == ["-c"] or (words[:1] == ["-m"] and words[1].partition(".")[0] in OURS)
+if name == "python" and not ours:
     os.execv(real, [real, *words])
 
 

@@ -127,13 +127,14 @@ def become(call):
         # it sets up the logging before it imports fairseq, which does so for all others
         logging.root.handlers.clear()
     sys.executable = os.path.join(os.path.dirname(program), "python")
-    module = words[1] if os.path.basename(program) == "python" else None
-    own = [folder if module else os.path.dirname(real)]
-    sys.path[:1] = [*own, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    if module:
-        sys.argv = [program, *words[2:]]
-        return lambda: runpy.run_module(module, run_name="__main__", alter_sys=True)
-    sys.argv = [real, *words]
+    kind, code, *rest = words if os.path.basename(program) == "python" else (None, None, *words)
+    own = {"-m": folder, "-c": "", None: os.path.dirname(real)}[kind]
+    sys.path[:1] = [own, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.argv = [kind or real, *rest]
+    if kind == "-m":
+        return lambda: runpy.run_module(code, run_name="__main__", alter_sys=True)
+    if kind == "-c":
+        return lambda: exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
     return lambda: runpy.run_path(real, run_name="__main__")
 
 
