@@ -3,6 +3,7 @@
 Usage: server.py ADDRESS. It prints "ready", and ends when its standard input does.
 """
 
+import atexit
 import contextlib
 import fcntl
 import gc
@@ -16,6 +17,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 
 MOST = 64  # files that a command inherits
 
@@ -27,6 +29,8 @@ def import_much():
     import fairseq.options
     import fairseq.sequence_generator
     import fairseq.trainer  # noqa: F401
+    import nltk.stem.porter  # noqa: F401 (imported by rouge_score)
+    import torch._dynamo  # noqa: F401 (imported by the first optimizer)
 
     logging.disable(logging.NOTSET)
 
@@ -138,10 +142,29 @@ def become(call):
     return lambda: runpy.run_path(real, run_name="__main__")
 
 
+def carry_out(run):
+    """Run it to its end without the interpreter's tidying, which takes a second where so much has been imported.
+
+    An end by an exception is the interpreter's.
+    """
+    try:
+        run()
+        status = 0
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise
+        status = end.code or 0
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status & 255)
+
+
 if __name__ == "__main__":
     import_much()
     gc.collect()
     gc.freeze()  # the pages stay shared
     call = serve(sys.argv[1])
     if call:
-        become(call)()
+        carry_out(become(call))
