@@ -68,6 +68,7 @@ endif
 bench-gpu: $(STAMP)  ## measure on a GPU, renew the tables (DATA: whole updates too; and CHECKPOINT: hypotheses too)
 	$(call MEASURE,attention_core)
 	$(call MEASURE,training_step) --profile
+	$(call MEASURE,training_step,training_long) --long --repeats 5 --warm-up 2
 	$(call MEASURE,decoding) --transformers --systems 0 1 2 3
 	$(call MEASURE,decoding,decoding_content) --systems 0 3 4 --cases 16x4096 4x16384
 	$(call MEASURE,encoders) --transformers

@@ -55,6 +55,10 @@ def summary(results):
                         shown = "full attention of this package" if other == "full attention" else other
                         add(f"the same, {case}", timed[best], shown, timed[other]["ours"])
                     break
+    for case, rows in _by_size(results.get("training_long", [])).items():
+        for row in rows:
+            if row["case"]["system"].startswith("chunked") and row["case"]["time"] == "wall" and row["ratio"]:
+                add(f"training step, {case} ({row['case']['system']})", row)
     for row in results.get("training_updates", []):
         if row["case"]["model"] == "srformer_bart_base" and row["case"]["precision"] == "bf16":
             add(f"fairseq-train, {row['case']['batch']} x {row['case']['source']}", row)

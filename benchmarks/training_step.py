@@ -1,6 +1,7 @@
 """One training step of srformer_bart_base beside stock bart_base, fairseq's and transformers', and LED.
 
     python -m benchmarks.training_step [--profile] [--quick] --json benchmarks/results/training_step.json
+    python -m benchmarks.training_step --long --json benchmarks/results/training_long.json
 
 bart_base's sizes, random weights of one seed, dropout 0.1; random batches of B sources between 7/8 N and N tokens,
 padded on the right, and B targets of T tokens. A step is forward, label-smoothed loss (0.1), backward, clipping and
@@ -11,15 +12,16 @@ median of the steps by the clock, "device" (--profile) what the device is busy w
 processor's launches they differ. The peak is that of a step and holds weights and optimizer states.
 
 Before a case is timed: losses are finite; with equal weights full cross-attention has stock BART's loss, and the
-implementations of the segmented attention have one another's. A model that fails is not timed. Without a GPU the
-numbers are those of the CPU, in float32. About 2 minutes on an H100.
+implementations of the segmented attention have one another's. A model that fails is not timed. --long times the systems
+for long sources: the chunked encoder, with segments by the clock or by content, and with --checkpoint-activations
+("checkpointed"); it ends where a chunked encoder of one chunk has not stock BART's loss. Without a GPU the numbers are
+those of the CPU, in float32. About 2 minutes on an H100.
 """
 
 import argparse
 import math
 import statistics
 import time
-from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,46 +35,14 @@ from omegaconf import OmegaConf
 from benchmarks.random_models import HUGGING_FACE, WORDS, StubTask, build, hugging_face, import_transformers
 from benchmarks.ranges import mark, record_function, shares
 from benchmarks.rows import Results, add_options, attempt, provenance, sizes, this_device
+from benchmarks.training_systems import PEER, System, long_systems, systems
+from srformer_plugin.models.encoders.settings import STOCK_POSITIONS
 
 CASES = [(16, 128, 1024), (4, 256, 4096), (1, 512, 16384)]  # B, T, N
-PEER = "bart_base"
-OUR_OPTIMIZER = "fused_adam"
+LONG_CASES = [(4, 512, 16384), (1, 512, 65536)]
 SMOOTHING, CLIP = 0.1, 0.1
 # Relative, of losses and of logits in bfloat16. Segmented attention is 0.08 away from full, an SRformer 0.15.
 LOSS_TOLERANCE, LOGITS_TOLERANCE = 2e-3, 4e-2
-
-
-@dataclass
-class System:
-    """A line of the table: an architecture of fairseq's or transformers', and the system it must agree with.
-
-    `optimizer` is the name of fairseq's; transformers' have their own.
-    """
-
-    arch: str
-    settings: dict = field(default_factory=dict)
-    same_as: str | None = None
-    optimizer: str = "adam"
-
-
-def systems(backends, with_transformers, source):
-    """name -> `System`, the peer of all others first."""
-    chosen = {
-        PEER: System("bart_base"),
-        f"{PEER}, {OUR_OPTIMIZER}": System("bart_base", same_as=PEER, optimizer=OUR_OPTIMIZER),
-        "full attention": System("srformer_bart_base", {"cross_attention": "full"}, PEER),
-    }
-    for cross_attention, name in (("segmented", "segmented"), ("srformer", "srformer_bart_base")):
-        for backend in backends:
-            settings = {"cross_attention": cross_attention, "attention_backend": backend}
-            other = f"{name}, {backends[0]}" if backend != backends[0] else None
-            last = f"{name}, {backend}"
-            chosen[last] = System("srformer_bart_base", settings, other)
-    chosen[f"{last}, {OUR_OPTIMIZER}"] = replace(chosen[last], same_as=last, optimizer=OUR_OPTIMIZER)
-    if with_transformers:
-        kinds = ["bart"] if source <= 1024 else ["bart", "led"]
-        chosen.update({HUGGING_FACE[kind]: System(kind) for kind in kinds})
-    return chosen
 
 
 def make_batch(task, case, device):
@@ -184,7 +154,7 @@ def check(name, system, step, batch, found):
     step.model.eval()
     with torch.no_grad():
         loss, count = step.loss(batch)
-        logits = step.logits({name: x[:1] for name, x in batch["net_input"].items()}).float()
+        logits = step.logits({name: x[:1] for name, x in batch["net_input"].items()}).float().cpu()  # not in a peak
     loss = loss.item() / count
     found[name] = (loss, logits)
     if not (math.isfinite(loss) and logits.isfinite().all()):
@@ -195,6 +165,17 @@ def check(name, system, step, batch, found):
         if not (abs(loss - expected) < LOSS_TOLERANCE * expected and error < LOGITS_TOLERANCE):
             other = f"{expected:.4f} of {system.same_as}"
             raise RuntimeError(f"the loss is {loss:.4f} beside {other}, the logits are {error:.1e} apart")
+
+
+def check_one_chunk(task, device):
+    """End where a source of one chunk has another loss than stock BART's with full attention and a chunked encoder."""
+    case, found = (2, 64, STOCK_POSITIONS), {}
+    chunked = System("srformer_bart_base", {"cross_attention": "full", "encoder_attention": "chunked"}, PEER)
+    for name, system in ((PEER, System("bart_base")), ("chunked", chunked)):
+        step = FairseqStep(task, system, case, device)
+        _, failure = attempt(device, check, name, system, step, make_batch(task, case, device), found)
+        if failure:
+            raise SystemExit(f"{name}, a source of {STOCK_POSITIONS} tokens: {failure}: no report")
 
 
 def measure(step, batch, device, repeats, warm_up):
@@ -235,7 +216,14 @@ class Case:
     def __init__(self, shape, task, options, device, results):
         self.shape, self.task, self.options, self.device, self.results = shape, task, options, device, results
         self.batch, self.checked, self.stock = make_batch(task, shape, device), {}, {}
-        self.systems = systems(options.attention_backend, not options.no_transformers, shape[2])
+        if options.long:
+            self.systems = long_systems(options.attention_backend)
+        else:
+            self.systems = systems(options.attention_backend, not options.no_transformers, shape[2])
+        self.names = [name for name, system in self.systems.items() if name in (options.systems or [name])]
+        if options.systems is None:
+            self.names = [name for name in self.names if self.systems[name].timed]
+        self.failed = set()  # systems that could not be checked
         self.timed = {}  # name -> what its row says beside the time
 
     def _add(self, name, kind, ms, failure, **more):
@@ -246,10 +234,21 @@ class Case:
         shown = f"not timed: {failure}" if failure else f"{ms:8.1f} ms/step  ratio {row['ratio']}"
         print("{:3} x {:4} x {:6} ".format(*self.shape) + f"{name:38} {kind:6} {shown}", flush=True)
 
-    def _timing(self, name):
+    def _checked(self, name):
+        """A step whose loss is that of its `same_as`, which is looked at first where it was not."""
+        other = self.systems[name].same_as
+        unknown = other is not None and other not in self.checked and other not in self.failed
+        if unknown and attempt(self.device, self._checked, other)[1]:
+            self.failed.add(other)
+        if other in self.failed:
+            print(f"{name} is compared with nothing: {other} failed", flush=True)
         kind = TransformersStep if name in HUGGING_FACE.values() else FairseqStep
         step = kind(self.task, self.systems[name], self.shape, self.device)
         check(name, self.systems[name], step, self.batch, self.checked)
+        return step
+
+    def _timing(self, name):
+        step = self._checked(name)
         step.prepare()
         return measure(step, self.batch, self.device, self.options.repeats, self.options.warm_up)
 
@@ -261,10 +260,14 @@ class Case:
 
     def time(self):
         """A row with time "wall" for every system."""
-        for name in self.systems:
+        for name in self.names:
             numbers, failure = attempt(self.device, self._timing, name)
+            if name not in self.checked:
+                self.failed.add(name)
             ms, passes, peak = numbers or (None, None, None)
             more = {"peak_mib": peak, "loss": self.checked[name][0] if name in self.checked else None}
+            other = self.systems[name].same_as
+            more["compared_with"] = other if other in self.checked and name in self.checked else None
             self._add(name, "wall", ms, failure, forward_backward_ms=passes, ranges_ms=None, **more)
             if numbers:
                 self.timed[name] = more
@@ -283,11 +286,13 @@ class Case:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    case_help = "sentences x targets x sources (default: three)"
+    case_help = "sentences x targets x sources (default: three, or two long ones)"
     parser.add_argument("--cases", nargs="+", type=sizes("BxTxN"), metavar="BxTxN", help=case_help)
     backends = ["torch", "triton"] if torch.cuda.is_available() else ["torch"]  # kernels are for a GPU
     help_text = "ours, a line for each (default: all there are here)"
     parser.add_argument("--attention-backend", nargs="+", default=backends, choices=backends, help=help_text)
+    parser.add_argument("--long", action="store_true", help="the systems for long sources instead")
+    parser.add_argument("--systems", nargs="+", metavar="NAME", help="only these of the table's (default: all)")
     parser.add_argument("--no-transformers", action="store_true", help="without the peers of transformers")
     parser.add_argument("--profile", action="store_true", help="say too which part takes how long (fairseq's models)")
     parser.add_argument("--repeats", type=int, default=15, help="timed steps, of which the median counts")
@@ -298,11 +303,17 @@ def main():
     if options.quick:
         options.repeats, options.warm_up = 3, 1
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if not options.no_transformers:
+    if not (options.no_transformers or options.long):
         import_transformers()
     results = Results(options.json, "training_step", provenance(this_device(), options.commit))
     task = StubTask(options.words)
-    cases = [Case(shape, task, options, device, results) for shape in options.cases or CASES]
+    shapes = options.cases or (LONG_CASES if options.long else CASES)
+    cases = [Case(shape, task, options, device, results) for shape in shapes]
+    known = dict.fromkeys(name for case in cases for name in case.systems)
+    if not set(options.systems or []) <= known.keys():
+        parser.error(f"--systems: choose from {', '.join(map(repr, known))}")
+    if options.long:
+        check_one_chunk(task, device)
     for case in cases:
         case.time()
     # after all timings: launches take longer once a profiler was attached to the process

@@ -2,6 +2,12 @@
 
 MUTANTS = [
     {
+        "file": "benchmarks/training_step.py",
+        "old": "        if unknown and attempt(",
+        "new": "        if False and attempt(",
+        "tests": "tests/benchmarks/test_training_long.py -k compared",
+    },
+    {
         "file": "benchmarks/encoders.py",
         "old": 'add_ratio(rows, "ratio_led", lambda _: LED)',
         "new": 'add_ratio(rows, "ratio_led", lambda system: system)',

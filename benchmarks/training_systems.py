@@ -1,0 +1,63 @@
+"""The systems whose training steps are timed."""
+
+from dataclasses import dataclass, field, replace
+
+from benchmarks.random_models import HUGGING_FACE
+
+PEER = "bart_base"
+OUR_OPTIMIZER = "fused_adam"
+
+
+@dataclass
+class System:
+    """A line of the table: an architecture of fairseq's or transformers', and the system it must agree with.
+
+    `optimizer` is the name of fairseq's; transformers' have their own. What is not `timed` is there for others to agree
+    with.
+    """
+
+    arch: str
+    settings: dict = field(default_factory=dict)
+    same_as: str | None = None
+    optimizer: str = "adam"
+    timed: bool = True
+
+
+def systems(backends, with_transformers, source):
+    """name -> `System`, the peer of all others first."""
+    chosen = {
+        PEER: System("bart_base"),
+        f"{PEER}, {OUR_OPTIMIZER}": System("bart_base", same_as=PEER, optimizer=OUR_OPTIMIZER),
+        "full attention": System("srformer_bart_base", {"cross_attention": "full"}, PEER),
+    }
+    for cross_attention, name in (("segmented", "segmented"), ("srformer", "srformer_bart_base")):
+        for backend in backends:
+            settings = {"cross_attention": cross_attention, "attention_backend": backend}
+            other = f"{name}, {backends[0]}" if backend != backends[0] else None
+            last = f"{name}, {backend}"
+            chosen[last] = System("srformer_bart_base", settings, other)
+    chosen[f"{last}, {OUR_OPTIMIZER}"] = replace(chosen[last], same_as=last, optimizer=OUR_OPTIMIZER)
+    if with_transformers:
+        kinds = ["bart"] if source <= 1024 else ["bart", "led"]
+        chosen.update({HUGGING_FACE[kind]: System(kind) for kind in kinds})
+    return chosen
+
+
+def long_systems(backends):
+    """As `systems`, for long sources: those of the chunked encoder, with our optimizer and the last of `backends`.
+
+    Each is to have the loss of one with the first of `backends`, which is not timed.
+    """
+    chosen = {
+        PEER: System("bart_base"),
+        f"{PEER}, {OUR_OPTIMIZER}": System("bart_base", same_as=PEER, optimizer=OUR_OPTIMIZER),
+    }
+    for choice, arch in (("clock", "srformer_bart_base"), ("content", "srformer_bart_content")):
+        settings, name = {"encoder_attention": "chunked"}, f"chunked, {choice}"
+        other = f"{name}, {backends[0]}, to compare with"
+        chosen[other] = System(arch, {**settings, "attention_backend": backends[0]}, timed=False)
+        settings = {**settings, "attention_backend": backends[-1]}
+        chosen[f"{name}, {OUR_OPTIMIZER}"] = System(arch, settings, other, OUR_OPTIMIZER)
+    settings = {**settings, "checkpoint_activations": True}
+    chosen[f"{name}, {OUR_OPTIMIZER}, checkpointed"] = System(arch, settings, other, OUR_OPTIMIZER)
+    return chosen
