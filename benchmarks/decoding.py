@@ -196,8 +196,8 @@ def main():
                 peak_mib=memory and round(memory),
                 python=sys.version.split()[0],
             )
-        for row in add_ratio_to_full(results.rows)[-len(runs) :]:
-            if row["ratio_full"] is not None:
+        for row in add_ratio_to_full(results.rows):
+            if (row["case"]["batch"], row["case"]["source"]) == case and row["ratio_full"] is not None:
                 print(f"{row['case']['system']}: {row['ratio_full']} of full attention, same generator", flush=True)
         results.write()
 

@@ -14,6 +14,7 @@ hypotheses for sources of several chunks in float32. About a minute on an H100.
 
 import argparse
 import functools
+import os
 import statistics
 import time
 
@@ -151,7 +152,8 @@ class Run:
             self.theirs[length, kind] = seconds
         case = {"source": length, "beam": self.options.beam, "tokens": self.options.tokens, "system": system}
         case |= {"pass": kind, "dtype": str(self.dtype).removeprefix("torch.")}
-        row = self.results.add(case, PEER, seconds, self.theirs.get((length, kind)), "s", **more)
+        load = round(os.getloadavg()[0], 2)
+        row = self.results.add(case, PEER, seconds, self.theirs.get((length, kind)), "s", **more, load=load)
         shown = f"{seconds:8.3f} s" if seconds else f"not timed: {more['not_timed']}"
         memory = f", peak {more['peak_mib']} MiB" if more["peak_mib"] else ""
         print(f"{length:6} {system:42} {kind:8} {shown}{memory}, ratio {row['ratio']}", flush=True)
