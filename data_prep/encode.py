@@ -156,7 +156,10 @@ def report(manifest):
 def main(argv=None):
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m data_prep.encode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m data_prep.encode",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # plans read its flags, too
     )
     parser.add_argument("corpus", type=Path, metavar="CORPUS", help="folder with {train,valid,test}.{source,target}")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")

@@ -9,6 +9,7 @@
 The number of processes changes no result, and is no part of what the books know a stage by.
 """
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,6 +157,7 @@ def _stage(name, title, *commands, **options):
 
 
 def _value(words, flag, default):
-    """The word behind the last `flag`."""
-    places = [place for place, word in enumerate(words[:-1]) if word == flag]
-    return words[places[-1] + 1] if places else default
+    """The value of the last `flag`, as a word of its own or behind "="."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(flag, dest="value", default=default)
+    return parser.parse_known_args(list(words))[0].value

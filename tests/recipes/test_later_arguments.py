@@ -28,6 +28,7 @@ def check(name, given, program=None, selected=("binarise", "train", "generate", 
     [
         ("train", "--learning-rate 3", "unrecognized arguments: --learning-rate 3"),
         ("train", "--segments-per-query few", "argument --segments-per-query: invalid int value: 'few'"),
+        ("train", "--segment-siz 4", "unrecognized arguments: --segment-siz 4"),  # the report would not see it
         ("generate", "--beam many", "argument --beam: invalid int value: 'many'"),
         ("binarise", "--thresholdsrc one", "argument --thresholdsrc: invalid int value: 'one'"),
         ("score", "--jsonn", "unrecognized arguments: --jsonn"),

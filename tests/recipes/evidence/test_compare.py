@@ -137,6 +137,15 @@ def test_a_start_of_ones_own_takes_the_place_of_the_plans(tiny, tmp_path):
     assert [cell.name for cell in cells_of(plan, place)] == ["full.1", "segmented.1", "srformer.1"]
 
 
+@pytest.mark.parametrize("written", ["--max-target 16", "--max-target=16"])
+def test_copying_examples_are_as_long_as_targets_may_be(raw, tmp_path, written):
+    plan = tmp_path / "plan.toml"
+    plan.write_text(TINY.read_text(encoding="utf-8").replace("--max-target 16", written), encoding="utf-8")
+    stages = shared_stages(read_plan(plan), place_of(parser().parse_args(arguments(raw, tmp_path))))
+    (words,) = (command.words for stage in stages if stage.name == "mark" for command in stage.commands)
+    assert words[words.index("--max-target") + 1] == "16"
+
+
 def test_a_plan_without_a_start_asks_for_one(raw, tmp_path, capsys):
     plan = tmp_path / "plan.toml"
     text = TINY.read_text(encoding="utf-8")
