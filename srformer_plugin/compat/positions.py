@@ -1,10 +1,12 @@
 """How long the sources of a checkpoint may be, and what is cut."""
 
+import argparse
 import logging
 import sys
 
 import torch
 from fairseq.data import TruncateDataset
+from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 from .patching import wrap
@@ -20,10 +22,15 @@ def take_the_checkpoints_positions():
     fairseq-generate and fairseq-interactive make their task from the command line, where both are 1,024 unless given:
     a model trained on 2,048 tokens is decoded on its first 1,024, or refuses longer ones. (fairseq-validate and the
     hub take the checkpoint's task.) Not needed when ``fairseq-generate`` reads 2,048 tokens without a flag.
+
+    And let an architecture's own be the default of a training, where fairseq's parser has put the task's 1,024 before
+    the architecture is asked (``options.py:220``): LED's are 16,384.
     """
 
     def make_wrapper(original):
         def build_model(self, cfg, from_checkpoint=False):
+            if not from_checkpoint:
+                _take_the_architectures(self, cfg)
             model = original(self, cfg, from_checkpoint)
             if from_checkpoint:
                 for name, possible in zip(POSITIONS, model.max_positions()):
@@ -33,6 +40,18 @@ def take_the_checkpoints_positions():
         return build_model
 
     wrap(TranslationTask, "build_model", make_wrapper)
+
+
+def _take_the_architectures(task, cfg) -> None:
+    """Set the limits that the command line leaves open to what the architecture fills in."""
+    architecture = ARCH_CONFIG_REGISTRY.get(getattr(cfg, "arch", None))
+    if architecture is None or not isinstance(cfg, argparse.Namespace):
+        return
+    architecture(own := argparse.Namespace())
+    for name in POSITIONS:
+        if hasattr(own, name) and is_left_open(name, getattr(cfg, name, None)):
+            setattr(cfg, name, getattr(own, name))
+            setattr(task.cfg, name, getattr(own, name))
 
 
 def _adopt(task, name, trained, possible) -> None:
@@ -55,7 +74,7 @@ def _adopt(task, name, trained, possible) -> None:
 
 def is_left_open(name: str, value: int) -> bool:
     """Whether a limit of positions has fairseq's default and is not on the command line."""
-    flag = "--" + name.replace("_", "-")
+    flag = "--" + name.replace("_", "-")  # whole: fairseq's parsers take no abbreviations
     asked = any(argument == flag or argument.startswith(flag + "=") for argument in sys.argv[1:])
     return not asked and value == TranslationConfig.__dataclass_fields__[name].default
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 from conftest import USER_DIR
-from fairseq import checkpoint_utils, tasks
+from fairseq import checkpoint_utils, options, tasks
 from fairseq.tasks.translation import TranslationTask
 from fairseq_cli import generate, interactive, train, validate
 from fairseq_here import here
@@ -141,6 +141,31 @@ def test_the_hub_takes_it_too(tiny_corpus, checkpoint):
     model = SRformerT5Model if "t5" in str(checkpoint.parent) else SRformerBARTModel
     hub = model.from_pretrained(checkpoint.parent, checkpoint.name, tiny_corpus.binarised)
     assert len(hub.encode("the " * 1800)) == 1500
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit"),
+    [([], 16384), (["--max-source-positions", "100"], 100), (["--max-source-positions=1024"], 1024)],
+    ids=["nothing", "less", "the task's default"],
+)
+def test_leds_own_positions_are_the_default_of_a_training(tiny_corpus, tmp_path, flags, limit):
+    here(
+        train, tiny_corpus.binarised, *LANGUAGES, "--user-dir", USER_DIR, "--arch", "srformer_led_tiny", "--cpu",
+        "--share-all-embeddings", "--optimizer", "adam", "--batch-size", 8, "--max-update", 1, "--save-dir", tmp_path,
+        "--no-epoch-checkpoints", "--task", "summarization", *flags,
+    )  # fmt: skip
+    content = torch.load(tmp_path / "checkpoint_last.pt")
+    cfg, table = content["cfg"], content["model"]["encoder.embed_positions.weight"]
+    assert cfg["model"].max_source_positions == cfg["task"]["max_source_positions"] == limit
+    assert len(table) == limit + 2
+    assert load(tiny_corpus, [str(tmp_path / "checkpoint_last.pt")]).cfg.max_source_positions == limit
+
+
+def test_no_flag_can_be_abbreviated():
+    """Or one that is typed would count as left open."""
+    for parser in (options.get_training_parser(), options.get_generation_parser(interactive=True)):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--update-fre", "7", "--buffer-siz", "7"])
 
 
 def test_arguments_of_another_command_are_not_this_ones(tiny_corpus, checkpoint, monkeypatch):

@@ -60,4 +60,10 @@ MUTANTS = [
         "new": "if not known:",
         "tests": "tests/compat/test_refusals.py -k decoding",
     },
+    {
+        "file": POSITIONS,
+        "old": "if not from_checkpoint:",
+        "new": "if False:",
+        "tests": "tests/compat/test_positions.py -k leds",
+    },
 ]
