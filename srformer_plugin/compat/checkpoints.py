@@ -65,11 +65,17 @@ def allow_checkpoint_classes():
     torch.serialization.add_safe_globals(checkpoint_classes())
 
 
+# What content that is no checkpoint ends in within fairseq's upgrade of old ones.
+NOT_READ = (LookupError, TypeError, AttributeError, ValueError)
+LEGACY = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)  # how files begin that are no zip
+
+
 def explain_refused_checkpoint():
-    """Say which file was refused and why, in one sentence.
+    """Say which file was refused, or is no checkpoint, and why, in one sentence.
 
     PyTorch's own message (from ``checkpoint_utils.py:340``) does not name the file and advises, in several
-    paragraphs, to switch the protection off. Not needed when that message names the file.
+    paragraphs, to switch the protection off; any other file ends in whatever its bytes lead to. Not needed when that
+    message names the file.
     """
 
     def make_wrapper(original):
@@ -78,6 +84,8 @@ def explain_refused_checkpoint():
                 return original(path, *args, **kwargs)
             except pickle.UnpicklingError as error:
                 named = re.search(r"GLOBAL (\S+)", str(error))
+                if named is None and not _is_of_torch(path):
+                    raise _no_checkpoint(path, "it is a file of another kind") from error
                 reason = (
                     f"it asks to run or build {named.group(1)}, which no fairseq checkpoint needs"
                     if named
@@ -86,10 +94,29 @@ def explain_refused_checkpoint():
                 raise UnsafeCheckpointError(
                     f"checkpoint {path} is refused: {reason}. Get it again from a source that you trust."
                 ) from error
+            except (ConfigurationError, omegaconf.errors.OmegaConfBaseException):  # of options that take others' place
+                raise
+            except EOFError as error:
+                raise _no_checkpoint(path, "it is empty, or its end is missing") from error
+            except RuntimeError as error:
+                raise _no_checkpoint(path, "it is damaged or cut off, or a zip file of another kind") from error
+            except NOT_READ as error:
+                raise _no_checkpoint(path, "it holds no model with its options") from error
 
         return load_checkpoint_to_cpu
 
     wrap(checkpoint_utils, "load_checkpoint_to_cpu", make_wrapper)
+
+
+def _no_checkpoint(path, reason):
+    return ConfigurationError(f"{path} is no fairseq checkpoint: {reason}")
+
+
+def _is_of_torch(path) -> bool:
+    """Whether a file begins as `torch.save` begins one."""
+    with open(path, "rb") as file:
+        start = file.read(len(LEGACY))
+    return start == LEGACY or start.startswith(b"PK")
 
 
 def show_configuration_errors():

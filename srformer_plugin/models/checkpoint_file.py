@@ -63,12 +63,8 @@ def load(path: Path, overrides: dict | None = None) -> dict:
     """
     try:
         content = checkpoint_utils.load_checkpoint_to_cpu(str(path), overrides)
-    except ConfigurationError:
-        raise
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:
-        raise ConfigurationError(f"{path} is no fairseq checkpoint: {error or type(error).__name__}") from error
     if content.get("cfg") is None or content["cfg"].get("model") is None or "model" not in content:
         raise ConfigurationError(f"{path} is no fairseq checkpoint: it holds no model with its options")
     return content

@@ -1,12 +1,18 @@
 """`srformer-convert change-attention`, and `from_pretrained` with other settings: the same weights, read otherwise."""
 
+import io
+import pickle
+import re
+
 import pytest
 import torch
 from fairseq import checkpoint_utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
 from models.conftest import StubTask, build_model, make_sample
 
+from srformer_plugin import summarize
 from srformer_plugin.convert import cli
+from srformer_plugin.errors import ConfigurationError
 from srformer_plugin.models.checkpoint_file import load, write_checkpoint
 from srformer_plugin.models.encoders.chunked import ANY_LENGTH
 from srformer_plugin.models.schedule_record import decode_schedule
@@ -226,3 +232,40 @@ def test_windows_need_as_many_positions_as_a_source_has(folder, tmp_path):
     torch.save({**content, "model": changed.state_dict()}, tmp_path / "saved.pt")
     change(tmp_path / "saved.pt", tmp_path / "full.pt", "--encoder-attention", "full")
     assert torch.equal(logits(restored(tmp_path / "full.pt")), logits(restored(folder / "bart.pt")))
+
+
+def _of_torch(content):
+    written = io.BytesIO()
+    torch.save(content, written)
+    return written.getvalue()
+
+
+OTHERS = {
+    "one byte": (b"x", "it is a file of another kind"),
+    "text": (b"# A title\n\nMore.\n" * 99, "it is a file of another kind"),
+    "sentencepiece.model": (b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02", "it is a file of another kind"),
+    "pickle": (pickle.dumps({"model": 1}), "it is a file of another kind"),
+    "nothing": (b"", "it is empty, or its end is missing"),
+    "half": (_of_torch({"model": torch.zeros(999)})[:2000], "it is damaged or cut off"),
+    "dictionary": (_of_torch({"weight": 1}), "it holds no model with its options"),
+    "list": (_of_torch([1]), "it holds no model with its options"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_file_that_is_no_checkpoint_is_called_that_by_everyone_who_reads_one(folder, tmp_path, capsys, name):
+    content, reason = OTHERS[name]
+    file = tmp_path / "file.pt"
+    file.write_bytes(content)
+    message = f"{file} is no fairseq checkpoint: {reason}"
+    assert change(file, tmp_path / "out.pt", *CONTENT) == 2
+    assert message in capsys.readouterr().err
+    readers = [
+        lambda: SRformerBARTModel.from_pretrained(tmp_path, "file.pt", folder),
+        lambda: SRformerBARTModel.from_pretrained(tmp_path, "file.pt", folder, segment_schedule="content"),
+        lambda: summarize.load(file, data=folder),
+        lambda: checkpoint_utils.load_model_ensemble_and_task([str(file)]),  # of fairseq's commands
+    ]
+    for read in readers:
+        with pytest.raises(ConfigurationError, match=re.escape(message)):
+            read()

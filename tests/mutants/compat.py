@@ -66,4 +66,10 @@ MUTANTS = [
         "new": "if False:",
         "tests": "tests/compat/test_positions.py -k leds",
     },
+    {
+        "file": "srformer_plugin/compat/checkpoints.py",
+        "old": "if named is None and not _is_of_torch(path):",
+        "new": "if False:",
+        "tests": "tests/convert/test_change_attention.py -k no_checkpoint",
+    },
 ]
