@@ -77,7 +77,7 @@ def summary(results):
         if name in results:
             row = results[name][-1]
             add(f"{what} of {row['case']['pairs']:,} pairs, {row['case']['workers']} processes", row)
-    return "\n".join(["| what | SRformer, this package | beside | times as fast |", "|---|---|---|---|", *lines, ""])
+    return "\n".join(["| what | SRformer, this package | beside | ratio |", "|---|---|---|---|", *lines, ""])
 
 
 def _by_size(rows):
