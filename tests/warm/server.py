@@ -10,7 +10,6 @@ import gc
 import json
 import logging
 import os
-import random
 import runpy
 import selectors
 import signal
@@ -18,6 +17,8 @@ import socket
 import struct
 import sys
 import threading
+
+import numpy
 
 MOST = 64  # files that a command inherits
 
@@ -124,9 +125,7 @@ def become(call):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    random.seed()
-    for module in ("numpy.random", "torch"):
-        sys.modules[module].seed()
+    numpy.random.seed()  # `random` does so itself after a fork, and PyTorch's first numbers are always the same
     if os.path.basename(program) == "fairseq-train" or words[:2] == ["-m", "fairseq_cli.train"]:
         # it sets up the logging before it imports fairseq, which does so for all others
         logging.root.handlers.clear()
