@@ -25,7 +25,7 @@ from .fast_path import avoid_encoder_fast_path, drop_fast_path_parameters
 from .half_precision import survive_overflow_without_cuda, train_half_precision_without_accelerator
 from .numpy_aliases import restore_numpy_aliases
 from .positions import cut_and_count_sources, take_the_checkpoints_positions
-from .training import copy_whole_checkpoints, stop_where_a_training_ended
+from .training import copy_whole_checkpoints, show_models_what_is_resumed, stop_where_a_training_ended
 
 MENDS = (
     keep_last_batch,
@@ -48,6 +48,7 @@ MENDS = (
     take_the_checkpoints_positions,
     cut_and_count_sources,
     stop_where_a_training_ended,
+    show_models_what_is_resumed,
     copy_whole_checkpoints,
     end_with_one_line,  # the last around `call_main`, so that it sees what the others raise
 )

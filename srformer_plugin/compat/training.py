@@ -1,11 +1,15 @@
 """A training that is started again, after its end or after a kill."""
 
+import argparse
 import logging
 import os
+import pickle
 import types
 
+import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
+from fairseq.trainer import Trainer
 
 from .patching import wrap
 
@@ -46,6 +50,39 @@ def stop_where_a_training_ended():
         return load_checkpoint
 
     wrap(checkpoint_utils, "load_checkpoint", make_wrapper)
+
+
+def show_models_what_is_resumed():
+    """Let a model refuse to resume a training that had other settings.
+
+    ``trainer.py:585`` takes every checkpoint whose weights have the right names and shapes; settings that change what
+    they compute change without a word. A model with ``check_resumed(stored)`` is asked, ``stored`` being its options in
+    the checkpoint; not where the optimizer begins anew (--finetune-from-model, --reset-optimizer). Not needed when
+    fairseq compares them.
+    """
+
+    def make_wrapper(original):
+        def load_checkpoint(self, filename, reset_optimizer=False, *args, **kwargs):
+            check = getattr(self._model, "check_resumed", None)
+            if check is not None and not reset_optimizer and os.path.isfile(filename):
+                stored = _stored_options(filename)
+                if stored is not None:
+                    check(stored)
+            return original(self, filename, reset_optimizer, *args, **kwargs)
+
+        return load_checkpoint
+
+    wrap(Trainer, "load_checkpoint", make_wrapper)
+
+
+def _stored_options(filename) -> "argparse.Namespace | None":
+    """The model's options in a checkpoint, without its weights; None where they cannot be had so."""
+    try:
+        content = torch.load(filename, map_location="cpu", mmap=True)
+        stored = content["cfg"]["model"]
+    except (OSError, RuntimeError, LookupError, TypeError, EOFError, pickle.UnpicklingError):
+        return None  # whoever reads the whole file will say so
+    return stored if isinstance(stored, argparse.Namespace) else None
 
 
 def copy_whole_checkpoints():

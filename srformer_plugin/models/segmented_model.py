@@ -14,7 +14,7 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, Trans
 from torch import Tensor, nn
 
 from ..attention.dropout import ATTENTION
-from ..attention.settings import SegmentSettings
+from ..attention.settings import FULL, SegmentSettings
 from ..compat.positions import is_left_open
 from ..errors import ConfigurationError
 from .checkpoint_state import prune_layers
@@ -71,6 +71,35 @@ class SegmentedModel:
         keep_gelu_in_the_inputs_dtype(model)
         name_dropouts(model)
         return model
+
+    @classmethod
+    def settings_of_weights(cls, args) -> dict:
+        """flag -> value, of what changes what the same weights compute and is in no record of theirs.
+
+        What has no effect with the other settings is left out, and so is what an older checkpoint does not say.
+        """
+        encoder = EncoderSettings.from_namespace(args)
+        names = ["encoder_attention", *encoder.with_an_effect]
+        if getattr(args, "cross_attention", None) != FULL:
+            names.append("kv_clamp")
+        found = {"encoder_attention": encoder.encoder_attention}
+        found |= {name: getattr(args, name) for name in names[1:] if hasattr(args, name)}
+        return {f"--{name.replace('_', '-')}": value for name, value in found.items()}
+
+    def check_resumed(self, stored) -> None:
+        """Raise a ConfigurationError where a training is resumed that had other settings than this one.
+
+        Args:
+            stored: the model's options in the checkpoint.
+        """
+        trained, own = self.settings_of_weights(stored), self.settings_of_weights(self.args)
+        for flag in trained:
+            if flag in own and trained[flag] != own[flag]:
+                theirs, ours = (f"no {flag}" if v is None else f"{flag} {v}" for v in (trained[flag], own[flag]))
+                raise ConfigurationError(
+                    f"the checkpoint was trained with {theirs}, but this run has {ours}: resume it as it was trained, "
+                    "or begin a training from its weights with --finetune-from-model and another --save-dir"
+                )
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         """As in `BaseFairseqModel`; layers are pruned first, since what follows compares them with the model's.

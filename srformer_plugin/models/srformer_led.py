@@ -48,6 +48,12 @@ class SRformerLEDModel(SRformerBARTModel):
         return super().check_arguments(args)
 
     @classmethod
+    def settings_of_weights(cls, args):
+        """As in `SegmentedModel`, with the windows."""
+        windows = parse_windows(args.attention_window, args.encoder_layers)
+        return {**super().settings_of_weights(args), "--attention-window": ",".join(map(str, windows))}
+
+    @classmethod
     def build_model(cls, args, task):
         """As in `SRformerBARTModel`; layers that are kept keep their windows."""
         if _keeps_layers(args):

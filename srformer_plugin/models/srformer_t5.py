@@ -95,6 +95,12 @@ class SRformerT5Model(SegmentedModel, TransformerModel):
         return super().build_model(args, task)
 
     @classmethod
+    def settings_of_weights(cls, args):
+        """As in `SegmentedModel`, with T5's own."""
+        distance = T5Settings.from_namespace(args).relative_position_max_distance
+        return {**super().settings_of_weights(args), "--relative-position-max-distance": distance}
+
+    @classmethod
     def build_embedding(cls, args, dictionary, embed_dim, path=None):
         embedding = T5Embedding(len(dictionary), embed_dim, dictionary.pad())
         if path:

@@ -99,4 +99,10 @@ MUTANTS = [
         "new": "if True:",
         "tests": f"{HUB_TESTS} -k threads",
     },
+    {
+        "file": "srformer_plugin/models/segmented_model.py",
+        "old": "if flag in own and trained[flag] != own[flag]:",
+        "new": "if False:",
+        "tests": "tests/models/test_resumed_training.py",
+    },
 ]

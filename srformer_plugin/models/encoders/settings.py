@@ -71,6 +71,14 @@ class EncoderSettings(FairseqDataclass):
         """The encoder itself has no limit of positions."""
         return getattr(ENCODERS[self.encoder_attention], "reads_any_length", False)
 
+    @property
+    def with_an_effect(self) -> tuple[str, ...]:
+        """Which settings count beside the kind of encoder."""
+        return {
+            "chunked": ("encoder_chunk", "encoder_context", "encoder_positions", "encoder_prefix_symbol"),
+            "window": ("encoder_window", "encoder_global_tokens"),
+        }.get(self.encoder_attention, ())
+
     def check(self) -> "EncoderSettings":
         """Fill in what is left open; raise a ConfigurationError on the first value that cannot be right."""
         choose(ENCODERS, self.encoder_attention, "--encoder-attention")
