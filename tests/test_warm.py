@@ -14,7 +14,7 @@ TELL = """
 import json, os, random, sys
 os.write(int(sys.argv[1]), b"written")
 found = {"words": sys.argv[2:], "folder": os.getcwd(), "colour": os.environ.get("COLOUR"), "random": random.random(),
-         "other": os.environ.get("PYTHONHASHSEED"), "leader": os.getsid(0) == os.getpid(), "name": __name__,
+         "other": os.environ.get("OMP_NUM_THREADS"), "leader": os.getsid(0) == os.getpid(), "name": __name__,
          "input": sys.stdin.read(), "ours": sorted({"recipes", "srformer_plugin", "fairseq_cli"} & {*sys.modules})}
 print(json.dumps(found))
 print("complaint", file=sys.stderr)
@@ -83,8 +83,8 @@ def test_it_ends_with_who_is_killed(start):
     one = start(WAIT)
     process = int(one.stdout.readline())
     one.kill()
-    one.communicate()
-    deadline = time.monotonic() + 30
+    one.wait()  # not for its output, which ends with the process
+    deadline = time.monotonic() + 10
     with pytest.raises(ProcessLookupError):
         while time.monotonic() < deadline:
             os.kill(process, 0)
