@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+import traceback
 
 import torch
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -16,7 +17,18 @@ from .refusals import check_command
 
 # fairseq's own: "Please install ...", "--sampling requires ...", "Must specify batch size either with --max-tokens ..."
 KINDS_OF_FAIRSEQ = (ImportError, ValueError, AssertionError, Exception)
-REFUSAL_OF_FAIRSEQ = re.compile(r"\s*Please install|.*--[a-z]", re.DOTALL)
+REFUSAL_OF_FAIRSEQ = re.compile(r"\s*Please install|(.*\W)?--[a-z]", re.DOTALL)
+
+
+def is_refusal_of_fairseq(error: Exception) -> bool:
+    """Whether fairseq's own code has raised `error` itself, about a flag or a package.
+
+    What comes out of PyTorch, or of a fault of ours, keeps its traceback whatever it says.
+    """
+    if type(error) not in KINDS_OF_FAIRSEQ or not REFUSAL_OF_FAIRSEQ.match(str(error)):
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").partition(".")[0] in ("fairseq", "fairseq_cli")
 
 
 class OneLine:
@@ -36,7 +48,7 @@ class OneLine:
             raise
         except Exception as error:
             ours = isinstance(error, (UserError, OSError))
-            if not ours and not (type(error) in KINDS_OF_FAIRSEQ and REFUSAL_OF_FAIRSEQ.match(str(error))):
+            if not ours and not is_refusal_of_fairseq(error):
                 raise
             print(PREFIX + " ".join(one_line(error).split()), file=sys.stderr)
             sys.exit(EXIT_STATUS)

@@ -72,4 +72,10 @@ MUTANTS = [
         "new": "if False:",
         "tests": "tests/convert/test_change_attention.py -k no_checkpoint",
     },
+    {
+        "file": COMMANDS,
+        "old": 'in ("fairseq", "fairseq_cli")',
+        "new": "!= ''",
+        "tests": "tests/compat/test_commands.py -k fault",
+    },
 ]
