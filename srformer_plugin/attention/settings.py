@@ -8,7 +8,7 @@ from fairseq.dataclass import FairseqDataclass
 from ..errors import ConfigurationError
 from ..registry import choose
 from .backends import resolve
-from .method.content import SCORES
+from .method.content import SCORES, SEGMENTS_PER_QUERY, check_segments_per_query
 from .method.memory import MEMORIES
 from .method.schedule import SCHEDULES
 
@@ -40,7 +40,7 @@ class SegmentSettings(FairseqDataclass):
         },
     )
     segments_per_query: int = field(
-        default=8,
+        default=SEGMENTS_PER_QUERY,
         metadata={"help": "segments that a query chooses with --segment-schedule content; all where there are no more"},
     )
     segment_score: str = field(
@@ -109,10 +109,7 @@ class SegmentSettings(FairseqDataclass):
                 f"--segment-schedule {self.segment_schedule} has none: use --cross-attention segmented, pooled or "
                 "srformer, or --segment-schedule fixed"
             )
-        if self.segments_per_query < 1:
-            raise ConfigurationError(
-                f"--segments-per-query must be at least 1, got {self.segments_per_query}; 8 is the default"
-            )
+        check_segments_per_query(self.segments_per_query)
         resolve(self.attention_backend)
         if self.segment_size < 1:
             raise ConfigurationError(

@@ -16,6 +16,7 @@ from ..errors import ConfigurationError
 from ..models.change_attention import change_attention
 from ..models.checkpoint_file import CHECKPOINT, dtype_name, load, read_checkpoint, write_checkpoint
 from ..models.encoders.settings import EncoderSettings
+from ..models.segmented_model import say_if_all_is_chosen
 from . import bart, led, rename, t5
 from .weights import PICKLE, SAFETENSORS, Weights, read_json, write_weights
 
@@ -132,6 +133,8 @@ def change_attention_of_file(
         reason = "is the checkpoint itself" if out.samefile(source) else "exists; --force replaces it"
         raise ConfigurationError(f"{out} {reason}")
     content = change_attention(load(source), changes, str(source), source_limit)
+    changed = content["cfg"]["model"]
+    say_if_all_is_chosen(SegmentSettings.from_namespace(changed), changed.max_source_positions)
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out, "wb") as file:
         torch.save(content, file)

@@ -14,6 +14,7 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, Trans
 from torch import Tensor, nn
 
 from ..attention.dropout import ATTENTION
+from ..attention.method.content import SEGMENTS_PER_QUERY
 from ..attention.settings import FULL, SegmentSettings
 from ..compat.positions import is_left_open
 from ..errors import ConfigurationError
@@ -67,6 +68,7 @@ class SegmentedModel:
         # fairseq stores `args` in the checkpoint: decoding needs no flag, and a later default changes nothing
         for name, value in {**asdict(encoder), **asdict(settings)}.items():
             setattr(args, name, value)
+        say_if_all_is_chosen(settings, getattr(args, "max_source_positions", None))
         model = super().build_model(args, task)
         keep_gelu_in_the_inputs_dtype(model)
         name_dropouts(model)
@@ -115,11 +117,11 @@ class SegmentedModel:
 def choose_by_content(args) -> None:
     """The preset of the `_content` architectures, for what the command line leaves open.
 
-    8 segments of 16 tokens per query and head came closest to full attention with 128 keys (docs/attention.md,
-    section 9).
+    With the default of 8 segments per query and head, those of 16 tokens came closest to full attention with 128 keys
+    (docs/attention.md, section 9).
     """
     preset = {"cross_attention": "segmented", "segment_schedule": "content", "segment_size": 16}
-    for name, value in {**preset, "segments_per_query": 8}.items():
+    for name, value in {**preset, "segments_per_query": SEGMENTS_PER_QUERY}.items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
 
@@ -167,6 +169,16 @@ def gelu(x: Tensor) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
         return F.gelu(x)
     return torch.ops.aten.gelu_(x)
+
+
+def say_if_all_is_chosen(settings: SegmentSettings, limit: int | None) -> None:
+    """Log it where sources of at most `limit` tokens have no more segments than every query chooses."""
+    chosen = settings.segments_per_query * settings.segment_size
+    if limit and not settings.is_full and settings.by_content and chosen >= limit:
+        logger.warning(
+            f"--segments-per-query {settings.segments_per_query} of --segment-size {settings.segment_size} are all of "
+            f"a source, which has at most {limit:,} tokens: every query attends to all of it, as with full attention"
+        )
 
 
 def open_source_limit(args, task) -> None:

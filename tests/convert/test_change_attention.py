@@ -137,7 +137,7 @@ def test_training_starts_from_it(folder, tmp_path):
         ("bart", ["--cross-attention", "srformer"], "--expected-target-length is needed"),
         ("clock", [*CONTENT, "--cross-attention", "previous"], "--cross-attention previous"),
         ("clock", ["--segments-per-query", 0], "--segments-per-query must be at least 1"),
-        ("dict.source", ["--segment-size", 4], "is refused"),
+        ("dict.source", ["--segment-size", 4], "is no fairseq checkpoint: it is a file of another kind"),
         ("transformer", ["--segment-size", 4], "'transformer': attention can be changed in bart, srformer_bart"),
     ],
 )
@@ -238,6 +238,15 @@ def _of_torch(content):
     written = io.BytesIO()
     torch.save(content, written)
     return written.getvalue()
+
+
+@pytest.mark.parametrize(("count", "all_of_it"), [(100_000, True), (4, True), (3, False)])
+def test_so_many_segments_that_all_are_chosen_are_one_line(folder, tmp_path, caplog, count, all_of_it):
+    change(folder / "bart.pt", tmp_path / "content.pt", *CONTENT, "--segments-per-query", count)
+    line = f"--segments-per-query {count} of --segment-size 16 are all of a source, which has at most 64 tokens"
+    assert caplog.text.count(line) == all_of_it
+    SRformerBARTModel.from_pretrained(tmp_path, "content.pt", folder)
+    assert caplog.text.count(line) == 2 * all_of_it
 
 
 OTHERS = {

@@ -32,6 +32,18 @@ class MeanScore:
 SCORES = {"mean": MeanScore}
 
 
+SEGMENTS_PER_QUERY = 8  # the default
+
+
+def check_segments_per_query(count: int) -> int:
+    """`count`; a ConfigurationError where queries cannot choose so many segments."""
+    if count < 1:
+        raise ConfigurationError(
+            f"--segments-per-query must be at least 1, got {count}; {SEGMENTS_PER_QUERY} is the default"
+        )
+    return count
+
+
 class ContentSchedule:
     """Every query of every head attends to the k segments with the highest scores, of equals the lower ones.
 
@@ -47,9 +59,7 @@ class ContentSchedule:
     uses_content = True
 
     def __init__(self, segments_per_query: int, score: str = "mean", clock=None):
-        if segments_per_query < 1:
-            raise ConfigurationError(f"--segments-per-query must be at least 1, got {segments_per_query}; 8 is usual")
-        self.segments_per_query = segments_per_query
+        self.segments_per_query = check_segments_per_query(segments_per_query)
         self.score = registered(SCORES, score, "--segment-score")()
         self.clock = clock
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import ConfigurationError
 from ...registry import choose
-from .content import ContentSchedule
+from .content import SEGMENTS_PER_QUERY, ContentSchedule
 from .plan import SegmentPlan
 from .segments import SourceLayout
 
@@ -130,7 +130,10 @@ SCHEDULES = {
 
 
 def build_schedule(
-    name: str, expected_target_length: int | None = None, segments_per_query: int = 8, score: str = "mean"
+    name: str,
+    expected_target_length: int | None = None,
+    segments_per_query: int = SEGMENTS_PER_QUERY,
+    score: str = "mean",
 ) -> "ClockSchedule | ContentSchedule":
     """The schedule registered as `name` (`--segment-schedule`).
 
