@@ -62,7 +62,7 @@ def _arguments(query, keys, values, layout, plan, memory):
 def memory_states(query: Tensor, keys: Tensor, values: Tensor, layout: SourceLayout, plan: SegmentPlan, memory):
     """The states of a `RAFMemory` that `query` reads, (B, H, R, D, D) float32; zeros in others. No gradients."""
     leaves, tables = _arguments(query, keys, values, layout, plan, memory)
-    call = Call(*leaves, *tables, dropout=0.0)
+    call = Call(*leaves, *tables)
     shape = (call.batch_heads, call.num_states, call.head_dim, call.head_dim)
     excess = torch.zeros(shape, dtype=torch.float32, device=keys.device)
     with on(keys.device):

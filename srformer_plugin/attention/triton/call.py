@@ -56,7 +56,9 @@ def _chunking(batch_heads: int, max_segments: int) -> tuple[int, int]:
 class Call:
     """The launches for one set of inputs."""
 
-    def __init__(self, query, keys, values, weight, leak, threshold, gate, tables: StateTables, sizes, clamp, dropout):
+    def __init__(
+        self, query, keys, values, weight, leak, threshold, gate, tables: StateTables, sizes, clamp, dropout=0.0
+    ):
         self.query, self.keys, self.values = query, keys, values
         self.weight, self.leak, self.threshold, self.gate = weight, leak, threshold, gate
         self.tables = tables

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from ...method.segments import SourceLayout
 from ..attend import on
 from ..launches import Launch
 from ..support import unusable
@@ -23,9 +22,7 @@ ATTEND = Launch(2, 1)
 TILE = 8192  # entries of keys that a program reads at a time
 
 
-def attend_step_chosen(
-    query: Tensor, keys: Tensor, values: Tensor, means: Tensor, layout: SourceLayout, k: int
-) -> Tensor:
+def attend_step_chosen(query: Tensor, keys: Tensor, values: Tensor, means: Tensor, layout, k: int) -> Tensor:
     """One position of every hypothesis: chooses segments and attends to them, as `choose` and `attend_chosen` do.
 
     Two launches of fixed shapes without host synchronisation: a CUDA graph can hold them. Hypotheses of a sentence
