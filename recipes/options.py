@@ -7,7 +7,6 @@ prints assignments on file descriptor 3; recipes/recipe.sh evaluates them. The D
 
 import argparse
 import json
-import math
 import os
 import re
 import shlex
@@ -16,36 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.errors import UserError, command
+from recipes.bounds import AT_LEAST_1, BOUNDS, FINITE
 
 STAGES = ("download", "prepare", "encode", "binarise", "train", "generate", "score")
 NUMBER, REAL, FILE, FOLDER, TEXT, SWITCH = "N", "X", "FILE", "FOLDER", "TEXT", ""
 DATA = "encode binarise train generate"
-
-
-# What a number must be besides one: (test, in words). Others are at least 1 (N), or finite (X).
-NOT_NEGATIVE = (lambda x: x >= 0, "at least 0")
-ABOVE_0 = (lambda x: 0 < x < math.inf, "above 0")
-SHARE = (lambda x: 0 <= x < 1, "at least 0 and below 1")
-TWO_TOKENS = (lambda x: x >= 2, "at least 2, a piece and the end of sentence")
-BOUNDS = {
-    **dict.fromkeys(
-        (
-            "encoder-context",
-            "warmup-updates",
-            "validate-every",
-            "seed",
-            "min-len",
-            "no-repeat",
-            "node-rank",
-            "clip-norm",
-        ),
-        NOT_NEGATIVE,
-    ),
-    **dict.fromkeys(("max-source", "max-target"), TWO_TOKENS),
-    **dict.fromkeys(("dropout", "label-smoothing"), SHARE),
-    "lr": ABOVE_0,
-    "gpus": (lambda x: x >= 1, "at least 1; without a GPU say --cpu"),
-}
 
 
 @dataclass(frozen=True)
@@ -206,9 +180,7 @@ def _real(text):
 def _bounded(option):
     """The type of a number's option for argparse, which keeps the text."""
     plain = TYPES[option.kind]
-    holds, bound = BOUNDS.get(
-        option.name, (lambda x: x >= 1, "at least 1") if option.kind == NUMBER else (math.isfinite, "finite")
-    )
+    holds, bound = BOUNDS.get(option.name, AT_LEAST_1 if option.kind == NUMBER else FINITE)
 
     def read(text):
         if not holds(float(plain(text))):

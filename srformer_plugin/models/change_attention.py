@@ -44,6 +44,8 @@ def change_attention(
     Raises:
         ConfigurationError: a model of another kind, or settings that cannot work.
     """
+    if source_limit is not None and source_limit < 1:
+        raise ConfigurationError(f"--max-source-positions must be at least 1, got {source_limit}")
     stored = model_options(content)
     architecture = getattr(stored, "arch", None) or getattr(stored, "_name", None)
     model = ARCH_MODEL_NAME_REGISTRY.get(architecture)

@@ -137,6 +137,7 @@ def test_training_starts_from_it(folder, tmp_path):
         ("bart", ["--cross-attention", "srformer"], "--expected-target-length is needed"),
         ("clock", [*CONTENT, "--cross-attention", "previous"], "--cross-attention previous"),
         ("clock", ["--segments-per-query", 0], "--segments-per-query must be at least 1"),
+        ("bart", ["--max-source-positions", 0], "--max-source-positions must be at least 1, got 0"),
         ("dict.source", ["--segment-size", 4], "is no fairseq checkpoint: it is a file of another kind"),
         ("transformer", ["--segment-size", 4], "'transformer': attention can be changed in bart, srformer_bart"),
     ],

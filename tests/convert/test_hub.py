@@ -67,14 +67,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def hub(folder):
-    spm = str(folder / "spm.model")
-    return SRformerBARTModel.from_pretrained(
-        folder,
-        checkpoint_file="checkpoint_best.pt",
-        data_name_or_path=str(folder),
-        bpe="sentencepiece",
-        sentencepiece_model=spm,
-    )
+    return hub_of(folder, "checkpoint_best.pt")
 
 
 def test_three_lines_are_enough(folder, tmp_path):
@@ -318,7 +311,6 @@ def test_threads_share_a_model(hub):
         ({"encoder_chunk": 7.5}, "encoder_chunk must be a whole number, got 7.5"),
         ({"kv_clamp": float("nan")}, "kv_clamp must be a number, got nan"),
         ({"memory_gate": "no"}, "memory_gate must be True or False, got 'no'"),
-        ({"segment_schedule": 3}, "segment_schedule must be a text, got 3"),
         ({"max_source_positions": "80"}, "max_source_positions must be a whole number, got '80'"),
     ],
 )

@@ -117,7 +117,7 @@ MUTANTS = [
         "tests": "tests/recipes/test_later_arguments.py",
     },
     {
-        "file": "recipes/options.py",
+        "file": "recipes/bounds.py",
         "old": "lambda x: 0 < x < math.inf",
         "new": "lambda x: 0 < x",
         "tests": "tests/recipes/test_scripts.py -k bad_option",
