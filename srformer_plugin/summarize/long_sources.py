@@ -10,7 +10,7 @@ CONTEXT, SHARE = 128, 8  # tokens on either side of a chunk: those of `--encoder
 
 
 def changes_for_long_sources(network: nn.Module, positions: int, tokenizer) -> dict:
-    """Options of `hub.load` that make a network read sources of any length.
+    """Arguments of `change_attention` that make a network read sources of any length.
 
     The encoder becomes a chunked one whose rows have as many tokens as the model has positions; a prefix stands before
     every row. A decoder that attends to the whole source chooses segments by content; one that was trained with
@@ -36,11 +36,3 @@ def changes_for_long_sources(network: nn.Module, positions: int, tokenizer) -> d
 def can_be_changed(network: nn.Module) -> bool:
     """Whether there is such a network for these weights."""
     return isinstance(network, (BARTModel, SegmentedModel))
-
-
-def with_the_weights_of(network: nn.Module, other: nn.Module) -> nn.Module:
-    """`other` with the parameters of `network` in the place of its own: no second copy in memory."""
-    other.to(next(network.parameters()).device)
-    # PyTorch's own: fairseq's, which upgrades old checkpoints, cannot take tensors as they are
-    nn.Module.load_state_dict(other, network.state_dict(), strict=False, assign=True)
-    return other  # in evaluation mode, as every interface's

@@ -15,8 +15,9 @@ from ..errors import ConfigurationError
 from ..models.hub import check_texts
 from .cache import default_folder
 from .decoding import Decoding
-from .long_sources import can_be_changed, changes_for_long_sources, with_the_weights_of
-from .model_folder import Found, find, open_hub
+from .long_sources import can_be_changed, changes_for_long_sources
+from .model_folder import find, open_hub
+from .same_weights import with_the_same_weights
 from .search import search
 from .stream import Stream
 from .summary import Summary
@@ -65,7 +66,7 @@ def load(
     hub = open_hub(found)
     chosen = DTYPES[dtype] if dtype else torch.float32 if device.type == "cpu" else torch.bfloat16
     hub = hub.to(device=device, dtype=chosen)
-    model = Model(hub, found.decoding, found.prefix if prefix is None else prefix, None if truncate else found)
+    model = Model(hub, found.decoding, found.prefix if prefix is None else prefix, truncate)
     model.decoding = model.decoding.changed(model.target_positions, decoding)
     return model
 
@@ -92,10 +93,10 @@ class Model:
         tokenizer: words to tokens, the prefix of all documents included.
         network: fairseq's model, for sources that fit its positions; `long_network`: for others, with the same weights.
         source_positions, target_positions: tokens that encoder and decoder take at once, </s> included.
-        source: where to load the weights from for `long_network`; None: longer documents are truncated.
+        truncate: there is no `long_network`; longer documents are truncated.
     """
 
-    def __init__(self, hub, decoding: Decoding, prefix: str = "", source: Found | None = None):
+    def __init__(self, hub, decoding: Decoding, prefix: str = "", truncate: bool = False):
         self.hub = hub
         self.network = hub.models[0]
         self.tokenizer = Tokenizer(hub, prefix)
@@ -103,22 +104,23 @@ class Model:
         self.reads_any_length = getattr(self.network.encoder, "reads_any_length", False)
         if self.reads_any_length:
             self.source_positions = self.network.encoder.width
-        self.source = source
+        self.truncate = truncate
         self.decoding = decoding.changed(self.target_positions, {})
         if len(self.tokenizer.start) + 2 > self.source_positions:
             raise ConfigurationError(f"--prefix has as many tokens as the model's {self.source_positions} positions")
 
     @cached_property
     def long_network(self) -> "nn.Module | None":
-        """The same weights for sources that do not fit the positions, loaded when one comes; None: they are cut."""
+        """The same weights for sources that do not fit the positions, built when one comes; None: they are cut."""
         if self.reads_any_length:
             return self.network
-        if self.source is None or not can_be_changed(self.network):
+        if self.truncate or not can_be_changed(self.network):
             return None
-        return with_the_weights_of(self.network, open_hub(self.source, **self.changes_for_long_sources()).models[0])
+        loaded = {"args": self.hub.cfg, "task": self.hub.task, "models": [self.network]}
+        return with_the_same_weights(loaded, self.changes_for_long_sources())["models"][0]
 
     def changes_for_long_sources(self) -> dict:
-        """Options of `hub.load` that make `long_network` of `network`."""
+        """Arguments of `change_attention` that make `long_network` of `network`."""
         return changes_for_long_sources(self.network, self.source_positions, self.tokenizer)
 
     def how_long_sources_are_read(self) -> str:

@@ -13,6 +13,7 @@ from ..models.checkpoint_file import load as load_checkpoint
 from ..models.segmented_model import SegmentedModel
 from .cache import converted
 from .decoding import Decoding, of_huggingface
+from .same_weights import with_the_same_weights
 
 CHECKPOINTS = ("checkpoint_best.pt", CHECKPOINT, "checkpoint_last.pt")  # the first that is there
 
@@ -68,19 +69,19 @@ def _has_dictionaries(folder):
     return any(folder.glob("dict.*.txt"))
 
 
-def open_hub(found: Found, **options):
-    """The interface of a model; `options` are those of `hub.load`.
+def open_hub(found: Found):
+    """The interface of a model.
 
     Raises:
         ConfigurationError: a checkpoint of no such model, or without its subwords.
     """
     where = found.checkpoint.parent, found.checkpoint.name, str(found.data.resolve())
-    loaded = hub.load(*where, load_checkpoint_heads=True, **options)
+    loaded = hub.load(*where, load_checkpoint_heads=True)
     kind = hub.SRformerHubInterface
     if isinstance(loaded["models"][0], BARTModel):
         kind = hub.SRformerBARTHubInterface
         if not isinstance(loaded["models"][0], SegmentedModel):  # fairseq's own: the same weights as ours
-            loaded = hub.load(*where, load_checkpoint_heads=True, cross_attention=FULL, **options)
+            loaded = with_the_same_weights(loaded, {"cross_attention": FULL})
     opened = kind(loaded["args"], loaded["task"], loaded["models"])
     _check_subwords(opened, found)
     return opened

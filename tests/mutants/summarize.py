@@ -77,10 +77,16 @@ MUTANTS = [
         "tests": f"{TESTS}/test_long_sources.py -k prefix",
     },
     {
-        "file": f"{FOLDER}/long_sources.py",
-        "old": "strict=False, assign=True)",
-        "new": "strict=False)",
+        "file": f"{FOLDER}/same_weights.py",
+        "old": 'changed["model"], assign=True)',
+        "new": 'changed["model"])',
         "tests": f"{TESTS}/test_long_sources.py -k share_their_weights",
+    },
+    {
+        "file": f"{FOLDER}/same_weights.py",
+        "old": '        if getattr(func, "__module__", None) == torch.nn.init.__name__:',
+        "new": "        if False:",
+        "tests": f"{TESTS}/test_long_sources.py -k nothing_is_drawn",
     },
     {
         "file": f"{FOLDER}/stream.py",

@@ -1,10 +1,15 @@
 """Documents that are longer than a model's positions."""
 
+import shutil
+
 import pytest
 import torch
 from summarize.conftest import TEXTS, words
 
 from srformer_plugin import summarize
+from srformer_plugin.attention.settings import SegmentSettings
+from srformer_plugin.models.checkpoint_file import load
+from srformer_plugin.models.encoders.settings import EncoderSettings
 from srformer_plugin.models.srformer_bart import SRformerBARTModel
 from srformer_plugin.models.srformer_t5 import SRformerT5Model
 
@@ -50,6 +55,34 @@ def test_the_two_networks_share_their_weights(model):
     storages = {parameter.data_ptr() for parameter in short.parameters()}
     assert short is not long
     assert {parameter.data_ptr() for parameter in long.parameters()} == storages
+
+
+def test_no_file_is_read_and_nothing_is_drawn_for_them(model, converted_bart, tmp_path):
+    shutil.copytree(converted_bart, tmp_path / "model")
+    found = summarize.load(tmp_path / "model", max_len=20, min_len=2)
+    shutil.rmtree(tmp_path / "model")
+    state = torch.get_rng_state()
+    assert found.summarize(LONG) == model.summarize(LONG)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not found.long_network.training
+
+
+def test_a_bart_of_fairseqs_is_read_once_and_as_ours(model, converted_bart, tmp_path, monkeypatch):
+    for file in converted_bart.iterdir():
+        shutil.copy(file, tmp_path)
+    content = load(converted_bart / "model.pt")
+    stored = content["cfg"]["model"]
+    stored.arch = stored._name = "bart_base"
+    for name in vars(SegmentSettings()) | vars(EncoderSettings()):
+        if hasattr(stored, name):
+            delattr(stored, name)
+    torch.save(content, tmp_path / "model.pt")
+    read, original = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **options: (read.append(args), original(*args, **options))[1])
+    found = summarize.load(tmp_path, max_len=20, min_len=2)
+    assert len(read) == 1
+    assert found.network.decoder.settings.is_full
+    assert found.summarize([TEXTS[0], *LONG]) == model.summarize([TEXTS[0], *LONG])
 
 
 def test_truncate_leaves_out_the_end(converted_bart):
