@@ -6,6 +6,11 @@ Importing this package mends what stock fairseq gets wrong on today's Python, Py
 """
 
 import importlib
+import os
+
+# Read when PyTorch loads OpenMP. Threads that spin while they wait keep those that they wait for from a core where
+# other programs want it: a decoding of many small steps then took 8 s or 46 s. fairseq's commands load PyTorch first.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from . import compat
 from .version import __version__  # noqa: F401

@@ -116,3 +116,26 @@ def test_the_makefile_lists_its_targets():
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert targets
     assert all(f"make {target}" in listed for target in targets)
+
+
+WAIT_CHECK = """
+import os, sys
+
+class Watch:
+    def find_spec(self, name, *others):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"))
+
+sys.meta_path.insert(0, Watch())
+import srformer_plugin
+"""
+
+
+@pytest.mark.parametrize("own", [None, "ACTIVE"])
+def test_threads_that_wait_leave_the_core_to_others_unless_told_otherwise(own):
+    """OpenMP reads it once, when PyTorch loads it."""
+    others = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment = others if own is None else {**others, "OMP_WAIT_POLICY": own}
+    command = [sys.executable, "-W", "ignore", "-c", WAIT_CHECK]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.stdout == f"{own or 'PASSIVE'}\n", done.stderr
