@@ -65,7 +65,10 @@ def _digits(row):
 
 
 def long_document(rows):
-    """Seconds at every length of a document and how many times as fast as the peer, and the peak; a line per pass."""
+    """Seconds at every length of a document and how many times as fast as the peer; a line per pass.
+
+    Under the time of a whole call the peak of the memory, or of a CPU, which others may use, the load.
+    """
     lengths = sorted({row["case"]["source"] for row in rows})
     lines = []
     for (system, kind), group in series(rows).items():
@@ -76,6 +79,10 @@ def long_document(rows):
         if kind == "whole" and any(peaks.values()):
             shown = " | ".join(number(peaks.get(length), ",") for length in lengths)
             lines.append(f"| {system} | peak, MiB | - | {shown} |")
+        elif kind == "whole" and any("load" in row for row in group):
+            loads = {row["case"]["source"]: row.get("load") for row in group}
+            shown = " | ".join(number(loads.get(length), ".1f") for length in lengths)
+            lines.append(f"| {system} | load average, its own threads among it | - | {shown} |")
     ours = next(row for row in rows if row["case"]["system"] != row["peer"])
     fitted = f"; a from N = {ours['exponent_from']:,} on" if ours["exponent"] is not None else ""
     return table(

@@ -139,6 +139,8 @@ def run(args) -> int:
     for flag, path in (("--out", args.out), ("--explain", args.explain)):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise ConfigurationError(f"{flag} {path}: there is no folder {Path(path).parent}")
+        if path is not None and Path(path).is_dir():
+            raise ConfigurationError(f"{flag} {path} is a folder: name a file")
     _check_single(args, files)
     if args.follow:
         return _follow(args, files[0])

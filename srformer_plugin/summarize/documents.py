@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_prep.errors import one_line
-from data_prep.text import BadText, binary_lines, decode, lines, read_text
+from data_prep.text import binary_lines, decode, lines
 
 STDIN = "-"
 JSONL = (".jsonl", ".ndjson")
@@ -61,15 +61,12 @@ def _checked(document):
 
 def _whole(file, stdin):
     try:
-        if file != STDIN:
-            return Document(file, text=read_text(file))
-        data = stdin.read()
-        return Document(file, text=decode(data))
+        return Document(file, text=decode(stdin.read() if file == STDIN else Path(file).read_bytes()))
     except UnicodeDecodeError as error:
         line = len(lines(error.object[: error.start].decode() + "."))
         return Document(file, error=f"it is not UTF-8 text (line {line})")
-    except BadText as error:
-        return Document(file, error=str(error).removeprefix(f"cannot read {file}: "))
+    except OSError as error:
+        return Document(file, error=error.strerror or one_line(error))
 
 
 def _objects(file, field, stdin):
@@ -80,7 +77,7 @@ def _objects(file, field, stdin):
             with open(file, "rb") as opened:
                 yield from _lines(opened, file, field)
     except OSError as error:
-        yield Document(file, error=one_line(error).removeprefix(f"{Path(file)}: "))
+        yield Document(file, error=error.strerror or one_line(error))
 
 
 def _lines(opened, file, field):

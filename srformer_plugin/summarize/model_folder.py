@@ -47,6 +47,8 @@ def find(folder: Path, cache: Path, data=None, say=lambda line: None) -> Found:
         raise ConfigurationError(
             f"{folder} holds neither {', '.join(CHECKPOINTS)} nor a Hugging Face model's config.json"
         )
+    if data is not None:
+        raise ConfigurationError(f"--data {data}: {folder} is a Hugging Face folder, which has its own dictionary")
     decoding, prefix = of_huggingface(folder)
     entry = converted(folder, cache, say)
     return Found(entry / CHECKPOINT, entry, decoding, prefix)

@@ -36,7 +36,9 @@ def test_a_run_writes_a_row_for_every_length_and_pass(tmp_path, monkeypatch):
     for whole, encoder, decoder in (rows[:3], rows[3:]):
         assert whole["ours"] == pytest.approx(encoder["ours"] + decoder["ours"])
         assert whole["first_s"] > 0
-    assert TABLES["long_document"](rows).count("\n| chunked, content, --fast-generate | ") == 3
+    shown = TABLES["long_document"](rows)
+    assert shown.count("\n| chunked, content, --fast-generate | ") == 4
+    assert f"{rows[0]['load']:.1f} | {rows[3]['load']:.1f} |\n" in shown
 
 
 def test_led_is_beside_its_length(tmp_path, monkeypatch):

@@ -100,7 +100,8 @@ def test_bad_documents_are_named_and_the_others_go_on(run, files, model, tmp_pat
     status, out, err = run(files[0], *paths, files[1], "--field", "text")
     a = tmp_path / "a.jsonl"
     reasons = [
-        f"{paths[0]}: No such file or directory", f"{paths[1]}: it is empty", f"{paths[2]}:2 is not UTF-8 text",
+        f"{paths[0]}: No such file or directory", f"{paths[1]}: it is empty",
+        f"{paths[2]}: it is not UTF-8 text (line 2)",
         f"{paths[3]}: Is a directory", f"{a}:2: it is no JSON: Expecting value", f"{a}:3: it is no JSON object",
         f"{a}:4: it has no field 'text'; it has 'body'", f"{a}:5: its field 'text' is no text", f"{a}:6: it is empty",
         f"{a}:7: it is not UTF-8 text", f"{paths[5]}: it is empty", f"{paths[6]}: No such file or directory",
@@ -108,7 +109,7 @@ def test_bad_documents_are_named_and_the_others_go_on(run, files, model, tmp_pat
     assert status == 2
     assert len(err) == len(reasons)
     for line, reason in zip(err, reasons):
-        assert line.startswith("error: ") and reason in line
+        assert line.startswith(f"error: {reason}")
     summaries = model.summarize([TEXTS[0], "the bridge", "the storm", TEXTS[1]])
     expected = [summaries[0], "", "", "", "", summaries[1], *[""] * 6, summaries[2], "", "", summaries[3]]
     assert out.splitlines() == expected
@@ -130,6 +131,8 @@ def test_the_model_is_not_loaded_where_no_document_is_good(run, monkeypatch, tmp
     monkeypatch.setattr(cli, "load", lambda *args, **how: pytest.fail("loaded"))
     assert run(tmp_path / "missing.txt")[0] == 2
     assert "no folder" in run(tmp_path / "missing.txt", "--out", tmp_path / "nowhere" / "out")[2][0]
+    for flag in ("--out", "--explain"):
+        assert f"{flag} {tmp_path} is a folder" in run(tmp_path / "missing.txt", flag, tmp_path)[2][0]
     assert "once" in run("-", "-")[2][0]
 
 

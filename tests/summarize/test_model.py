@@ -113,6 +113,11 @@ def test_a_folder_of_huggingface_gives_what_the_converted_one_gives(model, bart,
     assert direct.summarize(TEXTS, no_repeat_ngram_size=3) == model.summarize(TEXTS)
 
 
+def test_a_folder_of_huggingface_has_its_own_dictionary(bart, converted_bart, tmp_path):
+    with pytest.raises(ConfigurationError, match="--data .* is a Hugging Face folder"):
+        summarize.load(bart[0], data=converted_bart, cache_dir=tmp_path)
+
+
 def test_dictionaries_may_lie_elsewhere(converted_bart, model, tmp_path):
     """As after a training: the checkpoint in one folder, the dictionaries in another."""
     (tmp_path / "checkpoints").mkdir()
