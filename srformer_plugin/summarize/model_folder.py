@@ -1,8 +1,11 @@
 """What a folder holds: a checkpoint of fairseq's or Hugging Face's files, dictionaries, subwords, settings."""
 
+import json
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
+from fairseq.data import encoders
 from fairseq.models.bart import BARTModel
 
 from ..attention.settings import FULL
@@ -85,13 +88,30 @@ def open_hub(found: Found):
         if not isinstance(loaded["models"][0], SegmentedModel):  # fairseq's own: the same weights as ours
             loaded = with_the_same_weights(loaded, {"cross_attention": FULL})
     opened = kind(loaded["args"], loaded["task"], loaded["models"])
+    if not _has_subwords(opened):
+        opened.bpe = _subwords_of_the_training(opened.cfg.task) or opened.bpe
     _check_subwords(opened, found)
     return opened
 
 
+def _has_subwords(opened):
+    return opened.bpe is not None and type(opened.bpe).__module__.startswith("fairseq.")
+
+
+def _subwords_of_the_training(task):
+    """Those with which `--eval-rouge` made words of hypotheses, where their files still are; or None."""
+    kind = getattr(task, "eval_rouge_bpe", None)
+    if kind not in hub.BPE_FILES:
+        return None
+    files = json.loads(task.eval_rouge_bpe_args)
+    if set(files) != set(hub.BPE_FILES[kind]) or not all(Path(str(file)).is_file() for file in files.values()):
+        return None
+    return encoders.build_bpe(Namespace(bpe=kind, **files))
+
+
 def _check_subwords(opened, found):
     """Refuse a dictionary of subwords without the files that make them of words."""
-    if opened.bpe is not None and type(opened.bpe).__module__.startswith("fairseq."):
+    if _has_subwords(opened):
         return
     dictionary = opened.task.source_dictionary
     words = dictionary.symbols[dictionary.nspecial :][:1000]

@@ -1,16 +1,19 @@
 """Loading a model and summarising texts with it, from Python."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import open_dict
 from summarize.conftest import TEXTS
 
 import srformer_plugin
 from srformer_plugin import summarize
 from srformer_plugin.errors import ConfigurationError
+from srformer_plugin.models.checkpoint_file import load
 from srformer_plugin.models.srformer_bart import SRformerBARTModel
 from srformer_plugin.models.srformer_t5 import SRformerT5Model
 from srformer_plugin.summarize.model import batches
@@ -134,6 +137,32 @@ def test_a_dictionary_of_subwords_without_their_file_is_an_error(converted_bart,
     folder = tmp_path / "model"
     shutil.copytree(converted_bart, folder)
     (folder / name).unlink()
+    with pytest.raises(ConfigurationError, match="encoder.json and vocab.bpe"):
+        summarize.load(folder)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_subwords_may_lie_where_the_training_found_them(model, converted_bart, tmp_path, is_there):
+    """As after a recipe: only --eval-rouge-bpe-args says where."""
+    folder, elsewhere = tmp_path / "model", tmp_path / "gpt2"
+    shutil.copytree(converted_bart, folder)
+    elsewhere.mkdir()
+    files = {"gpt2_encoder_json": elsewhere / "encoder.json", "gpt2_vocab_bpe": elsewhere / "vocab.bpe"}
+    for file in files.values():
+        shutil.move(folder / file.name, file)
+    content = load(folder / "model.pt")
+    with open_dict(content["cfg"]):
+        content["cfg"]["task"] = {
+            **content["cfg"]["task"],
+            "_name": "summarization",
+            "eval_rouge_bpe": "gpt2",
+            "eval_rouge_bpe_args": json.dumps({name: str(file) for name, file in files.items()}),
+        }
+    torch.save(content, folder / "model.pt")
+    if is_there:
+        assert summarize.load(folder, max_len=20, min_len=2).summarize(TEXTS) == model.summarize(TEXTS)
+        return
+    files["gpt2_vocab_bpe"].unlink()
     with pytest.raises(ConfigurationError, match="encoder.json and vocab.bpe"):
         summarize.load(folder)
 
