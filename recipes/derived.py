@@ -43,6 +43,7 @@ def derive(name, values, given):
     if first > last:
         raise RefusedOptions(f"--from {values['from']} comes after --to {values['to']}")
     data = values["data-from"] or values["out"]
+    _documents_at_once(values)
     per_gpu, passes = _share_batch(values)
     _find_node(values)
     scratch, gpt2 = values["init"] == "scratch", values["bpe"] == "gpt2"
@@ -187,6 +188,12 @@ def _bpe_args(values):
     encoder, merges = _bpe_files(values)
     files = json.dumps({"gpt2_encoder_json": encoder, "gpt2_vocab_bpe": merges}, ensure_ascii=False)
     return ["--eval-rouge-bpe", "gpt2", "--eval-rouge-bpe-args", files]
+
+
+def _documents_at_once(values):
+    """As many tokens of sources as the defaults are for, whose sources have 1,024."""
+    for option, most in (("gpu-batch-size", 16), ("generate-batch-size", 32)):
+        values[option] = values[option] or str(max(1, most * 1024 // max(1024, int(values["max-source"]))))
 
 
 def _share_batch(values):

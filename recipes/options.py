@@ -91,8 +91,9 @@ TABLE = {
     ],
     "Training": [
         Option("batch-size", NUMBER, "16", "documents an update takes in, on all GPUs together", "train"),
-        Option("gpu-batch-size", NUMBER, "16",
-               "documents one GPU takes at once; an update has as many passes as that needs", "train"),
+        Option("gpu-batch-size", NUMBER, "",
+               "documents one GPU takes at once; an update has as many passes as that needs", "train",
+               "16, with sources above 1024 tokens as many as have no more"),
         Option("epochs", NUMBER, "10", "how long", "train"),
         Option("max-update", NUMBER, "", "updates, instead of --epochs", "train"),
         Option("lr", REAL, "5e-5",
@@ -116,7 +117,8 @@ TABLE = {
         Option("min-len", NUMBER, "1", "tokens", "generate"),
         Option("max-len", NUMBER, "128", "tokens", "generate"),
         Option("no-repeat", NUMBER, "3", "no n-gram of this length twice; 0: any", "generate"),
-        Option("generate-batch-size", NUMBER, "32", "documents at once", "generate"),
+        Option("generate-batch-size", NUMBER, "", "documents at once", "generate",
+               "32, with sources above 1024 tokens as many as have no more"),
     ],
     "Machine": [
         Option("gpus", NUMBER, "1",

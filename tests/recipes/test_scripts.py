@@ -304,6 +304,25 @@ def test_an_update_is_the_same_batch_on_any_number_of_gpus(arguments, batch, pas
         assert [value(trainer, flag) for flag in flags] == ["4", "2", "1", "there", "29500"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "training", "decoding"),
+    [
+        ([], "16", "32"),
+        (["--max-source", "512"], "16", "32"),
+        (["--max-source", "4096"], "4", "8"),
+        (["--max-source", "40000"], "1", "1"),
+        (["--max-source", "4096", "--gpu-batch-size", "6", "--generate-batch-size", "7"], "6", "7"),
+    ],
+)
+def test_fewer_long_sources_are_read_at_once_unless_told_otherwise(
+    arguments, training, decoding, tmp_path, monkeypatch
+):
+    if arguments:
+        arguments = [*arguments, "--init", "scratch"]
+    values, _ = resolve(tmp_path, monkeypatch, "arxiv", *arguments)
+    assert (values["gpu-batch-size"], values["generate-batch-size"]) == (training, decoding)
+
+
 def test_in_slurm_the_node_and_the_master_are_found(tmp_path):
     (tmp_path / "scontrol").write_text("#!/bin/sh\necho node7\necho node8\n")
     (tmp_path / "scontrol").chmod(0o755)
