@@ -34,12 +34,12 @@ def whole_file(path, mode="w"):
     After an exception, or a kill, `path` is what it was before. A link stays one: the file it points at is replaced.
     What is no regular file (/dev/stdout, a pipe) is written to as it is.
     """
-    path = Path(os.path.realpath(path))
+    named, path = Path(path), Path(os.path.realpath(path))
     encoding = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if path.exists() and not path.is_file():
-        with open(path, mode, **encoding) as file:
+    if named.exists() and not named.is_file():  # by its name: where /dev/stdout leads to, a pipe has none
+        with open(named, mode, **encoding) as file:
             yield file
         return
     partial = _beside(path)

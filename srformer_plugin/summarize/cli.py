@@ -168,8 +168,8 @@ def run(args) -> int:
 
 def _check_single(args, files):
     """Refuse what does not go with --follow, and other values of its options."""
-    if args.pause < 0:
-        raise ConfigurationError(f"--pause {args.pause} is negative")
+    if not args.pause >= 0:
+        raise ConfigurationError(f"--pause {args.pause} must be at least 0")
     if not args.follow:
         return
     if len(files) != 1:

@@ -4,6 +4,7 @@ Lengths are fairseq's: tokens of a summary without its </s>. Hugging Face counts
 and in `max_length` the </s> (docs/convert.md, "Where the two search differently").
 """
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class Decoding:
             if getattr(found, name) < least:
                 flag = name.replace("_", "-")
                 raise ConfigurationError(f"--{flag} must be at least {least}, got {getattr(found, name)}")
+        if not math.isfinite(found.lenpen):
+            raise ConfigurationError(f"--lenpen must be finite, got {found.lenpen}")
         if changes.get("max_len", 0) > longest:
             raise ConfigurationError(
                 f"--max-len {found.max_len} is more than the model's {limit} target positions hold: at most {longest}"

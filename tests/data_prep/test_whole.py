@@ -51,6 +51,15 @@ def test_a_file_has_the_permissions_of_any_new_file(tmp_path):
     assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_a_pipe_without_a_name_is_written_to():
+    """What /dev/stdout is in a pipeline."""
+    read, write = os.pipe()
+    write_text(f"/dev/fd/{write}", "text")
+    os.close(write)
+    with open(read) as file:
+        assert file.read() == "text"
+
+
 def test_a_pipe_is_written_to(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)

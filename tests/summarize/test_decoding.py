@@ -72,7 +72,9 @@ def test_a_length_that_was_not_asked_for_gives_way(limit, changes):
     assert found.max_len == (min(max(140, least or 0), limit - 1) if most is None else most)
 
 
-@pytest.mark.parametrize("name, value", [("beam", 0), ("min_len", -1), ("no_repeat_ngram_size", -1), ("beams", 3)])
+@pytest.mark.parametrize(
+    "name, value", [("beam", 0), ("min_len", -1), ("no_repeat_ngram_size", -1), ("beams", 3), ("lenpen", float("nan"))]
+)
 def test_a_value_that_cannot_work_is_named(name, value):
     with pytest.raises(ConfigurationError, match=name if name == "beams" else f"--{name.replace('_', '-')}"):
         Decoding().changed(64, {name: value})

@@ -135,6 +135,7 @@ def test_an_interruption_ends_it(run, model, monkeypatch, tmp_path):
         (["-", "--field", "x"], "--field"),
         (["missing"], "missing"),
         (["-", "--pause", "-1"], "-1"),
+        (["-", "--pause", "nan"], "nan"),
     ],
 )
 def test_what_does_not_go_together_is_named_before_the_model_is_loaded(run, monkeypatch, arguments, named):
