@@ -20,7 +20,7 @@ from .decoding import (
     count_sentences_of_a_diverse_beam,
     replace_unknown_words_without_a_file,
 )
-from .dictionaries import skip_byte_order_mark
+from .dictionaries import read_tokens_at_once, skip_byte_order_mark
 from .fast_path import avoid_encoder_fast_path, drop_fast_path_parameters
 from .half_precision import survive_overflow_without_cuda, train_half_precision_without_accelerator
 from .numpy_aliases import restore_numpy_aliases
@@ -42,6 +42,7 @@ MENDS = (
     count_sentences_of_a_diverse_beam,
     replace_unknown_words_without_a_file,
     skip_byte_order_mark,
+    read_tokens_at_once,
     avoid_encoder_fast_path,
     drop_fast_path_parameters,
     show_configuration_errors,
