@@ -436,7 +436,10 @@ def test_a_module_computes_with_them_what_it_computes_without(shifts):
             steps = [module.step(query[t : t + 1], source, at[t]) for t in range(5)]
         found[backend] = (output, torch.cat(steps), *gradients)
         assert ("means" in source) == (backend == "triton")
-    torch.testing.assert_close(found["triton"], found["torch"], rtol=1e-4, atol=1e-4)
+    # gradients are sums of terms of one size that may cancel (the keys' bias's to nothing): one measure for all
+    size = max(tensor.norm() for tensor in found["torch"])
+    for ours, expected in zip(found["triton"], found["torch"]):
+        assert (ours - expected).norm() <= 5e-5 * size
 
 
 @pytest.mark.parametrize(

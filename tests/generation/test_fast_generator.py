@@ -45,8 +45,8 @@ KINDS = [
     {"arch": "srformer_t5_tiny", "cross_attention": "segmented", **BY_CONTENT},
     {"cross_attention": "segmented", **BY_CONTENT, **CHUNKED},
     {"arch": "srformer_t5_tiny", "cross_attention": "segmented", **BY_CONTENT, **CHUNKED},
-    # another seed: with the first, two hypotheses have exactly the same score
-    {"arch": "srformer_t5_tiny", "cross_attention": "full", "feed_forward": "gated-gelu", "seed": 2},
+    # a seed with which no two hypotheses have scores within 1e-3: with most, a machine's rounding decides between some
+    {"arch": "srformer_t5_tiny", "cross_attention": "full", "feed_forward": "gated-gelu", "seed": 17},
 ]
 
 
