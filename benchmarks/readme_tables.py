@@ -1,7 +1,7 @@
 """Put the tables of benchmarks/results/*.json into README.md and docs/*.md: `python -m benchmarks.readme_tables`.
 
 A table stands between `<!-- results: NAME -->` and `<!-- end -->`, NAME being the JSON file's (or "summary", lines of
-all of them, or "headline", a few of these); only what is between the marks is replaced, and says so where there is no
+all of them, "headline", a few of these, or a report of recipes/compare.sh); only what is between the marks is replaced, and says so where there is no
 such file yet. Pictures (benchmarks/plots.py) are drawn anew where their numbers changed. `--check` changes nothing and
 fails where a page or a picture and the JSON disagree.
 """
@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks import plots, summaries, tables, tables_of_lengths
+from benchmarks import plots, summaries, tables, tables_of_evidence, tables_of_lengths
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
@@ -40,6 +40,7 @@ TABLES = {
     "training_updates": tables.training_updates,
     "training_updates_t5": tables.training_updates,
 }
+REPORTS = {"evidence_content": ("evidence/content/report.json", tables_of_evidence.quality)}
 OF_ALL = {"headline": summaries.headline, "summary": summaries.summary}
 
 
@@ -56,13 +57,14 @@ def render(text, results):
         if name in OF_ALL:
             files = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in results.glob("*.json")}
             return match.group(1) + OF_ALL[name](files) + match.group(3)
-        if name not in TABLES:
-            raise SystemExit(f"no table {name!r}; known: {', '.join([*OF_ALL, *TABLES])}")
-        path = results / f"{name}.json"
+        if name not in {**TABLES, **REPORTS}:
+            raise SystemExit(f"no table {name!r}; known: {', '.join([*OF_ALL, *REPORTS, *TABLES])}")
+        file, make = REPORTS.get(name) or (f"{name}.json", TABLES[name])
+        path = results / file
         if not path.exists():
             return f"{match.group(1)}Not measured yet.\n{match.group(3)}"
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return match.group(1) + TABLES[name](rows) + match.group(3)
+        return match.group(1) + make(rows) + match.group(3)
 
     return MARKED.sub(table, text)
 

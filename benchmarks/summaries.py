@@ -5,12 +5,10 @@ from benchmarks.ratios import times_as_fast
 
 # Of the lines of `summary`, those that README shows: what, and beside what.
 HEADLINE = (
-    ("attention core, T 128, N 1,024", "full attention"),
     ("attention core, 4 x 512 x 16384, forward + backward as a CUDA graph", "sdpa default"),
     ("training step, 1 x 512 x 16,384 (triton, fused_adam)", "bart_base"),
     ("the same, 1 x 512 x 16,384", "bart_base, fused_adam"),
     ("beam search with --fast-generate, 32 x 1,024", "bart_base, stock generator"),
-    ("the same, 32 x 1,024", "full attention, --fast-generate"),
     ("beam search with --fast-generate, 4 x 16,384", "bart_base, stock generator"),
     ("the same, 4 x 16,384", "full attention, --fast-generate"),
 )
