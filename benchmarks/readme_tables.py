@@ -1,9 +1,9 @@
 """Put the tables of benchmarks/results/*.json into README.md and docs/*.md: `python -m benchmarks.readme_tables`.
 
 A table stands between `<!-- results: NAME -->` and `<!-- end -->`, NAME being the JSON file's (or "summary", lines of
-all of them, "headline", a few of these, or a report of recipes/compare.sh); only what is between the marks is replaced, and says so where there is no
-such file yet. Pictures (benchmarks/plots.py) are drawn anew where their numbers changed. `--check` changes nothing and
-fails where a page or a picture and the JSON disagree.
+all of them, "headline", a few of these, or a report of recipes/compare.sh); only what is between the marks is replaced,
+and says so where there is no such file yet. Pictures (benchmarks/plots.py) are drawn anew where their numbers changed.
+`--check` changes nothing and fails where a page or a picture and the JSON disagree.
 """
 
 import argparse

@@ -27,10 +27,10 @@ def _without_mark(original):
 def read_tokens_at_once():
     """Make the text of a tensor of tokens from a list, whatever device the tensor is on.
 
-    ``data/dictionary.py:101`` looks at every token of it by itself, and ``fairseq_cli/generate.py:238`` hands it sources
-    on the GPU: every token waits for the device several times. 2,000 articles of 640 tokens, decoded on an H100 that four
-    other runs shared, were not done after six minutes; with this they took one. Not needed when `Dictionary.string` takes
-    its tokens in one copy.
+    ``data/dictionary.py:101`` looks at every token of it by itself, and ``fairseq_cli/generate.py:238`` hands it
+    sources on the GPU: every token waits for the device several times. 2,000 articles of 640 tokens, decoded on an
+    H100 that four other runs shared, were not done after six minutes; with this they took one. Not needed when
+    `Dictionary.string` takes its tokens in one copy.
     """
     wrap(Dictionary, "string", _of_a_list)
 
