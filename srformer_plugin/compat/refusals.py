@@ -5,10 +5,12 @@ Each would end in a traceback from inside fairseq, or be taken and do nothing. d
 
 import argparse
 import ast
+import importlib.util
 import logging
 import math
 from collections.abc import Mapping, Sequence
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigurationError
@@ -77,6 +79,7 @@ def all_settings(cfg, name="configuration"):
 def check_training(cfg) -> None:
     """What fairseq-train would stumble over later, or not at all."""
     _need_batch_size(cfg)
+    _check_processes(cfg)
     if not cfg.dataset.disable_validation:
         choose_best_by(cfg)
     task, given = cfg.task, "{}"
@@ -91,6 +94,22 @@ def check_training(cfg) -> None:
 def _need_batch_size(cfg) -> None:
     if cfg.dataset.max_tokens is None and cfg.dataset.batch_size is None:
         raise ConfigurationError("the batch size is not set: give --max-tokens or --batch-size")
+
+
+def _check_processes(cfg) -> None:
+    """What several processes cannot do together, or one cannot do alone."""
+    settings = cfg.distributed_training
+    backend = f"--ddp-backend {settings.ddp_backend}"
+    several, on_cpu = settings.distributed_world_size > 1, cfg.common.cpu or not torch.cuda.is_available()
+    if on_cpu and (settings.ddp_backend == "fully_sharded" or (settings.ddp_backend == "pytorch_ddp" and several)):
+        raise ConfigurationError(f"{backend} cannot run on a CPU: use --ddp-backend legacy_ddp")
+    sharded = backend if settings.ddp_backend == "fully_sharded" else "--zero-sharding os"
+    if settings.ddp_backend != "fully_sharded" and settings.zero_sharding != "os":
+        return
+    if not several:
+        raise ConfigurationError(f"{sharded} shares a training among processes, and there is one: leave it out")
+    if importlib.util.find_spec("fairscale") is None:
+        raise ConfigurationError(f"{sharded} needs a package that is missing: pip install fairscale")
 
 
 def choose_best_by(cfg) -> None:

@@ -136,6 +136,12 @@ class FusedAdam(FairseqAdam):
         return {**state_dict, "state": state}
 
     def load_state_dict(self, state_dict, optimizer_overrides=None):
-        """Load a state of this optimizer or of fairseq's Adam, which lacks PyTorch's own options such as `fused`."""
+        """Load a state of this optimizer or of fairseq's Adam, which lacks PyTorch's own options such as `fused`.
+
+        The number of updates becomes what PyTorch's kernel takes, a tensor: `--zero-sharding os` hands every process
+        its share of the state as it is here.
+        """
         groups = [{**self.optimizer.defaults, **group} for group in state_dict["param_groups"]]
-        super().load_state_dict({**state_dict, "param_groups": groups}, optimizer_overrides)
+        state = {key: {**value, "step": torch.tensor(float(value["step"]))} if value else value
+                 for key, value in state_dict["state"].items()}  # fmt: skip
+        super().load_state_dict({**state_dict, "param_groups": groups, "state": state}, optimizer_overrides)

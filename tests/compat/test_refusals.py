@@ -105,6 +105,43 @@ def test_a_training_needs_a_batch_size(tiny_corpus):
         check_command(cfg, "train")
 
 
+# --- several processes ------------------------------------------------------------------------------------
+
+SHARDED = ["--zero-sharding", "os", "--ddp-backend", "legacy_ddp"]
+FULLY = ["--ddp-backend", "fully_sharded"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "processes", "gpus", "message"),
+    [
+        (["--ddp-backend", "pytorch_ddp"], 2, 0, "pytorch_ddp cannot run on a CPU: use --ddp-backend legacy_ddp"),
+        (["--ddp-backend", "pytorch_ddp", "--cpu"], 2, 2, "pytorch_ddp cannot run on a CPU"),
+        (FULLY, 2, 0, "fully_sharded cannot run on a CPU"),
+        (FULLY, 1, 1, "--ddp-backend fully_sharded shares a training among processes, and there is one"),
+        (SHARDED, 1, 0, "--zero-sharding os shares a training among processes, and there is one: leave it out"),
+        (SHARDED, 2, 2, "--zero-sharding os needs a package that is missing: pip install fairscale"),
+        (FULLY, 2, 2, "--ddp-backend fully_sharded needs a package that is missing: pip install fairscale"),
+    ],
+)
+def test_what_the_processes_cannot_do_together_is_refused(flags, processes, gpus, message, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with refuses(message):
+        training("--distributed-world-size", str(processes), *flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "gpus"),
+    [([], 2), (["--ddp-backend", "legacy_ddp", "--cpu"], 2), (["--ddp-backend", "legacy_ddp"], 0), (SHARDED, 0)],
+)
+def test_what_they_can_do_together_is_left_alone(flags, gpus, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    training("--distributed-world-size", "2", *flags)
+
+
 # --- the settings of a generator --------------------------------------------------------------------------
 
 

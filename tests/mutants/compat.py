@@ -50,6 +50,18 @@ MUTANTS = [
     },
     {
         "file": REFUSALS,
+        "old": "settings.distributed_world_size > 1, cfg.common.cpu or",
+        "new": "settings.distributed_world_size > 1,",
+        "tests": "tests/compat/test_refusals.py -k together",
+    },
+    {
+        "file": "srformer_plugin/optim/fused_adam.py",
+        "old": 'torch.tensor(float(value["step"]))',
+        "new": 'value["step"]',
+        "tests": "tests/optim/test_fused_adam.py -k handed_on",
+    },
+    {
+        "file": REFUSALS,
         "old": "isinstance(value, float) and math.isnan(value)",
         "new": "False",
         "tests": "tests/compat/test_refusals.py -k 'nan or decoding'",

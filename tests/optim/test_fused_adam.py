@@ -245,6 +245,22 @@ def test_in_float32_fairseq_refuses_to_go_on_from_adam_and_says_what_helps(tiny_
         train_in_process(*arguments)
 
 
+def test_a_state_of_fairseqs_adam_is_handed_on_as_the_kernel_takes_it(monkeypatch):
+    """As --zero-sharding os puts it into the optimizer of a process: key by key, and nothing converted."""
+    source, params = parameters(), parameters()
+    theirs, ours = (build_optimizer(config(name).optimizer, p) for name, p in zip(BOTH, (source, params)))
+    give_gradients(source, torch.Generator().manual_seed(1))
+    theirs.step()
+    inner = ours.optimizer
+    monkeypatch.setattr(
+        inner, "load_state_dict", lambda given: inner.state.update(zip(params, given["state"].values()))
+    )
+    ours.load_state_dict(theirs.state_dict())
+    give_gradients(params, torch.Generator().manual_seed(2))
+    ours.step()
+    assert [state["step"] for state in ours.state_dict()["state"].values()] == [2] * len(params)
+
+
 @pytest.mark.parametrize("overrides", [None, {"weight_decay": 0.1}])
 def test_a_stored_state_goes_on_bit_for_bit(tmp_path, overrides):
     first, second = parameters(), parameters()
