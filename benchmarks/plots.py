@@ -59,6 +59,23 @@ def ratios(figure, results):
     figure.set_size_inches(7 * len(results), 4.5)
 
 
+def distributed(figure, results):
+    """Articles a second over the number of processes, a line per model and source; dotted: as many times one's."""
+    panels = figure.subplots(1, len(results), squeeze=False)[0]
+    for panel, (name, rows) in zip(panels, results.items()):
+        for arch, source in dict.fromkeys((row["case"]["arch"], row["case"]["source"]) for row in rows):
+            shown = [row for row in rows if (row["case"]["arch"], row["case"]["source"]) == (arch, source)]
+            counts = [row["case"]["processes"] for row in shown]
+            (line,) = panel.loglog(counts, [row["ours"] for row in shown], "o-", label=f"{arch}, N = {source:,}")
+            panel.loglog(counts, [n * row["theirs"] for n, row in zip(counts, shown)], ":", color=line.get_color())
+        counts = sorted({row["case"]["processes"] for row in rows})
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(counts, counts)
+        panel.set(title=f"{name.replace('_', ' ')}: {rows[0]['device']}", xlabel="processes", ylabel="articles/s")
+        panel.legend(fontsize=7)
+    figure.set_size_inches(7 * len(results), 4.5)
+
+
 def _size(row):
     size = " x ".join(str(row["case"][name]) for name in ("batch", "targets", "source") if name in row["case"])
     return f"{size}, {row['case']['time']}" if "time" in row["case"] else size
@@ -67,6 +84,7 @@ def _size(row):
 # picture -> (function, JSON files it may show: those that there are)
 PICTURES = {
     "scaling.png": (scaling, ["scaling"]),
+    "distributed.png": (distributed, ["distributed", "distributed_cpu"]),
     "ratios.png": (ratios, ["training_step", "decoding"]),
 }
 

@@ -32,6 +32,8 @@ TABLES = {
     "scaling": tables_of_lengths.scaling,
     "scaling_cpu": tables_of_lengths.scaling,
     "operations": tables.operations,
+    "distributed": tables.distributed,
+    "distributed_cpu": tables.distributed,
     "rouge_scoring": tables.rouge_scoring,
     "decoding": tables.decoding,
     "decoding_content": tables.decoding,
