@@ -23,7 +23,7 @@ def training_updates(rows):
 def distributed(rows):
     """Articles a second and efficiency, a line per model, source and number of processes."""
     case, first = rows[0]["case"], rows[0]
-    settings = f"{case['ddp_backend']}, {case['optimizer']}"
+    settings = f"{case['precision']}, {case['ddp_backend']}, {case['optimizer']}"
     if case["zero_sharding"] != "none":
         settings += f", --zero-sharding {case['zero_sharding']}"
     return table(
@@ -31,12 +31,12 @@ def distributed(rows):
         "| GiB free |",
         (
             f"| {row['case']['arch']} | {row['case']['source']:,} | {row['case']['processes']} | {row['ours']:,.2f} "
-            f"| {row['efficiency']:.1%} | {row['efficiency_same_articles']:.1%} | {number(row['all_reduce_ms'], '.2f')} "
-            f"| {number(row['all_reduce_mib'], ',.1f')} | {row['largest_loss_difference']:.3f} "
-            f"| {number(row['gib_free'], '.1f')} |"
+            f"| {row['efficiency']:.1%} | {row['efficiency_same_articles']:.1%} "
+            f"| {number(row['all_reduce_ms'], '.2f')} | {number(row['all_reduce_mib'], ',.1f')} "
+            f"| {row['largest_loss_difference']:.3f} | {number(row['gib_free'], '.1f')} |"
             for row in rows
         ),
-        f"{case['batch']} articles a process, {case['updates']} updates, {case['precision']}, {settings}, random weights",
+        f"{case['batch']} articles a process, {case['updates']} updates, {settings}, random weights",
         first,
         f"torch {first['torch']}",
     )

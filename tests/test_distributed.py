@@ -1,4 +1,6 @@
-"""Two processes over gloo train what one process trains on the joined batches."""
+"""Processes over gloo train what one process trains on the joined batches."""
+
+import re
 
 import pytest
 import torch
@@ -51,6 +53,25 @@ def test_two_ranks_step_as_one_process_on_the_joined_batch(tiny_corpus, one_proc
     assert two.keys() == one_process.keys()
     for name, value in one_process.items():
         torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.slow
+def test_eight_processes_of_torchrun_train_as_one_in_eight_passes(tiny_corpus, tmp_path):
+    alone, eight = tmp_path / "alone", tmp_path / "eight"
+    settings = ["--batch-size", "2", "--required-batch-size-multiple", "1", "--max-update", "3"]
+    expected = here(train, *training(tiny_corpus, alone, *settings, "--update-freq", "8"))
+    torchruns = ["MASTER_ADDR=127.0.0.1", f"MASTER_PORT={free_port()}", "WORLD_SIZE=8"]
+    module = [warm.programs() / "python", "-m", "srformer_plugin.tools.distributed_train"]
+    logs = run_side_by_side(*(
+        ["env", *torchruns, f"RANK={rank}", f"LOCAL_RANK={rank}", *module, *training(tiny_corpus, eight, *settings)]
+        for rank in range(8)
+    ))  # fmt: skip
+    losses, found = (re.findall(r"train_inner.* loss=([0-9.]+),", log) for log in (expected, logs[0]))
+    assert len(found) == 3
+    assert list(map(float, found)) == pytest.approx(list(map(float, losses)), abs=2e-3)  # three decimals are printed
+    one = parameters(alone)
+    for name, value in parameters(eight).items():
+        torch.testing.assert_close(value, one[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_the_steps_change_every_parameter(tiny_corpus, one_process, tmp_path):

@@ -37,4 +37,16 @@ MUTANTS = [
         "new": "                if False:\n",
         "tests": "tests/benchmarks/test_decoding.py -k something_else",
     },
+    {
+        "file": "benchmarks/distributed.py",
+        "old": 'COMPARED = ("loss", "gnorm")',
+        "new": 'COMPARED = ("loss",)',
+        "tests": "tests/benchmarks/test_distributed_benchmark.py -k other_models",
+    },
+    {
+        "file": "srformer_plugin/tools/distributed_train.py",
+        "old": 'str(world_size), "--distributed-rank", str(rank)',
+        "new": 'str(world_size), "--distributed-rank", str(local_rank)',
+        "tests": "tests/tools/test_distributed_train.py -k torchruns",
+    },
 ]
