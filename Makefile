@@ -76,6 +76,7 @@ bench-gpu: $(STAMP)  ## measure on a GPU, renew the tables (DATA: whole updates 
 	$(call MEASURE,scaling)
 ifneq ($(DATA),)
 	$(call MEASURE,training_updates) $(DATA)
+	$(call MEASURE,distributed) $(DATA)
 endif
 ifneq ($(and $(DATA),$(CHECKPOINT)),)
 	$(call MEASURE,hypotheses) $(DATA) $(CHECKPOINT)
