@@ -27,11 +27,11 @@ def distributed(rows):
     if case["zero_sharding"] != "none":
         settings += f", --zero-sharding {case['zero_sharding']}"
     return table(
-        "| model | N | processes | articles/s | efficiency | same articles | all-reduce, ms | of MiB | losses within "
-        "| GiB free |",
+        "| model | N | processes | articles/s | times one process | efficiency | same articles | all-reduce, ms "
+        "| of MiB | losses within | GiB free |",
         (
             f"| {row['case']['arch']} | {row['case']['source']:,} | {row['case']['processes']} | {row['ours']:,.2f} "
-            f"| {row['efficiency']:.1%} | {row['efficiency_same_articles']:.1%} "
+            f"| {row['ratio']:.2f} | {row['efficiency']:.1%} | {row['efficiency_same_articles']:.1%} "
             f"| {number(row['all_reduce_ms'], '.2f')} | {number(row['all_reduce_mib'], ',.1f')} "
             f"| {row['largest_loss_difference']:.3f} | {number(row['gib_free'], '.1f')} |"
             for row in rows

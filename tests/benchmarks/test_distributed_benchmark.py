@@ -79,6 +79,8 @@ def test_efficiency_is_what_is_left_of_as_many_times_one_process(tmp_path, monke
     assert (alone["efficiency"], alone["ratio"], alone["all_reduce_ms"]) == (1, 1, None)
     assert (two["ours"], two["theirs"], two["ratio"], two["efficiency"]) == (6, 4, 1.5, 0.75)
     assert two["efficiency_same_articles"] == 0.6
-    assert "| a | 64 | 2 | 6.00 | 75.0% | 60.0% | 2.50 | 1.0 | 0.000 | - |" in TABLES["distributed_cpu"](results.rows)
+    assert "| a | 64 | 2 | 6.00 | 1.50 | 75.0% | 60.0% | 2.50 | 1.0 | 0.000 | - |" in TABLES["distributed_cpu"](
+        results.rows
+    )
     plots.draw("distributed.png", tmp_path)
     assert "distributed.png" not in plots.outdated(tmp_path)
