@@ -13,8 +13,6 @@ set -euo pipefail
 settings=(--out "$PWD/experiments/cnn_dailymail-bart" --raw "$PWD/raw/cnn_dailymail" --gpus 8 --batch-size 64)
 
 bash recipes/cnn_dailymail.sh "${settings[@]}" --to binarise
-# one task a machine: the recipe starts its eight processes and finds the other machine; srun asks for the cores anew,
-# since it may not take sbatch's
-srun --cpus-per-task="$SLURM_CPUS_PER_TASK" \
-  bash recipes/cnn_dailymail.sh "${settings[@]}" --nodes "$SLURM_JOB_NUM_NODES" --only train
+# one task a machine: the recipe starts its eight processes and finds the other machine; srun may not take sbatch's cores
+srun -c "$SLURM_CPUS_PER_TASK" bash recipes/cnn_dailymail.sh "${settings[@]}" --nodes "$SLURM_JOB_NUM_NODES" --only train
 bash recipes/cnn_dailymail.sh "${settings[@]}" --from generate

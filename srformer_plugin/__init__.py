@@ -9,13 +9,19 @@ import importlib
 import os
 
 # Read when PyTorch loads OpenMP. Threads that spin while they wait keep those that they wait for from a core where
-# other programs want it: a decoding of many small steps then took 8 s or 46 s. fairseq's commands load PyTorch first.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# other programs want it: a tiny model's summary of 60,000 words took 8 to 46 s on two shared cores, and 6 to 8 so.
+# fairseq's commands load PyTorch before this, and are as they were.
+_choose = "OMP_WAIT_POLICY" not in os.environ
+if _choose:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
-from . import compat
-from .version import __version__  # noqa: F401
+from . import compat  # noqa: E402 (loads PyTorch)
+from .version import __version__  # noqa: E402, F401
 
 compat.apply()
+
+if _choose:  # it has been read; other programs that are started from here choose for themselves
+    del os.environ["OMP_WAIT_POLICY"]
 
 from .models import srformer_bart, srformer_led, srformer_t5  # noqa: E402, F401 (register; after the mends, which they rely on)
 from .optim import fused_adam  # noqa: E402, F401 (registers --optimizer fused_adam)

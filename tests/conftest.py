@@ -36,6 +36,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in its background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what tests start would ignore it too
     # The tensors of these tests are small: more threads cost more than they bring.
     torch.set_num_threads(1)
     # A first example pays for imports and caches, and a busy machine for its neighbours: neither is a fault.

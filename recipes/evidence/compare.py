@@ -8,6 +8,7 @@ fails is named at the end, and the others go on.
 """
 
 import argparse
+import contextlib
 import os
 import platform
 import shlex
@@ -179,9 +180,10 @@ def check_flags(file, plan, place):
     for number, cell in enumerate({cell.system.name: cell for cell in cells_of(plan, place)}.values()):
         own = cell_stages(plan, place, cell)
         stages += [(cell.system.name, stage) for stage in (own[:1] if number else own)]  # one search for all
-    for name, stage in stages:
-        if message := refused(stage):
-            raise PlanError(f"{file}: {name!r}, {stage.name}: {message}")
+    with contextlib.chdir(ROOT):  # where commands run, and find the plugin
+        for name, stage in stages:
+            if message := refused(stage):
+                raise PlanError(f"{file}: {name!r}, {stage.name}: {message}")
 
 
 def facts_of(options, plan, place):

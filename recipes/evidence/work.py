@@ -9,8 +9,8 @@
 The number of processes changes no result, and is no part of what the books know a stage by.
 """
 
-import argparse
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from recipes.books import Command, Stage
@@ -158,6 +158,9 @@ def _stage(name, title, *commands, **options):
 
 def _value(words, flag, default):
     """The value of the last `flag`, as a word of its own or behind "="."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(flag, dest="value", default=default)
-    return parser.parse_known_args(list(words))[0].value
+    for word, after in pairwise([*words, default]):
+        if word == flag:
+            default = after
+        elif word.startswith(f"{flag}="):
+            default = word.removeprefix(f"{flag}=")
+    return default

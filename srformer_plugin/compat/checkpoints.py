@@ -81,7 +81,10 @@ def explain_refused_checkpoint():
     def make_wrapper(original):
         def load_checkpoint_to_cpu(path, *args, **kwargs):
             try:
-                return original(path, *args, **kwargs)
+                state = original(path, *args, **kwargs)
+                if "model" not in state:
+                    raise KeyError("model")
+                return state
             except pickle.UnpicklingError as error:
                 named = re.search(r"GLOBAL (\S+)", str(error))
                 if named is None and not _is_of_torch(path):

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..attention.dropout import ATTENTION
 from ..attention.method.content import SEGMENTS_PER_QUERY
-from ..attention.settings import FULL, SegmentSettings
+from ..attention.method.memory import MEMORIES, RAFMemory
+from ..attention.settings import SegmentSettings
 from ..compat.positions import is_left_open
 from ..errors import ConfigurationError
 from .checkpoint_state import prune_layers
@@ -82,7 +83,7 @@ class SegmentedModel:
         """
         encoder = EncoderSettings.from_namespace(args)
         names = ["encoder_attention", *encoder.with_an_effect]
-        if getattr(args, "cross_attention", None) != FULL:
+        if MEMORIES.get(getattr(args, "cross_attention", None)) is RAFMemory:
             names.append("kv_clamp")
         found = {"encoder_attention": encoder.encoder_attention}
         found |= {name: getattr(args, name) for name in names[1:] if hasattr(args, name)}

@@ -49,9 +49,12 @@ class SRformerLEDModel(SRformerBARTModel):
 
     @classmethod
     def settings_of_weights(cls, args):
-        """As in `SegmentedModel`, with the windows."""
+        """As in `SegmentedModel`, with the windows; another architecture's options have none."""
+        found = super().settings_of_weights(args)
+        if getattr(args, "attention_window", None) is None:
+            return found
         windows = parse_windows(args.attention_window, args.encoder_layers)
-        return {**super().settings_of_weights(args), "--attention-window": ",".join(map(str, windows))}
+        return {**found, "--attention-window": ",".join(map(str, windows))}
 
     @classmethod
     def build_model(cls, args, task):

@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+from argparse import Namespace
 
 import pytest
 import torch
@@ -258,6 +259,10 @@ OTHERS = {
     "nothing": (b"", "it is empty, or its end is missing"),
     "half": (_of_torch({"model": torch.zeros(999)})[:2000], "it is damaged or cut off"),
     "dictionary": (_of_torch({"weight": 1}), "it holds no model with its options"),
+    "options alone": (
+        _of_torch({"cfg": None, "args": Namespace(arch="srformer_bart")}),
+        "it holds no model with its options",
+    ),
     "list": (_of_torch([1]), "it holds no model with its options"),
 }
 

@@ -1,12 +1,14 @@
 """A training is resumed as it was: settings that no weight shows are compared with those of the checkpoint."""
 
 import re
+from argparse import Namespace
 
 import pytest
 import torch
 from helpers import train_arguments
 
 from srformer_plugin.errors import ConfigurationError
+from srformer_plugin.models.srformer_led import SRformerLEDModel
 
 CHUNKED = ["--encoder-attention", "chunked", "--encoder-positions", 64, "--encoder-context", 4]
 LED = ["--arch", "srformer_led_tiny", "--max-source-positions", 64]
@@ -41,6 +43,19 @@ def test_a_setting_that_changes_on_the_way_is_refused_by_its_flag(train, before,
     train(*before, updates=1)
     with pytest.raises(ConfigurationError, match=re.escape(f"was trained with {message}: resume it as it was")):
         train(*after, updates=2)
+
+
+def test_a_clip_without_a_neuron_may_change(train, tmp_path):
+    train("--cross-attention", "segmented", updates=1)
+    train("--cross-attention", "segmented", "--kv-clamp", 0, updates=2)
+    assert torch.load(tmp_path / "trained/checkpoint_last.pt")["optimizer_history"][-1]["num_updates"] == 2
+
+
+def test_options_of_another_architecture_are_compared_as_far_as_they_go():
+    options = {"encoder_layers": 2, "encoder_attention": "full", "cross_attention": "full"}
+    found = SRformerLEDModel.settings_of_weights(Namespace(**options, attention_window="8"))
+    assert found.pop("--attention-window") == "8,8"
+    assert SRformerLEDModel.settings_of_weights(Namespace(**options)) == found  # BART's
 
 
 def test_what_has_no_effect_may_change_and_a_new_training_is_free(train, tmp_path):

@@ -30,6 +30,7 @@ def programs():
     (bin / "python").chmod(0o755)
     for script in [*REAL.glob("fairseq-*"), *REAL.glob("srformer-*")]:
         (bin / script.name).symlink_to("python")
+    (bin / "torchrun").symlink_to(REAL / "torchrun")  # recipes find it beside their `python`
     # what this process was started with does not reach the server: a command brings its own environment
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     server = subprocess.Popen(

@@ -167,7 +167,10 @@ def test_a_plan_without_a_start_asks_for_one(raw, tmp_path, capsys):
         ("--beam 2", "--beam 0", "generate: --beam 0 must be at least 1"),
     ],
 )
-def test_a_flag_that_a_later_program_refuses_ends_a_plan_before_it_begins(raw, tmp_path, capsys, old, new, message):
+def test_a_flag_that_a_later_program_refuses_ends_a_plan_before_it_begins(
+    raw, tmp_path, monkeypatch, capsys, old, new, message
+):
+    monkeypatch.chdir(tmp_path)  # from any folder
     plan = tmp_path / "plan.toml"
     plan.write_text(TINY.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     assert main(["--raw", str(raw), "--plan", str(plan), "--out", str(tmp_path / "out"), "--cpu"]) == 2
