@@ -1,6 +1,6 @@
 """Draw where every target position looks in the source, layer by layer: one row of pictures a checkpoint.
 
-    python -m docs.draw_looks DATA_BIN clock=CHECKPOINT content=CHECKPOINT [--subset test] [--index 0] [--out FILE]
+    python -m docs.draw_looks DATA_BIN clock=CHECKPOINT content=CHECKPOINT [--subset test] [--index 0] [--numbers]
 
 DATA_BIN is what fairseq-preprocess wrote, and the example one of its pairs, whose target the models are given. A cell's
 darkness is the weight that a position puts on a source segment, the mean of the heads; what a recurrent memory adds has
@@ -91,6 +91,7 @@ def main(argv=None) -> None:
     parser.add_argument("--subset", default="test", help="of the data (default: %(default)s)")
     parser.add_argument("--index", type=int, default=0, help="of the pair in it (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("docs/looks.png"), help="default: %(default)s")
+    parser.add_argument("--numbers", action="store_true", help="number the target's positions, and show no text")
     options = parser.parse_args(argv)
     rows, tokens = {}, []
     for system in options.systems:
@@ -98,7 +99,7 @@ def main(argv=None) -> None:
         if not checkpoint:
             parser.error(f"{system!r} is not NAME=CHECKPOINT")
         rows[name], tokens = looks(checkpoint, options.data, options.subset, options.index)
-    draw(rows, tokens, options.out)
+    draw(rows, [str(number) for number in range(len(tokens))] if options.numbers else tokens, options.out)
     print(f"wrote {options.out}")
 
 
