@@ -17,6 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from fairseq import checkpoint_utils
+from matplotlib.ticker import MaxNLocator
 
 import srformer_plugin  # noqa: F401 (registers the models)
 
@@ -77,6 +78,7 @@ def draw(rows: dict[str, list[torch.Tensor]], tokens: list[str], out: Path) -> N
             one.set_title(f"{name}, layer {number}", fontsize=9)
             one.set_xlabel("source segment", fontsize=8)
             one.tick_params(labelsize=6)
+            one.xaxis.set_major_locator(MaxNLocator(integer=True))
             one.set_yticks(range(len(tokens)), tokens if number == 0 else [""] * len(tokens), fontsize=5)
         for one in axes[len(weights) :]:
             one.axis("off")
