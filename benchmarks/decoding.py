@@ -71,13 +71,9 @@ def check(task, device, models):
     print("checked: the hypotheses of the stock generator in float32", flush=True)
 
 
-def fairseq_generate(task, system, case, dtype, options):
-    """A function that generates once, and returns the number of tokens of the best hypotheses without their ends."""
-    arch, settings, kind = SYSTEMS[system]
-    batch_size, length = case
-    model = build(task, arch, max(length, 1024), settings).eval().to(options.device, dtype)
-    sample = make_sample(task, batch_size, length, options.device)
-    generator = kind(
+def fairseq_search(kind, model, task, options):
+    """A generator of class `kind` with the benchmark's settings: as many tokens as `options` say, no trigram twice."""
+    return kind(
         [model],
         task.target_dictionary,
         beam_size=options.beam,
@@ -85,6 +81,26 @@ def fairseq_generate(task, system, case, dtype, options):
         max_len_b=options.tokens,
         no_repeat_ngram_size=3,
     )
+
+
+def transformers_search(options):
+    """The same settings for `generate` of transformers."""
+    return {
+        "num_beams": options.beam,
+        "do_sample": False,
+        "no_repeat_ngram_size": 3,
+        "min_new_tokens": options.tokens,
+        "max_new_tokens": options.tokens,
+    }
+
+
+def fairseq_generate(task, system, case, dtype, options):
+    """A function that generates once, and returns the number of tokens of the best hypotheses without their ends."""
+    arch, settings, kind = SYSTEMS[system]
+    batch_size, length = case
+    model = build(task, arch, max(length, 1024), settings).eval().to(options.device, dtype)
+    sample = make_sample(task, batch_size, length, options.device)
+    generator = fairseq_search(kind, model, task, options)
     return lambda: [len(beams[0]["tokens"]) - 1 for beams in generator.generate([model], sample)]
 
 
@@ -96,15 +112,7 @@ def transformers_generate(task, kind, case, dtype, options):
     real = tokens.ne(task.source_dictionary.pad()).long()
 
     def generate():
-        found = model.generate(
-            tokens,
-            attention_mask=real,
-            num_beams=options.beam,
-            do_sample=False,
-            no_repeat_ngram_size=3,
-            min_new_tokens=options.tokens,
-            max_new_tokens=options.tokens,
-        )
+        found = model.generate(tokens, attention_mask=real, **transformers_search(options))
         return [found.size(1) - 1] * len(found)  # without the token that the decoder starts with
 
     return generate

@@ -54,14 +54,7 @@ class Clock:
 
 def our_generate(model, task, options):
     """Document (1, N) -> number of tokens of the best hypothesis."""
-    generator = FastSequenceGenerator(
-        [model],
-        task.target_dictionary,
-        beam_size=options.beam,
-        min_len=options.tokens,
-        max_len_b=options.tokens,
-        no_repeat_ngram_size=3,
-    )
+    generator = decoding.fairseq_search(FastSequenceGenerator, model, task, options)
 
     def generate(tokens):
         sample = {"net_input": {"src_tokens": tokens, "src_lengths": tokens.new_tensor([tokens.size(1)])}}
@@ -76,16 +69,8 @@ def their_generate(model, options):
     def generate(tokens):
         first = torch.zeros_like(tokens)
         first[:, 0] = 1
-        found = model.generate(
-            tokens,
-            attention_mask=torch.ones_like(tokens),
-            global_attention_mask=first,
-            num_beams=options.beam,
-            do_sample=False,
-            no_repeat_ngram_size=3,
-            min_new_tokens=options.tokens,
-            max_new_tokens=options.tokens,
-        )
+        masks = {"attention_mask": torch.ones_like(tokens), "global_attention_mask": first}
+        found = model.generate(tokens, **masks, **decoding.transformers_search(options))
         return found.size(1) - 1
 
     return generate

@@ -5,6 +5,10 @@ from benchmarks.fits import series
 from benchmarks.markdown import number, table
 
 
+def _header(first_columns, lengths):
+    return first_columns + "".join(f" N = {length:,} |" for length in lengths)
+
+
 def scaling(rows):
     """Milliseconds at every source length, and how many times as fast as the peer; a line per pass and system."""
     first = rows[0]
@@ -17,7 +21,7 @@ def scaling(rows):
                 numbers = " | ".join(cells.get(length, "-") for length in lengths)
                 lines.append(f"| {title} | {system} | {number(group[0]['exponent'], '.2f')} | {numbers} |")
     return table(
-        "| | system | a of N^a |" + "".join(f" N = {length:,} |" for length in lengths),
+        _header("| | system | a of N^a |", lengths),
         lines,
         f"Milliseconds (in brackets: time of {first['peer']} / this one's); one sentence, {first['case']['targets']} "
         f"target positions, {first['case']['dtype']}; a from N = {first['exponent_from']:,} on",
@@ -50,7 +54,7 @@ def encoders(rows):
             lines.append(f"{named}: MiB (LED's / its) | | {' | '.join(cells)} |")
     memory = ", MiB beside weights and source" if any(row["mib"] for row in rows) else ""
     return table(
-        "| encoder | | a of N^a |" + "".join(f" N = {length:,} |" for length in lengths),
+        _header("| encoder | | a of N^a |", lengths),
         lines,
         f"Milliseconds (in brackets: time of {first['peer']} / this one's){memory}; one sentence, "
         f"{first['case']['dtype']}; a from N = {first['exponent_from']:,} on",
@@ -86,7 +90,7 @@ def long_document(rows):
     ours = next(row for row in rows if row["case"]["system"] != row["peer"])
     fitted = f"; a from N = {ours['exponent_from']:,} on" if ours["exponent"] is not None else ""
     return table(
-        "| system | | a of N^a |" + "".join(f" N = {length:,} |" for length in lengths),
+        _header("| system | | a of N^a |", lengths),
         lines,
         f"In brackets the time of {ours['peer']} / this one's; one document, beam {ours['case']['beam']}, "
         f"{ours['case']['tokens']} tokens, {ours['case']['dtype']}, random weights{fitted}",

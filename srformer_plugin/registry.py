@@ -1,11 +1,17 @@
 """Named, exchangeable parts (schedules, memories, backends): one dictionary each, one line to add to it."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from .errors import ConfigurationError
 
 Part = TypeVar("Part")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a misspelt one was probably meant to be; None: none is near."""
+    return next(iter(difflib.get_close_matches(name, known, n=1)), None)
 
 
 def choose(parts: Mapping[str, Part], name: str, flag: str) -> Part:

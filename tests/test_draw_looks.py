@@ -44,5 +44,8 @@ def test_a_row_a_checkpoint_is_drawn(checkpoints, tiny_corpus, tmp_path):
     systems = [f"{name}={checkpoints / name}.pt" for name in ("fixed", "content")]
     draw_looks.main([str(tiny_corpus.binarised), *systems, "--out", str(tmp_path / "looks.png")])
     assert (tmp_path / "looks.png").stat().st_size > 5000
+    with_text = (tmp_path / "looks.png").read_bytes()
+    draw_looks.main([str(tiny_corpus.binarised), *systems, "--numbers", "--out", str(tmp_path / "looks.png")])
+    assert (tmp_path / "looks.png").read_bytes() != with_text
     with pytest.raises(SystemExit, match="--index 11: .* has the pairs 0 to 10 in test"):
         draw_looks.main([str(tiny_corpus.binarised), *systems, "--index", "11"])

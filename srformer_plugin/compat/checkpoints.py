@@ -67,6 +67,7 @@ def allow_checkpoint_classes():
 
 # What content that is no checkpoint ends in within fairseq's upgrade of old ones.
 NOT_READ = (LookupError, TypeError, AttributeError, ValueError)
+NO_MODEL = "it holds no model with its options"
 LEGACY = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)  # how files begin that are no zip
 
 
@@ -82,9 +83,6 @@ def explain_refused_checkpoint():
         def load_checkpoint_to_cpu(path, *args, **kwargs):
             try:
                 state = original(path, *args, **kwargs)
-                if "model" not in state:
-                    raise KeyError("model")
-                return state
             except pickle.UnpicklingError as error:
                 named = re.search(r"GLOBAL (\S+)", str(error))
                 if named is None and not _is_of_torch(path):
@@ -104,7 +102,10 @@ def explain_refused_checkpoint():
             except RuntimeError as error:
                 raise _no_checkpoint(path, "it is damaged or cut off, or a zip file of another kind") from error
             except NOT_READ as error:
-                raise _no_checkpoint(path, "it holds no model with its options") from error
+                raise _no_checkpoint(path, NO_MODEL) from error
+            if "model" not in state:
+                raise _no_checkpoint(path, NO_MODEL)
+            return state
 
         return load_checkpoint_to_cpu
 

@@ -1,12 +1,12 @@
 """The settings of a generator: which exist, what they may be, and which go together."""
 
-import difflib
 import json
 import math
 
 from fairseq.dataclass.configs import GenerationConfig
 
 from ..errors import ConfigurationError
+from ..registry import nearest
 
 # What `FairseqTask.build_generator` reads and a validation can use. The rest is for fairseq-generate alone.
 READ_BY_GENERATORS = frozenset(
@@ -72,8 +72,8 @@ def check_generation(
     if flag is not None:
         for name, value in settings.items():
             if name not in fields:
-                near = difflib.get_close_matches(name, fields, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                near = nearest(name, fields)
+                hint = f"; did you mean {near!r}?" if near else ""
                 raise ConfigurationError(f"{flag} has {name!r}, which fairseq-generate does not know{hint}")
             if usable is not None and name not in usable:
                 refuse(name, "does nothing in a validation, or cannot work there; leave it out")

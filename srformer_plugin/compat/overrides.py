@@ -5,7 +5,6 @@ another kind fails far from where it was written.
 """
 
 import argparse
-import difflib
 import math
 import numbers
 import os
@@ -20,6 +19,7 @@ from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_REGISTRY
 
 from ..errors import ConfigurationError
+from ..registry import nearest
 
 SECTIONS = {field.name for field in fields(FairseqConfig)}
 # type of an argument -> (test, in words)
@@ -49,8 +49,8 @@ def _check(overrides, where, known):
             _check(value, where, known)
             continue
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "leave it out"
+            near = nearest(str(name), known)
+            hint = f"did you mean {near}?" if near else "leave it out"
             raise ConfigurationError(f"{where}: there is no option {str(name)!r}; {hint}")
         kinds = known[name]
         if value is not None and None not in kinds and not any(KINDS[kind][0](value) for kind in kinds):

@@ -65,7 +65,7 @@ def load(path: Path, overrides: dict | None = None) -> dict:
         content = checkpoint_utils.load_checkpoint_to_cpu(str(path), overrides)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror or error}") from error
-    if content.get("cfg") is None or content["cfg"].get("model") is None or "model" not in content:
+    if content.get("cfg") is None or content["cfg"].get("model") is None:
         raise ConfigurationError(f"{path} is no fairseq checkpoint: it holds no model with its options")
     return content
 

@@ -82,11 +82,11 @@ class SegmentedModel:
         What has no effect with the other settings is left out, and so is what an older checkpoint does not say.
         """
         encoder = EncoderSettings.from_namespace(args)
-        names = ["encoder_attention", *encoder.with_an_effect]
+        names = [*encoder.with_an_effect]
         if MEMORIES.get(getattr(args, "cross_attention", None)) is RAFMemory:
             names.append("kv_clamp")
         found = {"encoder_attention": encoder.encoder_attention}
-        found |= {name: getattr(args, name) for name in names[1:] if hasattr(args, name)}
+        found |= {name: getattr(args, name) for name in names if hasattr(args, name)}
         return {f"--{name.replace('_', '-')}": value for name, value in found.items()}
 
     def check_resumed(self, stored) -> None:

@@ -89,8 +89,8 @@ class SRformerT5Model(SegmentedModel, TransformerModel):
 
     @classmethod
     def build_model(cls, args, task):
-        """As `SegmentedModel.build_model`; `T5Settings` are checked and kept in the checkpoint as well."""
-        for name, value in asdict(T5Settings.from_namespace(args).check()).items():
+        """As `SegmentedModel.build_model`; `T5Settings` are kept in the checkpoint as well."""
+        for name, value in asdict(T5Settings.from_namespace(args)).items():
             setattr(args, name, value)
         return super().build_model(args, task)
 
