@@ -12,8 +12,7 @@ from fairseq_cli import validate as fairseq_validate
 def here(tool, *arguments):
     """Run a tool of fairseq in this process, which spares seconds of imports; returns what it logged.
 
-    Data are loaded in the process as well, unless --num-workers is given: the end of a worker that was forked from a
-    test takes 5 seconds.
+    Data are loaded in the process as well, unless --num-workers is given.
     """
     if "--num-workers" not in arguments:
         arguments = (*arguments, "--num-workers", 0)

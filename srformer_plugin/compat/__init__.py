@@ -23,6 +23,7 @@ from .decoding import (
 from .dictionaries import read_tokens_at_once, skip_byte_order_mark
 from .fast_path import avoid_encoder_fast_path, drop_fast_path_parameters
 from .half_precision import survive_overflow_without_cuda, train_half_precision_without_accelerator
+from .loaders import end_loaders_with_their_epoch
 from .numpy_aliases import restore_numpy_aliases
 from .positions import cut_and_count_sources, take_the_checkpoints_positions
 from .training import copy_whole_checkpoints, show_models_what_is_resumed, stop_where_a_training_ended
@@ -31,6 +32,7 @@ MENDS = (
     keep_last_batch,
     refuse_sentences_in_one_line,
     resume_with_the_same_batches,
+    end_loaders_with_their_epoch,
     allow_checkpoint_classes,
     explain_refused_checkpoint,
     train_half_precision_without_accelerator,

@@ -122,7 +122,7 @@ def test_training_goes_on_bit_for_bit_and_the_checkpoint_decodes(
     assert all(torch.equal(value, second["model"][name]) for name, value in first["model"].items())
     arguments = [tiny_corpus.binarised, "--user-dir", USER_DIR, "--path", tmp_path / "whole" / "checkpoint_last.pt"]
     arguments += ["--batch-size", 4, "--beam", 4, "--max-len-b", 8, "--cpu", "--task", "summarization"]
-    arguments += ["--num-workers", 0]  # the end of a worker that was forked from a test takes 5 seconds
+    arguments += ["--num-workers", 0]
     texts = [generate_in_process(*arguments, *more) for more in ([], ["--fast-generate"])]
     stock, fast = (sorted(re.findall(r"^H-(\d+)\t(\S+)\t(.*)$", text, flags=re.MULTILINE)) for text in texts)
     assert len(stock) == tiny_corpus.sizes["test"]
