@@ -39,6 +39,8 @@ TABLES = {
     "decoding_content": tables.decoding,
     "decoding_cpu": tables.decoding,
     "bpe_encoding": tables.bpe_encoding,
+    "training_profile": tables.training_profile,
+    "training_profile_2": tables.training_profile,
     "training_updates": tables.training_updates,
     "training_updates_t5": tables.training_updates,
 }

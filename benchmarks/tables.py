@@ -42,6 +42,38 @@ def distributed(rows):
     )
 
 
+def training_profile(rows):
+    """Milliseconds of an update of fairseq-train and of its segments, a line per training and clock."""
+    first = rows[0]
+    parts = [name for name in first["segments_ms"] if any(row["segments_ms"][name] for row in rows)]
+    lines = []
+    for row in rows:
+        case = row["case"]
+        cells = [
+            case["system"],
+            f"{case['batch']} x {case['source']:,}",
+            f"{case['processes']}, {case['ddp_backend']}" if case["ddp_backend"] else "1",
+            case["time"],
+            number(row["ours"], ".1f"),
+            number(row["theirs"], ".1f"),
+            number(row["ratio"], ".2f"),
+            *(number(row["segments_ms"][name], ".1f") for name in parts),
+            number(row["busy"], ".1f"),
+            number(row["nccl"], ".1f"),
+            number(row["synchronisations"], ".1f"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return table(
+        "| system | articles x tokens | processes | clock | update, ms | bare step, ms | update / bare |"
+        + "".join(f" {name} |" for name in parts)
+        + " kernels | NCCL | waits for the device |",
+        lines,
+        f"{first['case']['precision']}, medians of {first['updates']} updates of real articles",
+        first,
+        f"torch {first['torch']}",
+    )
+
+
 def decoding(rows):
     """Tokens a second and memory, a line per batch shape and system."""
     case, first = rows[0]["case"], rows[0]
