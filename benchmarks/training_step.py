@@ -36,6 +36,7 @@ from benchmarks.random_models import HUGGING_FACE, WORDS, StubTask, build, huggi
 from benchmarks.ranges import mark, record_function, shares
 from benchmarks.rows import Results, add_options, attempt, provenance, sizes, this_device
 from benchmarks.training_systems import PEER, System, long_systems, systems
+from srformer_plugin.models import compiled
 from srformer_plugin.models.encoders.settings import STOCK_POSITIONS
 
 CASES = [(16, 128, 1024), (4, 256, 4096), (1, 512, 16384)]  # B, T, N
@@ -61,12 +62,23 @@ def make_batch(task, case, device):
     return {**batch, "ntokens": target.numel()}
 
 
+def compile_stock_layers(model):
+    """torch.compile as a user of fairseq would have it: whole layers, one by one, for the shape at hand."""
+    torch._dynamo.reset()  # other shapes
+    torch._dynamo.config.recompile_limit = 64  # fairseq's layers know one another apart; with 8 most stay as they are
+    for layer in (*model.encoder.layers, *model.decoder.layers):
+        layer.compile(dynamic=False, backend=compiled.BACKEND)
+
+
 class FairseqStep:
     """Loss and training step of a fairseq model in bfloat16 (float32 on a CPU), as fairseq's trainer takes it."""
 
     def __init__(self, task, system, case, device):
         _, targets, source = case
-        model = build(task, system.arch, max(source, 1024), system.settings, targets)
+        ours = {} if system.is_stock else {"compile": system.compiled}
+        model = build(task, system.arch, max(source, 1024), {**system.settings, **ours}, targets)
+        if system.compiled and system.is_stock:
+            compile_stock_layers(model)
         self.model = model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
         self.optimizer_name = system.optimizer
         self.criterion = LabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=SMOOTHING)
@@ -275,8 +287,9 @@ class Case:
     def profile(self):
         """A row with time "device" for every system of fairseq's that was timed."""
         for name, more in self.timed.items():
-            if name in HUGGING_FACE.values():
-                continue
+            system = self.systems[name]
+            if name in HUGGING_FACE.values() or (system.compiled and system.is_stock):
+                continue  # without ranges of ours
             parts, failure = attempt(self.device, self._profiling, name)
             busy = parts and round(sum(parts.values()), 2)
             self._add(name, "device", busy, failure, forward_backward_ms=None, ranges_ms=parts, **more)

@@ -12,15 +12,21 @@ OUR_OPTIMIZER = "fused_adam"
 class System:
     """A line of the table: an architecture of fairseq's or transformers', and the system it must agree with.
 
-    `optimizer` is the name of fairseq's; transformers' have their own. What is not `timed` is there for others to agree
-    with.
+    `optimizer` is the name of fairseq's; transformers' have their own. `compiled`: with --compile, a stock model with
+    torch.compile layer by layer. What is not `timed` is there for others to agree with.
     """
 
     arch: str
     settings: dict = field(default_factory=dict)
     same_as: str | None = None
     optimizer: str = "adam"
+    compiled: bool = False
     timed: bool = True
+
+    @property
+    def is_stock(self) -> bool:
+        """A model of fairseq's own (or transformers')."""
+        return not self.arch.startswith("srformer")
 
 
 def systems(backends, with_transformers, source):
@@ -28,6 +34,7 @@ def systems(backends, with_transformers, source):
     chosen = {
         PEER: System("bart_base"),
         f"{PEER}, {OUR_OPTIMIZER}": System("bart_base", same_as=PEER, optimizer=OUR_OPTIMIZER),
+        f"{PEER}, {OUR_OPTIMIZER}, compiled": System("bart_base", same_as=PEER, optimizer=OUR_OPTIMIZER, compiled=True),
         "full attention": System("srformer_bart_base", {"cross_attention": "full"}, PEER),
     }
     for cross_attention, name in (("segmented", "segmented"), ("srformer", "srformer_bart_base")):
@@ -36,7 +43,10 @@ def systems(backends, with_transformers, source):
             other = f"{name}, {backends[0]}" if backend != backends[0] else None
             last = f"{name}, {backend}"
             chosen[last] = System("srformer_bart_base", settings, other)
-    chosen[f"{last}, {OUR_OPTIMIZER}"] = replace(chosen[last], same_as=last, optimizer=OUR_OPTIMIZER)
+    for name in ("full attention", last):
+        fused = replace(chosen[name], same_as=chosen[name].same_as or name, optimizer=OUR_OPTIMIZER)
+        chosen[f"{name}, {OUR_OPTIMIZER}"] = fused
+        chosen[f"{name}, {OUR_OPTIMIZER}, compiled"] = replace(fused, compiled=True)
     if with_transformers:
         kinds = ["bart"] if source <= 1024 else ["bart", "led"]
         chosen.update({HUGGING_FACE[kind]: System(kind) for kind in kinds})

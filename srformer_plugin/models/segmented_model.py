@@ -20,6 +20,7 @@ from ..attention.settings import SegmentSettings
 from ..compat.positions import is_left_open
 from ..errors import ConfigurationError
 from .checkpoint_state import prune_layers
+from .compiled import CompileSettings, compile_layers
 from .encoders.chunked import ANY_LENGTH
 from .encoders.settings import EncoderSettings
 from .refused_flags import refuse_flags
@@ -37,9 +38,9 @@ class SegmentedModel:
 
     @classmethod
     def add_args(cls, parser):
-        """Add the fairseq model's flags and those of `SegmentSettings` and `EncoderSettings`."""
+        """Add the fairseq model's flags and those of `SegmentSettings`, `EncoderSettings` and `CompileSettings`."""
         super().add_args(parser)
-        for settings in (SegmentSettings(), EncoderSettings()):
+        for settings in (SegmentSettings(), EncoderSettings(), CompileSettings()):
             gen_parser_from_dataclass(parser, settings, delete_default=True)
 
     @classmethod
@@ -60,6 +61,8 @@ class SegmentedModel:
             ConfigurationError: a setting that cannot work.
         """
         encoder, settings = cls.check_arguments(args)
+        compiled = CompileSettings.from_namespace(args).check(getattr(args, "cpu", False)).compile
+        args.compile = False  # how this run computes, no property of the model: its checkpoint loads anywhere
         if encoder.reads_any_length:
             open_source_limit(args, task)
         if settings.needs_target_length and settings.expected_target_length is None:
@@ -73,6 +76,8 @@ class SegmentedModel:
         model = super().build_model(args, task)
         keep_gelu_in_the_inputs_dtype(model)
         name_dropouts(model)
+        if compiled:
+            compile_layers(model)
         return model
 
     @classmethod

@@ -15,6 +15,7 @@ from benchmarks.ranges import mark, ranged, shares
 from benchmarks.readme_tables import ROOT, TABLES, render
 from benchmarks.rows import Results, provenance, sizes
 from benchmarks.training_step import FairseqStep, System, check, make_batch
+from srformer_plugin.models import compiled
 from srformer_plugin.optim.fused_adam import FusedAdam
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -145,15 +146,33 @@ def test_a_step_changes_weights_and_takes_time(optimizer, kind):
     assert any(not torch.equal(a, b) for a, b in zip(before, step.model.parameters()))
 
 
-def test_stock_and_the_last_srformer_have_a_line_with_our_optimizer():
+def test_stock_full_attention_and_the_last_srformer_have_a_line_with_our_optimizer_and_one_compiled():
     chosen = training_step.systems(["torch", "triton"], with_transformers=False, source=1024)
     assert next(iter(chosen)) == training_step.PEER
     fused = {name: system for name, system in chosen.items() if system.optimizer == "fused_adam"}
-    assert fused.keys() == {"bart_base, fused_adam", "srformer_bart_base, triton, fused_adam"}
+    plain = ("bart_base", "full attention", "srformer_bart_base, triton")
+    assert fused.keys() == {f"{name}, fused_adam{more}" for name in plain for more in ("", ", compiled")}
     for name, system in fused.items():
-        other = chosen[name.removesuffix(", fused_adam")]
+        assert system.compiled == name.endswith("compiled")
+        other = chosen[name.split(", fused_adam")[0]]
         assert (system.arch, system.settings, other.optimizer) == (other.arch, other.settings, "adam")
     assert all(system.same_as is None or system.same_as in chosen for system in chosen.values())
+
+
+def test_ours_and_stock_are_compiled_layer_by_layer(monkeypatch):
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
+    task, found = random_models.StubTask(50), {}
+    batch = make_batch(task, CASE, "cpu")
+    for name, arch in (("ours", "srformer_bart_tiny"), ("stock", "bart_base")):
+        sizes = dict.fromkeys(("encoder_embed_dim", "encoder_ffn_embed_dim", "decoder_ffn_embed_dim"), 32)
+        sizes |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+        sizes |= dict.fromkeys(("encoder_layers", "decoder_layers"), 2)
+        system = System(arch, sizes)
+        check(name, system, FairseqStep(task, system, CASE, "cpu"), batch, found)
+        torch._dynamo.utils.counters.clear()
+        system = System(arch, sizes, name, compiled=True)
+        check(f"{name}, compiled", system, FairseqStep(task, system, CASE, "cpu"), batch, found)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
 
 def test_training_step_measures_checked_systems_on_a_cpu(tmp_path, monkeypatch):

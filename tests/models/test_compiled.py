@@ -1,0 +1,194 @@
+"""`--compile`: compiled layers compute what the plain ones do, are compiled once, and leave no trace in a checkpoint.
+
+Most tests have Dynamo trace the layers and PyTorch run what it traced, which takes no compiler; one generates code.
+"""
+
+import copy
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from srformer_plugin.errors import ConfigurationError
+from srformer_plugin.models import compiled
+from srformer_plugin.models.compiled import compile_layers
+
+# tokens of every source, tokens of the targets: all sizes vary, one batch has one sentence, one is square
+BATCHES = [([9, 5, 7], 8), ([11, 5, 7, 10], 9), ([12], 6), ([9, 16], 8), ([13] * 5, 5), ([4] * 7, 5), ([24, 3], 24)]
+SMALL = {
+    f"{side}_{size}": value
+    for side in ("encoder", "decoder")
+    for size, value in (("embed_dim", 32), ("ffn_embed_dim", 64), ("attention_heads", 2))
+}
+PRE_NORM = {"encoder_normalize_before": True, "decoder_normalize_before": True}
+MODELS = {
+    "BART": ("srformer_bart_tiny", {}),
+    "BART, norm first": ("srformer_bart_tiny", PRE_NORM),
+    "full": ("srformer_bart_tiny", {"cross_attention": "full"}),
+    "content": ("srformer_bart_content", {**SMALL, "segment_size": 2, "segments_per_query": 2}),
+    "chunked": ("srformer_bart_tiny", {"encoder_attention": "chunked", "encoder_chunk": 6, "encoder_context": 2}),
+    "window": ("srformer_bart_tiny", {"encoder_attention": "window", "encoder_window": 3}),
+    "LED": ("srformer_led_tiny", {"attention_window": "4"}),
+    "T5": ("srformer_t5_tiny", {}),
+    "T5 v1.1": ("srformer_t5_tiny", {"feed_forward": "gated-gelu"}),
+    "no cross-attention": ("srformer_bart_tiny", {"no_cross_attention": True}),
+}
+
+
+@pytest.fixture(autouse=True)
+def traced(monkeypatch):
+    """Without a compiler, and nothing compiled by another test."""
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    monkeypatch.setattr(compiled, "missing_compiler", lambda cpu: None)
+    torch._dynamo.reset()
+    counters.clear()
+
+
+@pytest.fixture
+def pair(build_model):
+    """The same model twice, of 3 + 3 layers: as it is, and with compiled layers."""
+
+    def build(kind, **more):
+        arch, settings = MODELS[kind]
+        settings = {"encoder_layers": 3, "decoder_layers": 3, **settings, **more}
+        return build_model(arch, **settings), build_model(arch, compile=True, **settings)
+
+    return build
+
+
+@pytest.fixture
+def inputs(make_sample):
+    def make(lengths, targets):
+        previous = torch.randint(4, 20, (len(lengths), targets), generator=torch.Generator().manual_seed(5))
+        return {**make_sample(lengths)["net_input"], "prev_output_tokens": previous}
+
+    return make
+
+
+def gradients(model, batch):
+    """Logits, and the gradient of every parameter."""
+    torch.manual_seed(3)
+    model.zero_grad()
+    logits = model(**batch)[0]
+    logits.float().square().mean().backward()
+    return logits.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(found, expected, tolerance=5e-4):
+    """Logits and gradients, but for rounding; a gradient that must be 0, as that of a key's bias, is rounding alone."""
+    (logits, found), (expected_logits, expected) = found, expected
+    torch.testing.assert_close(logits, expected_logits, rtol=tolerance, atol=tolerance)
+    assert found.keys() == expected.keys()
+    largest = max(gradient.abs().max() for gradient in expected.values())
+    for name, gradient in expected.items():
+        scale = max(gradient.abs().max(), 1e-4 * largest)
+        assert (found[name] - gradient).abs().max() < tolerance * scale, name
+
+
+def graphs():
+    return counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_logits_and_gradients_are_those_of_the_plain_layers(pair, inputs, kind):
+    plain, fast = pair(kind)
+    assert graphs() == 0  # not before the first batch
+    for lengths, targets in BATCHES[:3]:
+        batch = inputs(lengths, targets)
+        for model in (plain, fast):
+            model.train()
+        assert_same(gradients(fast, batch), gradients(plain, batch))
+        with torch.no_grad():
+            torch.testing.assert_close(fast.eval()(**batch)[0], plain.eval()(**batch)[0], rtol=1e-4, atol=1e-5)
+    assert graphs() > 0 and not counters["graph_break"]
+
+
+@pytest.mark.parametrize(("kind", "functions"), [("BART", 2), ("BART, norm first", 3), ("T5", 3), ("window", 2)])
+def test_no_batch_and_no_layer_compiles_anew(pair, inputs, kind, functions):
+    """Encoder and decoder and all their layers share what stands around an attention, whatever a batch's sizes are."""
+    _, fast = pair(kind)
+    for lengths, targets in BATCHES:
+        gradients(fast.train(), inputs(lengths, targets))
+        assert graphs() == functions
+    for lengths, targets in BATCHES:
+        with torch.no_grad():
+            fast.eval()(**inputs(lengths, targets))
+        assert graphs() == 2 * functions
+
+
+def test_more_variants_than_pytorch_allows_are_compiled_too(pair, inputs):
+    _, fast = pair("BART")
+    with torch._dynamo.config.patch(recompile_limit=1):
+        gradients(fast.train(), inputs(*BATCHES[0]))
+        with torch.no_grad():
+            fast.eval()(**inputs(*BATCHES[0]))
+        assert torch._dynamo.config.recompile_limit == 1  # that of the process
+    assert graphs() == 4
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_activation_checkpointing_recomputes_the_same(pair, inputs, dropout):
+    """With the same dropout in the recomputed pass, that is: else the gradients would be those of another function."""
+    more = {"dropout": dropout, "attention_dropout": dropout, "activation_dropout": dropout}
+    _, kept = pair("BART", **more)
+    _, recomputed = pair("BART", checkpoint_activations=True, **more)
+    for batch in (inputs(*BATCHES[0]), inputs(*BATCHES[1])):
+        assert_same(gradients(recomputed.train(), batch), gradients(kept.train(), batch))
+
+
+def test_dropout_drops_and_layers_are_dropped(pair, inputs):
+    plain, fast = pair("BART", encoder_layerdrop=0.5, decoder_layerdrop=0.5)
+    batch = inputs(*BATCHES[0])
+    for _ in range(3):
+        assert_same(gradients(fast.train(), batch), gradients(plain.train(), batch))
+    plain, fast = pair("BART", dropout=0.3)
+    first, second = fast.train()(**batch)[0], fast(**batch)[0]
+    assert not torch.allclose(first, second)
+
+
+def test_a_copy_computes_with_its_own_weights(pair, inputs):
+    """--store-ema copies the model."""
+    plain, fast = pair("BART", checkpoint_activations=True)
+    other = copy.deepcopy(fast)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    batch = inputs(*BATCHES[0])
+    assert other(**batch)[0].abs().max() == 0
+    torch.testing.assert_close(fast(**batch)[0], plain(**batch)[0])
+
+
+def test_decoding_step_by_step_is_not_compiled(pair, inputs):
+    plain, fast = pair("BART")
+    batch = inputs(*BATCHES[0])
+    with torch.no_grad():
+        for model in (plain, fast):
+            encoded = model.encoder(batch["src_tokens"], batch["src_lengths"])
+            before, state = graphs(), {}
+            steps = [model.decoder(batch["prev_output_tokens"][:, : t + 1], encoded, state)[0] for t in range(8)]
+            assert graphs() == before
+            torch.testing.assert_close(torch.cat(steps, dim=1), plain(**batch)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_stock_models_can_be_compiled_as_well(build_model, inputs):
+    sizes = {**SMALL, "encoder_layers": 2, "decoder_layers": 2}
+    plain, fast = build_model("bart_base", **sizes), build_model("bart_base", **sizes)
+    compile_layers(fast)
+    batch = inputs(*BATCHES[0])
+    assert_same(gradients(fast, batch), gradients(plain, batch))
+    assert graphs() > 0
+
+
+def test_parts_that_are_not_compiled_are_refused_by_their_flag(build_model):
+    with pytest.raises(ConfigurationError, match="--compile cannot compute --scale-fc: leave one of them out"):
+        build_model("srformer_bart_tiny", compile=True, scale_fc=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["BART", "T5 v1.1"])
+def test_generated_code_computes_the_same(pair, inputs, monkeypatch, kind):
+    monkeypatch.setattr(compiled, "BACKEND", "inductor")
+    plain, fast = pair(kind)
+    for lengths, targets in BATCHES[:3]:
+        batch = inputs(lengths, targets)
+        assert_same(gradients(fast.train(), batch), gradients(plain.train(), batch), tolerance=1e-3)
