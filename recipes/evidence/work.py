@@ -101,6 +101,7 @@ def _start(plan, place):
     )
     length = ("--total-num-update", start["updates"], "--max-update", start["updates"])
     model = (*PLUGIN, "--cross-attention", "full", *plan.train, *start["flags"], *length, "--seed", 1)
+    # Its loss is measured as a cell's; a training that validates also copies every checkpoint as its best.
     return [
         _stage("initial", "untrained weights, scaled to the width", [
             "python", "-m", "recipes.initial_weights", out / "initial/model.pt", out / "data", *model,
@@ -108,7 +109,7 @@ def _start(plan, place):
         _stage("start", f"full attention from scratch, {start['updates']} updates", [
             "fairseq-train", data, *model, *TRAINING, "[", "--num-workers", place.loaders, "]", *place.device,
             "--finetune-from-model", out / "initial/model.pt", "--save-dir", out / "start",
-            "--save-interval-updates", SAVE_EVERY, "--keep-interval-updates", 1,
+            "--save-interval-updates", SAVE_EVERY, "--keep-interval-updates", 1, "--disable-validation",
         ], resumable=True),
     ]  # fmt: skip
 

@@ -226,6 +226,7 @@ def test_a_plan_runs_from_raw_text_to_the_report_and_nothing_twice(raw, tmp_path
     assert "2 of 2 runs done" in run(warm.programs() / "python")
     content = json.loads((out / "report/report.json").read_text(encoding="utf-8"))
     assert content["finished"] == content["wanted"] == 2
+    assert [path.name for path in (out / "start").glob("*.pt")] == ["checkpoint_last.pt"]  # no copy as the best one
     for row, name in zip(content["systems"], (START, "segmented.1")):
         (one,) = row["runs"]
         assert 0 < one["loss"] < 10 and one["tokens_per_second"] > 0
