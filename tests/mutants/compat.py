@@ -96,4 +96,22 @@ MUTANTS = [
         "new": "            pass",
         "tests": "tests/compat/test_loaders.py -k same_number",
     },
+    {
+        "file": "srformer_plugin/compat/updates.py",
+        "old": "target.zero_()",
+        "new": "pass",
+        "tests": "tests/compat/test_updates.py -k copied",
+    },
+    {
+        "file": "srformer_plugin/compat/updates.py",
+        "old": " and type(m).train in known",
+        "new": "",
+        "tests": "tests/compat/test_updates.py -k own",
+    },
+    {
+        "file": "srformer_plugin/compat/statistics.py",
+        "old": "(norm > limit).to(norm) * 100",
+        "new": "(norm > 2 * limit).to(norm) * 100",
+        "tests": "tests/compat/test_updates.py -k stock_one",
+    },
 ]

@@ -1,0 +1,121 @@
+"""The numbers of an update's log, without waits for the device."""
+
+import threading
+from collections.abc import MutableMapping
+
+import torch
+from fairseq.logging import metrics
+from fairseq.logging.meters import MetersDict
+from fairseq.trainer import Trainer
+
+from .patching import wrap
+
+_here = threading.local()
+
+
+def log_without_waiting():
+    """Let the device go on while an update's loss and norm are noted down for the log.
+
+    ``trainer.py:1522`` asks once more whether the norm is finite, ``:1529`` copies two numbers to the device, and
+    ``:1556`` reads and rounds every statistic of the update, though ``fairseq_cli/train.py`` prints them every
+    ``--log-interval`` updates: some six waits, before which the whole update has to end, so that the device has nothing
+    to do until the next batch is launched. Here the statistics are read when somebody asks for one. What is printed is
+    the same. Not needed when an update with ``--log-interval 100`` reads two numbers from the device: whether the norm
+    is finite, and nothing behind the optimizer.
+    """
+
+    def log(original):
+        def _reduce_and_log_stats(self, logging_outputs, sample_size, grad_norm=None):
+            if torch.is_tensor(grad_norm) and not self.cfg.common.amp:  # finite: it was looked at before the step
+                _log_norm(grad_norm, self.cfg.optimization.clip_norm)
+                grad_norm = None
+            _here.deferring = True
+            try:
+                return original(self, logging_outputs, sample_size, grad_norm)
+            finally:
+                _here.deferring = False
+
+        return _reduce_and_log_stats
+
+    def values(original):
+        def get_smoothed_values(self):
+            return SmoothedLater(self) if getattr(_here, "deferring", False) else original(self)
+
+        return get_smoothed_values
+
+    wrap(Trainer, "_reduce_and_log_stats", log)
+    wrap(MetersDict, "get_smoothed_values", values)
+
+
+def _log_norm(norm: torch.Tensor, limit: float) -> None:
+    """Log an update, its norm, and whether it was clipped (in percent), as fairseq does."""
+    metrics.log_speed("ups", 1.0, priority=100, round=2)
+    metrics.log_scalar("gnorm", norm, priority=400, round=3)
+    if limit > 0:
+        metrics.log_scalar("clip", (norm > limit).to(norm) * 100, priority=500, round=1)
+
+
+class SmoothedLater(MutableMapping):
+    """The smoothed values of meters that nobody changes any more, each read when it is asked for."""
+
+    def __init__(self, meters: MetersDict):
+        self._meters = meters
+        self._values = {name: None for name in meters if not name.startswith("_")}
+        self._read = set()
+
+    def __getitem__(self, name):
+        if name in self._values and name not in self._read:
+            self[name] = self._meters.get_smoothed_value(name)
+        return self._values[name]
+
+    def __setitem__(self, name, value):
+        self._values[name] = value
+        self._read.add(name)
+
+    def __delitem__(self, name):
+        del self._values[name]
+        self._read.discard(name)
+
+    def __contains__(self, name):
+        return name in self._values
+
+    def __iter__(self):
+        return iter(self._values)
+
+    def __len__(self):
+        return len(self._values)
+
+
+def read_sums_of_processes_at_once():
+    """Read what several processes have summed up in one go.
+
+    ``trainer.py:1469`` leaves the sums on the device, and the trainer and the meters then read them one by one: whether
+    the number of tokens is 0, whether a weight is above 0 (``logging/meters.py:80``, for each of three groups of
+    meters), in all some ten waits an update, most of them behind the optimizer. The sums are float64, as Python's. Not
+    needed when an update on two processes reads as many numbers as on one, and once more.
+    """
+
+    def make_wrapper(original):
+        def _fast_stat_sync_sum(self, logging_outputs, *extra_stats_to_sum, ignore=False):
+            outputs, extra = original(self, logging_outputs, *extra_stats_to_sum, ignore=ignore)
+            names = [list(output) for output in outputs]
+            values = [*extra, *(output[name] for output, keys in zip(outputs, names) for name in keys)]
+            numbers = iter(numbers_of(values))
+            extra = [next(numbers) for _ in extra]
+            return [{name: next(numbers) for name in keys} for keys in names], extra
+
+        return _fast_stat_sync_sum
+
+    wrap(Trainer, "_fast_stat_sync_sum", make_wrapper)
+
+
+def numbers_of(values: list) -> list:
+    """`values` with the tensors of one number as numbers, those of a device read together; others as they are."""
+    single = {i: x for i, x in enumerate(values) if torch.is_tensor(x) and x.numel() == 1}
+    for device in {x.device for x in single.values()}:
+        places = [i for i, x in single.items() if x.device == device]
+        read = torch.stack([single[i].detach().double().view(()) for i in places]).tolist()
+        values = list(values)
+        for place, number in zip(places, read):
+            values[place] = number
+    return values

@@ -1,0 +1,117 @@
+"""What an update costs beside its passes: copies of weights, walks over modules, waits for the device."""
+
+from collections.abc import Iterator
+
+import torch
+from fairseq.models import BaseFairseqModel, FairseqEncoder
+from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
+from torch import nn
+
+from .patching import wrap
+
+
+def copy_all_weights_at_once():
+    """Copy gradients to float32, and weights back, in one call for all parameters.
+
+    ``optim/fp16_optimizer.py:111`` and ``:152`` copy them one by one: with ``--bf16`` two launches for each of some 260
+    parameters, while the device waits. The values are the same. Not needed when both use ``torch._foreach_copy_``.
+    """
+
+    def gradients(original):
+        def _sync_fp16_grads_to_fp32(self):
+            masters = _masters(self)
+            if not self._needs_sync or masters is None:
+                return original(self)
+            if not self.has_flat_params:
+                for master in masters:
+                    if master.grad is None:
+                        master.grad = torch.empty_like(master)
+            pairs = list(zip(_parts(self, "grad"), (p.grad for p in self.fp16_params)))
+            for target, source in pairs:
+                if source is None:
+                    target.zero_()
+            _copy([(target, source) for target, source in pairs if source is not None])
+            self._needs_sync = False
+
+        return _sync_fp16_grads_to_fp32
+
+    def weights(original):
+        def _sync_fp32_params_to_fp16(self):
+            if _masters(self) is None:
+                return original(self)
+            _copy([(p.data, part) for p, part in zip(self.fp16_params, _parts(self, "data"))])
+
+        return _sync_fp32_params_to_fp16
+
+    wrap(_FP16OptimizerMixin, "_sync_fp16_grads_to_fp32", gradients)
+    wrap(_FP16OptimizerMixin, "_sync_fp32_params_to_fp16", weights)
+
+
+def _masters(optimizer) -> "list[nn.Parameter] | None":
+    """The float32 parameters, one vector with all where they are flat; None where one is not trained or on a device of
+    its own, which is left to fairseq."""
+    masters = optimizer.fp32_params
+    masters = list(masters.values()) if isinstance(masters, dict) else masters
+    alone = len(masters) == 1 if optimizer.has_flat_params else True
+    return masters if alone and all(p.requires_grad for p in optimizer.fp16_params) else None
+
+
+def _parts(optimizer, name: str) -> list[torch.Tensor]:
+    """The float32 "grad" or "data" of every parameter, of its shape."""
+    masters = _masters(optimizer)
+    if not optimizer.has_flat_params:
+        return [getattr(master, name) for master in masters]
+    vector = getattr(masters[0], name).detach()
+    parts = vector.split([p.numel() for p in optimizer.fp16_params])
+    return [part.view_as(p) for part, p in zip(parts, optimizer.fp16_params)]
+
+
+def _copy(pairs) -> None:
+    """Copy the second tensor of every pair to the first."""
+    if pairs:
+        with torch.no_grad():
+            torch._foreach_copy_(*map(list, zip(*pairs)))
+
+
+def walk_over_modules_once():
+    """Tell a model's modules the mode and the number of updates without three slow walks an update.
+
+    ``trainer.py:800`` and ``tasks/fairseq_task.py:528`` call ``model.train()`` in every update, which sets an attribute
+    of each of some 450 modules, and ``:529`` asks all of them whether they want to know the number of updates
+    (``models/fairseq_model.py:157``), by an exception where they do not; the encoder does it again
+    (``models/fairseq_encoder.py:85``). Here a model that is in the mode already is left alone, unless a module of it
+    has a ``train`` of its own, and classes are asked. Not needed when an update sets no attribute of a module.
+    """
+
+    def mode(original):
+        def train(self, mode=True):
+            if all(m.training is mode and type(m).train in known for m in modules_of(self)):
+                return self
+            return original(self, mode)
+
+        known = (nn.Module.train, train)
+        return train
+
+    def number(original):
+        def set_num_updates(self, num_updates):
+            for module in modules_of(self):
+                asks = hasattr(type(module), "set_num_updates") or "set_num_updates" in vars(module)
+                if asks and module is not self:
+                    module.set_num_updates(num_updates)
+
+        return set_num_updates
+
+    wrap(BaseFairseqModel, "train", mode)
+    wrap(BaseFairseqModel, "set_num_updates", number)
+    wrap(FairseqEncoder, "set_num_updates", number)
+
+
+def modules_of(module: nn.Module) -> Iterator[nn.Module]:
+    """A module and all within it, each once: ``module.modules()`` in another order, in a fifth of the time."""
+    seen, left = set(), [module]
+    while left:
+        current = left.pop()
+        if current is not None and id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            left.extend(current._modules.values())

@@ -1,0 +1,248 @@
+"""Updates are made faster, and not otherwise: the same weights, the same log."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq.distributed import utils as distributed_utils
+from fairseq.logging import metrics
+from fairseq.logging.meters import AverageMeter, MetersDict
+from fairseq.models import BaseFairseqModel, FairseqEncoder
+from fairseq.optim.fp16_optimizer import FP16Optimizer, _FP16OptimizerMixin
+from fairseq.trainer import Trainer
+from stock_bart import stock
+from torch import nn
+
+from srformer_plugin.compat.statistics import SmoothedLater, numbers_of
+from srformer_plugin.compat.updates import modules_of
+
+MENDED = [
+    (_FP16OptimizerMixin, "_sync_fp16_grads_to_fp32"),
+    (_FP16OptimizerMixin, "_sync_fp32_params_to_fp16"),
+    (BaseFairseqModel, "train"),
+    (BaseFairseqModel, "set_num_updates"),
+    (FairseqEncoder, "set_num_updates"),
+    (Trainer, "_reduce_and_log_stats"),
+    (MetersDict, "get_smoothed_values"),
+]
+TIMES = r'"\w*(wps|ups|wall)": "[^"]*"(, )?'
+
+
+@pytest.mark.parametrize("flags", [[], ["--bf16"], ["--fp16"], ["--bf16", "--optimizer", "fused_adam"]], ids=" ".join)
+def test_a_training_is_the_stock_one(train_here, tmp_path, monkeypatch, flags):
+    def run(folder):
+        arguments = ["--max-update", 4, "--log-format", "json", "--clip-norm", 0.5, "--dropout", 0.1, *flags]
+        log = train_here(*arguments, "--disable-validation", "--save-dir", tmp_path / folder)
+        saved = torch.load(tmp_path / folder / "checkpoint_last.pt", weights_only=True)
+        return saved, [re.sub(TIMES, "", line) for line in re.findall(r'\{"epoch".*\}', log)]
+
+    ours, our_log = run("ours")
+    for owner, name in MENDED:
+        monkeypatch.setattr(owner, name, stock(getattr(owner, name)))
+    theirs, their_log = run("theirs")
+    assert our_log == their_log
+    assert len(our_log) >= 5
+    assert ours["model"].keys() == theirs["model"].keys()
+    assert all(torch.equal(weight, theirs["model"][name]) for name, weight in ours["model"].items())
+
+
+# --- copies -----------------------------------------------------------------------------------------------
+
+
+class Optimizer(_FP16OptimizerMixin):
+    """The copies of an optimizer of two matrices, a vector and a number; `flat`: with one vector of them."""
+
+    def __init__(self, flat, trained=(True, True, True, True)):
+        super().__init__()
+        shapes = [(2, 3), (3, 2), (4,), ()]
+        self.fp16_params = [nn.Parameter(torch.randn(s).bfloat16(), requires_grad=t) for s, t in zip(shapes, trained)]
+        self.scaler, self._needs_sync = None, True
+        if flat:
+            vector = nn.Parameter(torch.cat([p.detach().float().view(-1) for p in self.fp16_params]))
+            vector.grad = torch.full_like(vector, 9)
+            self.fp32_params = {None: vector}
+        else:
+            self.fp32_params = FP16Optimizer.build_fp32_params(None, self.fp16_params, flatten=False)
+
+    def masters(self):
+        return list(self.fp32_params.values()) if self.has_flat_params else self.fp32_params
+
+
+@pytest.mark.parametrize("trained", [(True, True, True, True), (True, False, True, True)], ids=["all", "not all"])
+@pytest.mark.parametrize("freed", [False, True], ids=["kept", "freed"])
+@pytest.mark.parametrize("flat", [False, True], ids=["each", "flat"])
+def test_gradients_and_weights_are_copied_as_in_stock(monkeypatch, flat, freed, trained):
+    found = []
+    for ours in (True, False):
+        if not ours:
+            for name in ("_sync_fp16_grads_to_fp32", "_sync_fp32_params_to_fp16"):
+                monkeypatch.setattr(_FP16OptimizerMixin, name, stock(getattr(_FP16OptimizerMixin, name)))
+        torch.manual_seed(1)
+        optimizer = Optimizer(flat, trained)
+        for p in optimizer.fp16_params[:3]:  # the last has none
+            p.grad = torch.randn_like(p) if p.requires_grad else None
+        for master in optimizer.masters():
+            if freed and not flat:
+                master.grad = None
+        optimizer._sync_fp16_grads_to_fp32()
+        assert not optimizer._needs_sync
+        with torch.no_grad():
+            for master in optimizer.masters():
+                master.mul_(3)
+        optimizer._sync_fp32_params_to_fp16()
+        found.append([p.detach().clone() for p in optimizer.fp16_params])
+        found[-1] += [m.grad for m in optimizer.masters() if m.grad is not None]
+    assert len(found[0]) == len(found[1])
+    assert all(x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(*found))
+
+
+# --- walks ------------------------------------------------------------------------------------------------
+
+
+class Counted(nn.Module):
+    """A module that wants to know the number of updates."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.part = [], nn.Linear(1, 1)
+
+    def set_num_updates(self, number):
+        self.seen.append(number)
+
+
+class Model(BaseFairseqModel):
+    def __init__(self):
+        super().__init__()
+        self.encoder = FairseqEncoder(None)
+        self.encoder.counted, self.counted, self.shared = Counted(), Counted(), nn.Linear(1, 1)
+        self.again = self.shared
+
+
+def test_every_module_that_asks_is_told_as_often_as_in_stock(monkeypatch):
+    model = Model()
+    model.set_num_updates(7)
+    seen = [model.encoder.counted.seen, model.counted.seen]
+    for owner in (BaseFairseqModel, FairseqEncoder):
+        monkeypatch.setattr(owner, "set_num_updates", stock(owner.set_num_updates))
+    other = Model()
+    other.set_num_updates(7)
+    assert seen == [other.encoder.counted.seen, other.counted.seen]
+    assert len(seen[0]) == 2
+
+
+def test_a_walk_meets_every_module_once():
+    model = Model()
+    assert sorted(map(id, modules_of(model))) == sorted(map(id, model.modules()))
+
+
+def test_a_model_in_its_mode_is_left_alone_and_another_is_not(monkeypatch):
+    model, changed, assign = Model(), [], nn.Module.__setattr__
+
+    def __setattr__(self, name, value):
+        changed.append(self)
+        assign(self, name, value)
+
+    monkeypatch.setattr(nn.Module, "__setattr__", __setattr__)
+    assert model.train() is model
+    assert changed == []
+    vars(model.counted.part)["training"] = False
+    model.train()
+    assert model.counted.part.training
+    model.eval()
+    assert not any(module.training for module in model.modules())
+    assert changed
+
+
+def test_a_module_with_a_mode_of_its_own_is_asked():
+    class Own(nn.Module):
+        asked = 0
+
+        def train(self, mode=True):
+            self.asked += 1
+            return super().train(mode)
+
+    model = Model()
+    model.own = Own()
+    model.train()
+    model.train()
+    assert model.own.asked == 2
+
+
+# --- statistics -------------------------------------------------------------------------------------------
+
+
+def numbers_read_by_the_log(train_here, monkeypatch):
+    """Of one update on a trainer whose log is not printed."""
+    counts, log = [], Trainer._reduce_and_log_stats
+
+    def _reduce_and_log_stats(*args, **kwargs):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            found = log(*args, **kwargs)
+        counts.append(sum(event.name == "aten::_local_scalar_dense" for event in profiler.events()))
+        return found
+
+    monkeypatch.setattr(Trainer, "_reduce_and_log_stats", _reduce_and_log_stats)
+    train_here("--log-interval", 100, "--clip-norm", 0.5)
+    return max(counts)
+
+
+def test_an_updates_log_reads_nothing_from_the_device(train_here, monkeypatch):
+    assert numbers_read_by_the_log(train_here, monkeypatch) == 0
+
+
+def test_stock_reads_the_statistics_of_every_update(train_here, monkeypatch):
+    monkeypatch.setattr(Trainer, "_reduce_and_log_stats", stock(Trainer._reduce_and_log_stats))
+    monkeypatch.setattr(MetersDict, "get_smoothed_values", stock(MetersDict.get_smoothed_values))
+    assert numbers_read_by_the_log(train_here, monkeypatch) >= 4
+
+
+def test_statistics_that_are_asked_for_are_those_of_stock():
+    meters = MetersDict()
+    for name, value in (("loss", 1.23456), ("bsz", 4), ("_hidden", 2)):
+        meter = AverageMeter(round=2)
+        meter.update(torch.tensor(value), 1)
+        meters.add_meter(name, meter, 10)
+    later, now = SmoothedLater(meters), meters.get_smoothed_values()
+    assert isinstance(now, dict)
+    assert dict(later) == dict(now) == {"loss": 1.23, "bsz": 4}
+    later["sample_size"] = 3
+    del later["bsz"]
+    assert "bsz" not in later
+    assert dict(later) == {"loss": 1.23, "sample_size": 3}
+    with pytest.raises(KeyError):
+        later["_hidden"]
+
+
+def test_a_norm_that_is_not_finite_is_not_logged_with_amp(train_here):
+    """The trainer goes on with an overflow there, and asks."""
+    trainer = SimpleNamespace(
+        cfg=SimpleNamespace(common=SimpleNamespace(amp=True), optimization=SimpleNamespace(clip_norm=1.0)),
+        task=SimpleNamespace(reduce_metrics=lambda *_: metrics.log_scalar("loss", 1.0)),
+        get_criterion=lambda: None,
+        tpu=False,
+    )
+    with metrics.aggregate(new_root=True) as found:
+        Trainer._reduce_and_log_stats(trainer, [], 1, torch.tensor(float("inf")))
+        assert "gnorm" not in found
+        Trainer._reduce_and_log_stats(trainer, [], 1, torch.tensor(2.0))
+        assert found["gnorm"].avg == 2
+
+
+def test_sums_of_processes_are_numbers(monkeypatch):
+    monkeypatch.setattr(distributed_utils, "all_reduce", lambda tensor, group: tensor)
+    trainer = SimpleNamespace(device=torch.device("cpu"), data_parallel_process_group=None)
+    outputs = [{"loss": torch.tensor(0.1), "ntokens": 3}, {"loss": torch.tensor(0.2), "ntokens": 4}]
+    logged, extra = Trainer._fast_stat_sync_sum(trainer, outputs, 7.0, 0)
+    expected, more = stock(Trainer._fast_stat_sync_sum)(trainer, outputs, 7.0, 0)
+    assert logged == [{name: value.item() for name, value in expected[0].items()}]
+    assert extra == [value.item() for value in more] == [7, 0]
+    assert all(type(value) is float for value in [*logged[0].values(), *extra])
+    assert torch.is_tensor(expected[0]["loss"])
+    assert Trainer._fast_stat_sync_sum(trainer, [], 7.0, 0) == ([], [7, 0])
+
+
+def test_what_is_no_single_number_stays():
+    vector = torch.tensor([1.0, 2.0])
+    assert numbers_of([vector, 3, torch.tensor(4), "x"])[1:] == [3, 4.0, "x"]
+    assert numbers_of([vector])[0] is vector
