@@ -13,6 +13,7 @@ from .batches import (
     resume_with_the_same_batches,
 )
 from .checkpoints import allow_checkpoint_classes, explain_refused_checkpoint, show_configuration_errors
+from .collation import collate_whole_batches
 from .commands import end_with_one_line
 from .decoding import (
     attend_to_the_own_source,
@@ -55,6 +56,7 @@ MENDS = (
     stop_where_a_training_ended,
     show_models_what_is_resumed,
     copy_whole_checkpoints,
+    collate_whole_batches,
     copy_all_weights_at_once,
     walk_over_modules_once,
     log_without_waiting,

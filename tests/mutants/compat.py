@@ -114,4 +114,10 @@ MUTANTS = [
         "new": "(norm > 2 * limit).to(norm) * 100",
         "tests": "tests/compat/test_updates.py -k stock_one",
     },
+    {
+        "file": "srformer_plugin/compat/collation.py",
+        "old": "place[begin + 1 : begin + len(row)] = row[:-1]",
+        "new": "place[begin + 1 : begin + len(row)] = row[1:]",
+        "tests": "tests/compat/test_collation.py",
+    },
 ]
