@@ -1,7 +1,7 @@
 """SRformer for fairseq: what ``--user-dir`` points at.
 
 Importing this package mends what stock fairseq gets wrong on today's Python, PyTorch and NumPy
-(:mod:`srformer_plugin.compat`) and registers models, optimizer, scorer and task, and does nothing else.
+(:mod:`srformer_plugin.compat`) and registers models, criterion, optimizer, scorer and task, and does nothing else.
 `srformer_plugin.summarize` is imported when it is first asked for.
 """
 
@@ -23,6 +23,7 @@ compat.apply()
 if _choose:  # it has been read; other programs that are started from here choose for themselves
     del os.environ["OMP_WAIT_POLICY"]
 
+from .criterions import fused_label_smoothed_cross_entropy  # noqa: E402, F401 (registers --criterion of this name)
 from .models import srformer_bart, srformer_led, srformer_t5  # noqa: E402, F401 (register; after the mends, which they rely on)
 from .optim import fused_adam  # noqa: E402, F401 (registers --optimizer fused_adam)
 from .scoring import fairseq_scorer  # noqa: E402, F401 (registers --scoring rouge)

@@ -149,7 +149,8 @@ def _logged_by(cfg) -> "list[str] | None":
     if getattr(cfg.task, "_name", None) not in ("translation", "summarization"):
         return None
     criterion = getattr(cfg.criterion, "_name", None)
-    if criterion == "label_smoothed_cross_entropy" or (criterion == "cross_entropy" and cfg.criterion.sentence_avg):
+    smoothed = criterion in ("label_smoothed_cross_entropy", "fused_label_smoothed_cross_entropy")
+    if smoothed or (criterion == "cross_entropy" and cfg.criterion.sentence_avg):
         return list(LOSSES)
     return ["loss", "ppl"] if criterion == "cross_entropy" else None
 

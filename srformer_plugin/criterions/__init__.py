@@ -1,0 +1,1 @@
+"""Training losses for fairseq's trainer."""
