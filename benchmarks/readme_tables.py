@@ -42,6 +42,8 @@ TABLES = {
     "training_profile": tables.training_profile,
     "training_profile_2": tables.training_profile,
     "training_updates": tables.training_updates,
+    "vocabulary_loss": tables.vocabulary_loss,
+    "vocabulary_loss_cpu": tables.vocabulary_loss,
     "training_updates_t5": tables.training_updates,
 }
 REPORTS = {"evidence_content": ("evidence/content/report.json", tables_of_evidence.quality)}

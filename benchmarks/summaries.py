@@ -46,7 +46,7 @@ def summary(results):
             # with our optimizer where that was timed; beside stock, and beside what has all of ours but the attention
             for fused, other in ((True, "bart_base, fused_adam"), (False, "full attention")):
                 names = [x for x in timed if x.startswith("srformer") and x.endswith("fused_adam") == fused]
-                names = [x for x in names if not x.endswith("compiled")]
+                names = [x for x in names if not x.endswith(("compiled", "fused loss"))]
                 if names:
                     best = min(names, key=lambda name: timed[name]["ours"])
                     add(f"training step, {case} ({best.split(', ', 1)[1]}){clock}", timed[best])

@@ -188,6 +188,26 @@ def attention_content(rows):
     )
 
 
+def vocabulary_loss(rows):
+    """Milliseconds and memory of projection and loss, a line per size, precision and system."""
+    first, lines = rows[0], []
+    for row in rows:
+        case = row["case"]
+        shape = " x ".join(f"{case[name]:,}" for name in ("rows", "width", "classes"))
+        peak = number(row["peak_mib"], ",") if row["ours"] else row["not_timed"]
+        lines.append(
+            f"| {shape} | {case['precision']} | {case['system']} | {number(row['ours'], ',.2f')} "
+            f"| {number(row['ratio'], '.2f')} | {peak} |"
+        )
+    return table(
+        "| N x D x V | precision | system | ms | fairseq / this | peak MiB |",
+        lines,
+        "forward and backward, medians",
+        first,
+        f"torch {first['torch']}",
+    )
+
+
 def training_step(rows):
     """Milliseconds and memory of a training step, a line per batch shape, system and clock; where it goes, if known."""
     first = rows[0]

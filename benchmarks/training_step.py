@@ -6,10 +6,11 @@
 bart_base's sizes, random weights of one seed, dropout 0.1; random batches of B sources between 7/8 N and N tokens,
 padded on the right, and B targets of T tokens. A step is forward, label-smoothed loss (0.1), backward, clipping and
 Adam. fairseq's models are trained as its --bf16 does it: weights in bfloat16, a copy of them in float32 for its Adam,
-or for this package's where a system's name says fused_adam: stock and ours have a line with either. transformers' are
-trained as its Trainer's bf16 does it: weights in float32, autocast to bfloat16, PyTorch's fused AdamW. "wall" is the
-median of the steps by the clock, "device" (--profile) what the device is busy with in one: where a step waits for the
-processor's launches they differ. The peak is that of a step and holds weights and optimizer states.
+or for this package's where a system's name says fused_adam: stock and ours have a line with either. "fused loss" is
+`--criterion fused_label_smoothed_cross_entropy`. transformers' are trained as its Trainer's bf16 does it: weights in
+float32, autocast to bfloat16, PyTorch's fused AdamW. "wall" is the median of the steps by the clock, "device"
+(--profile) what the device is busy with in one: where a step waits for the processor's launches they differ. The peak
+is that of a step and holds weights and optimizer states.
 
 Before a case is timed: losses are finite; with equal weights full cross-attention has stock BART's loss, and the
 implementations of the segmented attention have one another's. A model that fails is not timed. --long times the systems
@@ -25,7 +26,7 @@ import time
 
 import torch
 import torch.nn.functional as F
-from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.optim import build_optimizer
 from fairseq.optim.adam import FairseqAdamConfig
@@ -81,7 +82,8 @@ class FairseqStep:
             compile_stock_layers(model)
         self.model = model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
         self.optimizer_name = system.optimizer
-        self.criterion = LabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=SMOOTHING)
+        criterion = CRITERION_REGISTRY[system.criterion]
+        self.criterion = criterion(task, sentence_avg=False, label_smoothing=SMOOTHING)
 
     def prepare(self):
         """Make the optimizer, after the checks."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from benchmarks.random_models import HUGGING_FACE
+from srformer_plugin.criterions.fused_label_smoothed_cross_entropy import NAME as OUR_CRITERION
 
 PEER = "bart_base"
 OUR_OPTIMIZER = "fused_adam"
@@ -12,14 +13,15 @@ OUR_OPTIMIZER = "fused_adam"
 class System:
     """A line of the table: an architecture of fairseq's or transformers', and the system it must agree with.
 
-    `optimizer` is the name of fairseq's; transformers' have their own. `compiled`: with --compile, a stock model with
-    torch.compile layer by layer. What is not `timed` is there for others to agree with.
+    `optimizer` and `criterion` are names of fairseq's; transformers' have their own. `compiled`: with --compile, a
+    stock model with torch.compile layer by layer. What is not `timed` is there for others to agree with.
     """
 
     arch: str
     settings: dict = field(default_factory=dict)
     same_as: str | None = None
     optimizer: str = "adam"
+    criterion: str = "label_smoothed_cross_entropy"
     compiled: bool = False
     timed: bool = True
 
@@ -47,6 +49,10 @@ def systems(backends, with_transformers, source):
         fused = replace(chosen[name], same_as=chosen[name].same_as or name, optimizer=OUR_OPTIMIZER)
         chosen[f"{name}, {OUR_OPTIMIZER}"] = fused
         chosen[f"{name}, {OUR_OPTIMIZER}, compiled"] = replace(fused, compiled=True)
+    for name in (PEER, last):
+        fused = replace(chosen[f"{name}, {OUR_OPTIMIZER}"], criterion=OUR_CRITERION)
+        chosen[f"{name}, {OUR_OPTIMIZER}, fused loss"] = fused
+    chosen[f"{name}, {OUR_OPTIMIZER}, compiled, fused loss"] = replace(fused, compiled=True)
     if with_transformers:
         kinds = ["bart"] if source <= 1024 else ["bart", "led"]
         chosen.update({HUGGING_FACE[kind]: System(kind) for kind in kinds})

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -151,9 +152,17 @@ def test_stock_full_attention_and_the_last_srformer_have_a_line_with_our_optimiz
     assert next(iter(chosen)) == training_step.PEER
     fused = {name: system for name, system in chosen.items() if system.optimizer == "fused_adam"}
     plain = ("bart_base", "full attention", "srformer_bart_base, triton")
-    assert fused.keys() == {f"{name}, fused_adam{more}" for name in plain for more in ("", ", compiled")}
+    losses = (
+        "bart_base, fused_adam",
+        *(f"srformer_bart_base, triton, fused_adam{more}" for more in ("", ", compiled")),
+    )
+    assert fused.keys() == {
+        *(f"{name}, fused_adam{more}" for name in plain for more in ("", ", compiled")),
+        *(f"{name}, fused loss" for name in losses),
+    }
     for name, system in fused.items():
-        assert system.compiled == name.endswith("compiled")
+        assert system.compiled == ("compiled" in name)
+        assert system.criterion.startswith("fused") == ("loss" in name)
         other = chosen[name.split(", fused_adam")[0]]
         assert (system.arch, system.settings, other.optimizer) == (other.arch, other.settings, "adam")
     assert all(system.same_as is None or system.same_as in chosen for system in chosen.values())
@@ -178,6 +187,7 @@ def test_ours_and_stock_are_compiled_layer_by_layer(monkeypatch):
 def test_training_step_measures_checked_systems_on_a_cpu(tmp_path, monkeypatch):
     tiny = {training_step.PEER: System("srformer_bart_tiny", FULL)}
     tiny["ours"] = System("srformer_bart_tiny", FULL, same_as=training_step.PEER, optimizer="fused_adam")
+    tiny["fused loss"] = replace(tiny["ours"], criterion="fused_label_smoothed_cross_entropy")
     monkeypatch.setattr(training_step, "systems", lambda *_: tiny)
     path = tmp_path / "training_step.json"
     command = ["training_step", "--cases", "2x8x40", "--quick", "--profile", "--words", "50", "--no-transformers"]
