@@ -7,6 +7,8 @@ from fairseq.modules.quant_noise import quant_noise
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError
+from .dropout import current_rate
+from .fused import fused_attention, padding_bias
 from .source_context import SourceContext, as_context
 
 
@@ -120,19 +122,36 @@ class SharedByBeams(nn.Module):
 class FullCrossAttention(SharedByBeams, MultiheadAttention):
     """fairseq's own attention to the whole source (`--cross-attention full`).
 
-    Stock apart from counting hypotheses: stock leaves the last generator's beam size on the module, and a
-    training step after it attends to every beam-th sentence only.
+    Stock to the bit in evaluation; in training by fused kernels. And hypotheses are counted: stock leaves the last
+    generator's beam size on the module, and a training step after it attends to every beam-th sentence only.
     """
 
-    def forward(self, query, key, value, key_padding_mask=None, incremental_state=None, **kwargs):
+    def forward(self, query, key, value, key_padding_mask=None, incremental_state=None, need_weights=True, **kwargs):
         """As in `MultiheadAttention.forward`; `key_padding_mask` may be a `SourceContext`."""
         mask = as_context(key_padding_mask).padding_mask
+        if self.training and incremental_state is None and not need_weights and self._is_plain(kwargs):
+            return self._attend_fused(query, key, mask), None
         before = self._load(incremental_state) if incremental_state is not None else {}
-        output = super().forward(query, key, value, mask, incremental_state, **kwargs)
+        output = super().forward(query, key, value, mask, incremental_state, need_weights, **kwargs)
         if incremental_state is not None:
             saved = self._load(incremental_state)
             saved["beam_size"] = before.get("beam_size", query.size(1) // saved["prev_key"].size(0))
         return output
+
+    def _is_plain(self, options) -> bool:
+        """Whether nothing but keys and padding is asked for, by the call's further options or by the module's."""
+        asked = any(options.get(name) for name in ("before_softmax", "need_head_weights"))
+        added = self.bias_k is not None or self.add_zero_attn
+        return not (asked or added or self.onnx_trace) and options.get("attn_mask") is None
+
+    def _attend_fused(self, query: Tensor, key: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Without fairseq's scores and weights, (B * H, T, N) several times over. The same but for rounding."""
+        hypotheses = query.size(1) // key.size(1)
+        queries = self.split_query(self.q_proj(query), hypotheses)
+        keys, values = (split_heads(project(key), self.num_heads) for project in (self.k_proj, self.v_proj))
+        bias = padding_bias(padding_mask, queries)
+        output = fused_attention(queries, keys, values, bias, current_rate(self.dropout_module), self.scaling)
+        return self.out_proj(self.join_heads(output, hypotheses))
 
     def open_source(self, encoder_states, context, length):
         """As in `SharedByBeams.open_source`."""

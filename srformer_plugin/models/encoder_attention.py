@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend
 
 from ..attention.dropout import current_rate
+from ..attention.fused import fused_attention
 
 LONG_SOURCE = 4096  # padded length from which on the mask costs more than the launches of a call per sentence
 
@@ -90,7 +90,8 @@ class SentenceAttention(MultiheadAttention):
         outputs = []
         for run, *qkv in zip(runs, *(_TakeRuns.apply(runs, x) for x in projected)):
             heads = [x.unflatten(2, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3) for x in qkv]
-            output = _attend_heads(*heads, dropout, often=run.length == states.size(0))
+            # padded lengths come again, above all that to which sources are cut; those of sentences hardly do
+            output = fused_attention(*heads, dropout=dropout, often=run.length == states.size(0))
             outputs.append(output.permute(2, 0, 1, 3).flatten(2))
         placed = _PlaceRuns.apply(runs, states.size(0), *outputs)
         # the weights and not the modules, as fairseq takes them: hooks such as quantization noise's do not run
@@ -102,21 +103,6 @@ def _host_may_read(x: Tensor) -> bool:
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False
     return x.device.type == "cpu" or (x.is_cuda and not torch.cuda.is_current_stream_capturing())
-
-
-def _attend_heads(query: Tensor, key: Tensor, value: Tensor, dropout: float, often: bool) -> Tensor:
-    """`scaled_dot_product_attention` of (B, H, N, D), without cuDNN for a length that does not come `often`.
-
-    cuDNN's is the fastest on an H100, but it prepares a plan for every shape that it has not seen: 90 ms forward and
-    90 ms backward, with torch 2.11. Padded lengths come again, above all that to which sources are cut; those of
-    sentences hardly do. PyTorch's switch for it is one of the whole process, other threads' too; so where PyTorch
-    would choose cuDNN, its flash attention, which takes all that cuDNN takes, is called by name.
-    """
-    if not often and query.is_cuda:
-        chosen = torch._fused_sdp_choice(query, key, value, None, dropout, False)
-        if chosen == SDPBackend.CUDNN_ATTENTION.value:
-            return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout)[0]
-    return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
 
 
 class _TakeRuns(torch.autograd.Function):

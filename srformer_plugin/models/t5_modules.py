@@ -17,6 +17,7 @@ from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
 from ..attention.dropout import attention_dropout, current_rate
+from ..attention.fused import fused_attention
 from ..attention.shared_by_beams import SharedByBeams, add_projections, split_heads
 from ..attention.source_context import as_context
 
@@ -119,7 +120,7 @@ def attend(
     """
     if not need_weights:
         bias = None if bias is None else bias.to(query.dtype)
-        return F.scaled_dot_product_attention(query, keys, values, bias, dropout_p=dropout, scale=1.0), None
+        return fused_attention(query, keys, values, bias, dropout, scale=1.0), None
     wide = torch.promote_types(query.dtype, torch.float32)
     scores = query.to(wide) @ keys.to(wide).transpose(-1, -2)
     weights = F.softmax(scores if bias is None else scores + bias, dim=-1)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from srformer_plugin.attention.fused import fused_attention
 from srformer_plugin.models import encoder_attention
-from srformer_plugin.models.encoder_attention import Run, SentenceAttention, _attend_heads, attend_within_sentences
+from srformer_plugin.models.encoder_attention import Run, SentenceAttention, attend_within_sentences
 
 WIDTH, HEADS = 12, 3
 
@@ -367,8 +368,8 @@ def test_cudnn_plans_no_length_of_a_sentence_and_its_switch_stays(dropout):
     outputs = []
     for often in (True, False):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            outputs.append(_attend_heads(*heads, 0.0, often=often))
-            _attend_heads(*heads, dropout, often=often).sum().backward()
+            outputs.append(fused_attention(*heads, often=often))
+            fused_attention(*heads, dropout=dropout, often=often).sum().backward()
         names = {event.name for event in profile.events()}
         assert often or not any("cudnn" in name for name in names)
     torch.testing.assert_close(*outputs, rtol=2e-2, atol=2e-2)

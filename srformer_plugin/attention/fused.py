@@ -1,0 +1,72 @@
+"""Softmax attention to all keys by PyTorch's fused kernels, for batches whose shapes hardly come again.
+
+No (B, H, T, S) tensor on a GPU, and dropout inside the kernel. On a CPU, with dropout, PyTorch makes one.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+BIAS_ALIGNMENT = 16  # numbers; the rows of a bias must begin at multiples of it in memory
+
+
+def fused_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+    scale: float | None = None,
+    often: bool = False,
+) -> Tensor:
+    """`scaled_dot_product_attention`, without cuDNN for a shape that does not come `often`.
+
+    cuDNN's is the fastest on an H100, but it prepares a plan for every shape that it has not seen: 90 ms forward and
+    90 ms backward, with torch 2.11. PyTorch's switch for it is one of the whole process, other threads' too; so where
+    PyTorch would choose cuDNN, another of its kernels, which takes all that cuDNN takes, is called by name.
+
+    Args:
+        query, keys, values: (B, H, T, D), (B, H, S, D), (B, H, S, D).
+        bias: added to the scores, broadcastable to (B, H, T, S), of the query's dtype.
+        dropout: probability, on the weights.
+        scale: of the scores (default: D^-1/2).
+        often: the shape comes again and again.
+    Returns:
+        (B, H, T, D).
+    """
+    if not often and query.is_cuda:
+        chosen = torch._fused_sdp_choice(query, keys, values, bias, dropout, False, scale=scale)
+        if chosen == SDPBackend.CUDNN_ATTENTION.value:
+            return without_cudnn(query, keys, values, bias, dropout, scale)
+    return F.scaled_dot_product_attention(query, keys, values, bias, dropout_p=dropout, scale=scale)
+
+
+def without_cudnn(query, keys, values, bias, dropout, scale) -> Tensor:
+    """`fused_attention` by FlashAttention, which takes no bias, or by the memory-efficient kernel, which does."""
+    if bias is None:
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, keys, values, dropout, scale=scale)[0]
+    bias = aligned(bias).expand(*query.shape[:3], keys.size(2))
+    for_gradients = torch.is_grad_enabled()  # the softmax's denominators
+    return torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, keys, values, bias, for_gradients, dropout, scale=scale
+    )[0]
+
+
+def aligned(bias: Tensor) -> Tensor:
+    """A bias whose rows lie as the kernel needs them: copied where they are of another width."""
+    width = bias.size(-1)
+    if width % BIAS_ALIGNMENT == 0:
+        return bias
+    return F.pad(bias, (0, -width % BIAS_ALIGNMENT))[..., :width]
+
+
+def padding_bias(padding_mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """What hides padding: (B, 1, 1, S) of the dtype of `like`, from a mask (B, S) that is True there.
+
+    The lowest number and not infinity: a source of padding alone has finite weights.
+    """
+    if padding_mask is None:
+        return None
+    bias = like.new_zeros(padding_mask.shape).masked_fill_(padding_mask.bool(), torch.finfo(like.dtype).min)
+    return bias[:, None, None, :]
