@@ -27,8 +27,9 @@ BACKEND = "inductor"
 # Of one compiled function: with and without gradients, training or not, by dtype, by layers that differ. PyTorch allows
 # 8 and computes without compiling from then on.
 MOST_VARIANTS = 64
-# Parts of a fairseq decoder layer that the functions below do not have -> the flags that add them
+# What fairseq may add to a layer and the functions below do not have -> its flag
 NOT_COMPILED = {
+    "quant_noise": "--quant-noise-pq",
     "c_attn": "--scale-heads",
     "attn_ln": "--scale-attn",
     "ffn_layernorm": "--scale-fc",
@@ -112,13 +113,13 @@ def compile_layers(model: nn.Module, backend: str | None = None) -> None:
     """
     compiled = parts(backend or BACKEND)
     for layer in model.modules():
-        if isinstance(layer, TransformerEncoderLayerBase):
-            _replace_forward(layer, _encoder_layer, compiled)
-        elif isinstance(layer, TransformerDecoderLayerBase):
+        if isinstance(layer, (TransformerEncoderLayerBase, TransformerDecoderLayerBase)):
             for name, flag in NOT_COMPILED.items():
-                if getattr(layer, name, None) is not None:
+                part = getattr(layer, name, None)
+                if part is not None and not (isinstance(part, (int, float)) and part == 0):
                     raise ConfigurationError(f"--compile cannot compute {flag}: leave one of them out")
-            _replace_forward(layer, _decoder_layer, compiled)
+            is_encoder = isinstance(layer, TransformerEncoderLayerBase)
+            _replace_forward(layer, _encoder_layer if is_encoder else _decoder_layer, compiled)
 
 
 def _replace_forward(layer, function, compiled):

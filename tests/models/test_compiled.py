@@ -179,9 +179,14 @@ def test_stock_models_can_be_compiled_as_well(build_model, inputs):
     assert graphs() > 0
 
 
-def test_parts_that_are_not_compiled_are_refused_by_their_flag(build_model):
-    with pytest.raises(ConfigurationError, match="--compile cannot compute --scale-fc: leave one of them out"):
-        build_model("srformer_bart_tiny", compile=True, scale_fc=True)
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("quant_noise_pq", 0.1), *((f"scale_{part}", True) for part in ("heads", "attn", "fc", "resids"))],
+)
+def test_what_is_not_compiled_is_refused_by_its_flag(build_model, option, value):
+    flag = f"--{option.replace('_', '-')}"
+    with pytest.raises(ConfigurationError, match=f"--compile cannot compute {flag}: leave one of them out"):
+        build_model("srformer_bart_tiny", compile=True, **{option: value})
 
 
 @pytest.mark.slow
