@@ -14,7 +14,13 @@ MUTANTS = [
         "file": LAYERS,
         "old": "    x = residual + dropout(branch)\n",
         "new": "    x = residual + branch\n",
-        "tests": f"{LAYER_TESTS} -k dropout_drops",
+        "tests": f"{LAYER_TESTS} -k same_seed",
+    },
+    {
+        "file": LAYERS,
+        "old": "activation_dropout(activation(fc1(states)))",
+        "new": "activation(fc1(states))",
+        "tests": f"{LAYER_TESTS} -k same_seed",
     },
     {
         "file": LAYERS,
