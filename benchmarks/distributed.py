@@ -154,7 +154,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sources", nargs="+", type=int, help="longer sources are cut; default: 1024 4096")
     parser.add_argument("--batch-size", type=int, default=16, help="articles a process")
     parser.add_argument("--precision", choices=list(DTYPES), help="default: bf16")
-    parser.add_argument("--ddp-backend", default="legacy_ddp", choices=["legacy_ddp", "pytorch_ddp"])
+    parser.add_argument("--ddp-backend", default="pytorch_ddp", choices=["legacy_ddp", "pytorch_ddp"])
     parser.add_argument("--zero-sharding", default="none", choices=["none", "os"], help="os needs fairscale")
     parser.add_argument("--optimizer", default="fused_adam", choices=["fused_adam", "adam"])
     parser.add_argument("--lr", type=float, default=1e-4)
@@ -167,8 +167,6 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     gpus = torch.cuda.device_count()
     if not options.cpu and not gpus:
         parser.error("PyTorch sees no GPU: run this where there is one, or say --cpu")
-    if options.cpu and options.ddp_backend == "pytorch_ddp":
-        parser.error("--ddp-backend pytorch_ddp cannot run on a CPU: leave it out")
     if options.cpu and options.precision not in (None, "fp32"):
         parser.error(f"--precision {options.precision} does not go with --cpu, which is a rehearsal in fp32")
     options.precision = options.precision or ("fp32" if options.cpu else "bf16")

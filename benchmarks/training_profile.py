@@ -113,13 +113,11 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.cpu and not torch.cuda.is_available():
         parser.error("PyTorch sees no GPU: run this where there is one, or say --cpu")
-    if options.cpu and "pytorch_ddp" in (options.ddp_backends or []):
-        parser.error("--ddp-backends pytorch_ddp cannot run on a CPU: leave it out")
     if not options.cpu and options.processes > torch.cuda.device_count():
         parser.error(f"--processes {options.processes}, but PyTorch sees {torch.cuda.device_count()} GPUs")
     options.systems = options.systems or (["srformer_bart_tiny, fused_adam"] if options.cpu else DEFAULT)
     options.cases = options.cases or CASES[: 1 if options.quick else None]
-    options.ddp_backends = options.ddp_backends or ["legacy_ddp", *([] if options.cpu else ["pytorch_ddp"])]
+    options.ddp_backends = options.ddp_backends or ["legacy_ddp", "pytorch_ddp"]
     options.updates = (12 if options.quick else 60) if options.updates is None else options.updates
     options.warm_up = (4 if options.quick else 20) if options.warm_up is None else options.warm_up
     for name in ("processes", "updates", "warm_up", "log_interval"):

@@ -36,7 +36,8 @@ def one_process(tiny_corpus, tmp_path_factory):
     return parameters(folder)
 
 
-def test_two_ranks_step_as_one_process_on_the_joined_batch(tiny_corpus, one_process, tmp_path):
+@pytest.mark.parametrize("backend", ["legacy_ddp", "pytorch_ddp"])
+def test_two_ranks_step_as_one_process_on_the_joined_batch(tiny_corpus, one_process, tmp_path, backend):
     port = free_port()
     run_side_by_side(*(
         [
@@ -44,7 +45,7 @@ def test_two_ranks_step_as_one_process_on_the_joined_batch(tiny_corpus, one_proc
             *training(
                 tiny_corpus, tmp_path, "--distributed-world-size", "2", "--distributed-rank", str(rank),
                 "--distributed-no-spawn", "--distributed-init-method", f"tcp://127.0.0.1:{port}",
-                "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp",
+                "--distributed-backend", "gloo", "--ddp-backend", backend,
             ),
         ]
         for rank in range(2)

@@ -27,6 +27,7 @@ from .half_precision import survive_overflow_without_cuda, train_half_precision_
 from .loaders import end_loaders_with_their_epoch
 from .numpy_aliases import restore_numpy_aliases
 from .positions import cut_and_count_sources, take_the_checkpoints_positions
+from .processes import sum_gradients_on_cpus
 from .statistics import log_without_waiting, read_sums_of_processes_at_once
 from .training import copy_whole_checkpoints, show_models_what_is_resumed, stop_where_a_training_ended
 from .updates import copy_all_weights_at_once, walk_over_modules_once
@@ -57,6 +58,7 @@ MENDS = (
     show_models_what_is_resumed,
     copy_whole_checkpoints,
     collate_whole_batches,
+    sum_gradients_on_cpus,
     copy_all_weights_at_once,
     walk_over_modules_once,
     log_without_waiting,

@@ -101,7 +101,7 @@ def _check_processes(cfg) -> None:
     settings = cfg.distributed_training
     backend = f"--ddp-backend {settings.ddp_backend}"
     several, on_cpu = settings.distributed_world_size > 1, cfg.common.cpu or not torch.cuda.is_available()
-    if on_cpu and (settings.ddp_backend == "fully_sharded" or (settings.ddp_backend == "pytorch_ddp" and several)):
+    if on_cpu and settings.ddp_backend == "fully_sharded":
         raise ConfigurationError(f"{backend} cannot run on a CPU: use --ddp-backend legacy_ddp")
     sharded = backend if settings.ddp_backend == "fully_sharded" else "--zero-sharding os"
     if settings.ddp_backend != "fully_sharded" and settings.zero_sharding != "os":

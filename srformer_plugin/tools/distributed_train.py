@@ -7,8 +7,9 @@ Given to fairseq-train itself they are a trap: torchrun without --distributed-wo
 independent models, on a machine without GPU it divides by their number, and inside SLURM fairseq trusts SLURM's count.
 Here the processes train one model or none, and each says which of how many it is.
 
-Without a GPU (--cpu) the processes talk over gloo. --ddp-backend is legacy_ddp unless it is given: pytorch_ddp, which
-is fairseq's default, cannot run on a CPU and fails where a batch leaves a parameter without a gradient.
+Without a GPU (--cpu) the processes talk over gloo. --ddp-backend is pytorch_ddp unless it is given, which sums the
+gradients during the backward pass; with LayerDrop, where that fails since an update leaves parameters without a
+gradient, and with --zero-sharding it is legacy_ddp, which sums them afterwards.
 """
 
 import logging
@@ -30,6 +31,8 @@ DECIDED_BY_TORCHRUN = (
     "--local_rank",
     "--local-rank",
 )
+# With these legacy_ddp is the default.
+SUMMED_AFTERWARDS = ("--encoder-layerdrop", "--decoder-layerdrop", "--zero-sharding")
 
 
 def distributed_arguments(arguments: list[str], environment: Mapping[str, str]) -> list[str]:
@@ -57,7 +60,7 @@ def distributed_arguments(arguments: list[str], environment: Mapping[str, str]) 
         if "--cpu" in given and "--distributed-backend" not in given:
             added += ["--distributed-backend", "gloo"]
         if "--ddp-backend" not in given:
-            added += ["--ddp-backend", "legacy_ddp"]
+            added += ["--ddp-backend", "legacy_ddp" if given.intersection(SUMMED_AFTERWARDS) else "pytorch_ddp"]
     return [*arguments, *added]
 
 

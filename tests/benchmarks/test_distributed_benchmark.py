@@ -41,7 +41,6 @@ def test_processes_that_train_other_models_are_refused(name, precision, rounding
     ("arguments", "message"),
     [
         (["--processes", "2"], "--processes 2, but PyTorch sees 1 GPUs"),
-        (["--cpu", "--ddp-backend", "pytorch_ddp"], "pytorch_ddp cannot run on a CPU"),
         (["--cpu", "--precision", "bf16"], "--precision bf16 does not go with --cpu"),
         (["--updates", "5", "--warm-up", "5"], "--warm-up 5 must be at least 1 and below the 5 of --updates"),
         (["--batch-size", "0"], "--batch-size 0 must be at least 1"),

@@ -119,9 +119,8 @@ FULLY = ["--ddp-backend", "fully_sharded"]
 @pytest.mark.parametrize(
     ("flags", "processes", "gpus", "message"),
     [
-        (["--ddp-backend", "pytorch_ddp"], 2, 0, "pytorch_ddp cannot run on a CPU: use --ddp-backend legacy_ddp"),
-        (["--ddp-backend", "pytorch_ddp", "--cpu"], 2, 2, "pytorch_ddp cannot run on a CPU"),
-        (FULLY, 2, 0, "fully_sharded cannot run on a CPU"),
+        (FULLY, 2, 0, "fully_sharded cannot run on a CPU: use --ddp-backend legacy_ddp"),
+        ([*FULLY, "--cpu"], 2, 2, "fully_sharded cannot run on a CPU"),
         (FULLY, 1, 1, "--ddp-backend fully_sharded shares a training among processes, and there is one"),
         (SHARDED, 1, 0, "--zero-sharding os shares a training among processes, and there is one: leave it out"),
         (SHARDED, 2, 2, "--zero-sharding os needs a package that is missing: pip install fairscale"),
@@ -138,7 +137,7 @@ def test_what_the_processes_cannot_do_together_is_refused(flags, processes, gpus
 
 @pytest.mark.parametrize(
     ("flags", "gpus"),
-    [([], 2), (["--ddp-backend", "legacy_ddp", "--cpu"], 2), (["--ddp-backend", "legacy_ddp"], 0), (SHARDED, 0)],
+    [([], 2), ([], 0), (["--cpu"], 2), (["--ddp-backend", "legacy_ddp"], 0), (SHARDED, 0)],
 )
 def test_what_they_can_do_together_is_left_alone(flags, gpus, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)

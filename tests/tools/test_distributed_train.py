@@ -20,7 +20,7 @@ def test_rank_and_world_size_are_torchruns():
     assert value(arguments, "--device-id") == "1"
     assert value(arguments, "--distributed-init-method") == "env://"
     assert "--distributed-no-spawn" in arguments
-    assert value(arguments, "--ddp-backend") == "legacy_ddp"
+    assert value(arguments, "--ddp-backend") == "pytorch_ddp"
     assert "--distributed-backend" not in arguments
 
 
@@ -35,7 +35,14 @@ def test_without_a_gpu_they_talk_over_gloo():
 
 @pytest.mark.parametrize("given", [["--ddp-backend", "no_c10d"], ["--ddp-backend=no_c10d"]])
 def test_a_backend_that_is_given_stays(given):
-    assert "legacy_ddp" not in distributed_arguments(given, SECOND_OF_FOUR)
+    assert not {"legacy_ddp", "pytorch_ddp"} & set(distributed_arguments(given, SECOND_OF_FOUR))
+
+
+@pytest.mark.parametrize(
+    "given", [["--encoder-layerdrop", "0.1"], ["--decoder-layerdrop=0.1"], ["--zero-sharding", "os"]]
+)
+def test_updates_that_leave_parameters_out_are_summed_afterwards(given):
+    assert value(distributed_arguments(given, SECOND_OF_FOUR), "--ddp-backend") == "legacy_ddp"
 
 
 @pytest.mark.parametrize("flag", DECIDED_BY_TORCHRUN)
