@@ -9,7 +9,8 @@ from scratch, with the same batch a process: over NCCL with a GPU a process, wit
 A run on n processes must log the losses and the norms of the gradients of one process that takes n passes over the same
 batches (--update-freq n); otherwise it is an error, and no time is reported. Dropout is off, since the processes of a
 run do not draw what one process draws. Losses are printed with three decimals: those of float32 must agree to two units
-of the last, those in half precision to 1%, since gradients are added in another order and precision.
+of the last, those in half precision to 1% and norms to 5%, since gradients are added in another order and precision (a
+run without its all-reduce has norms of another size).
 
 Efficiency is articles a second, divided by n times those of one process. `same articles` divides by n times those of
 one process with n passes, which reads what the n processes read, and updates as seldom.
@@ -33,7 +34,7 @@ from srformer_plugin import __file__ as plugin_file
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # NCCL's multicast cannot be had on every cluster, where it hangs or fails; a value of the environment goes before it
 ENVIRONMENT = {"NCCL_NVLS_ENABLE": "0", "OMP_NUM_THREADS": "1"}
-COMPARED = ("loss", "gnorm")
+COMPARED = {"loss": 0.01, "gnorm": 0.05}  # how far apart in half precision, as a share
 
 
 def torchrun(processes: int, module: str, *arguments) -> str:
@@ -98,10 +99,10 @@ def largest_difference(log: list[dict], reference: list[dict], precision: str) -
     Raises:
         SystemExit: their losses or gradients' norms are not those of one training.
     """
-    absolute, relative = (2.5e-3, 0) if precision == "fp32" else (2.5e-3, 1e-2)
     for update, (ours, theirs) in enumerate(zip(log, reference, strict=True), 1):
-        for name in COMPARED:
-            if not math.isclose(ours[name], theirs[name], abs_tol=absolute, rel_tol=relative):
+        for name, share in COMPARED.items():
+            relative = 0 if precision == "fp32" else share
+            if not math.isclose(ours[name], theirs[name], abs_tol=2.5e-3, rel_tol=relative):
                 raise SystemExit(
                     f"update {update}: the {name} of the processes is {ours[name]}, that of one process with as many "
                     f"passes {theirs[name]}: they do not train one model"

@@ -24,6 +24,7 @@ TABLES = {
     "attention_content": tables.attention_content,
     "attention_content_cpu": tables.attention_content,
     "training_step": tables.training_step,
+    "training_full": tables.training_step,
     "training_long": tables.training_step,
     "encoders": tables_of_lengths.encoders,
     "encoders_cpu": tables_of_lengths.encoders,

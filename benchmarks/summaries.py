@@ -6,8 +6,9 @@ from benchmarks.ratios import times_as_fast
 # Of the lines of `summary`, those that README shows: what, and beside what.
 HEADLINE = (
     ("attention core, 4 x 512 x 16384, forward + backward as a CUDA graph", "sdpa default"),
-    ("training step, 1 x 512 x 16,384 (triton, fused_adam)", "bart_base"),
-    ("the same, 1 x 512 x 16,384", "bart_base, fused_adam"),
+    ("training step, 64 x 128 x 1,024 (triton, fused_adam)", "bart_base"),
+    ("the same, 64 x 128 x 1,024", "bart_base, fused_adam"),
+    ("training step, 4 x 512 x 16,384 (chunked, content, fused_adam)", "bart_base"),
     ("beam search with --fast-generate, 32 x 1,024", "bart_base, stock generator"),
     ("beam search with --fast-generate, 4 x 16,384", "bart_base, stock generator"),
     ("the same, 4 x 16,384", "full attention, --fast-generate"),
@@ -40,7 +41,7 @@ def summary(results):
     for row in results.get("attention_core", []):
         if row["case"]["mode"] == "graph_both_ms" and row["peer"] == "sdpa default" and row["ours"]:
             add(f"attention core, {size(row)}, forward + backward as a CUDA graph", row)
-    for case, rows in _by_size(results.get("training_step", [])).items():
+    for case, rows in _by_size(results.get("training_full", []) + results.get("training_step", [])).items():
         for kind, clock in (("wall", ""), ("device", ", the device's time")):
             timed = {row["case"]["system"]: row for row in rows if row["case"]["time"] == kind and row["ours"]}
             # with our optimizer where that was timed; beside stock, and beside what has all of ours but the attention
