@@ -29,7 +29,12 @@ from .numpy_aliases import restore_numpy_aliases
 from .positions import cut_and_count_sources, take_the_checkpoints_positions
 from .processes import sum_gradients_on_cpus
 from .statistics import log_without_waiting, read_sums_of_processes_at_once
-from .training import copy_whole_checkpoints, show_models_what_is_resumed, stop_where_a_training_ended
+from .training import (
+    copy_whole_checkpoints,
+    refuse_a_missing_checkpoint,
+    show_models_what_is_resumed,
+    stop_where_a_training_ended,
+)
 from .updates import copy_all_weights_at_once, walk_over_modules_once
 
 MENDS = (
@@ -55,6 +60,7 @@ MENDS = (
     take_the_checkpoints_positions,
     cut_and_count_sources,
     stop_where_a_training_ended,
+    refuse_a_missing_checkpoint,
     show_models_what_is_resumed,
     copy_whole_checkpoints,
     collate_whole_batches,

@@ -11,6 +11,7 @@ from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 from fairseq.trainer import Trainer
 
+from ..errors import ConfigurationError
 from .patching import wrap
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,33 @@ def stop_where_a_training_ended():
                 # not a number: no --max-epoch, given or infinite, is as much
                 epoch_itr = types.SimpleNamespace(next_epoch_idx=float("nan"))
             return extra_state, epoch_itr
+
+        return load_checkpoint
+
+    wrap(checkpoint_utils, "load_checkpoint", make_wrapper)
+
+
+def refuse_a_missing_checkpoint():
+    """Name the file of ``--restore-file`` or ``--continue-once`` that is not there.
+
+    ``trainer.py:552`` logs "No existing checkpoint found" and the training begins from random weights. The default,
+    checkpoint_last.pt of --save-dir, may be missing. Not needed when fairseq ends where a file that was asked for is
+    missing.
+    """
+
+    def make_wrapper(original):
+        def load_checkpoint(cfg, trainer, **passthrough_args):
+            for name in ("restore_file", "continue_once"):
+                file = getattr(cfg, name, None)
+                if not file or file == "checkpoint_last.pt":
+                    continue
+                of_one_shard = file.replace(".pt", f"{trainer.checkpoint_suffix}.pt")
+                if not PathManager.exists(file) and not PathManager.exists(of_one_shard):
+                    raise ConfigurationError(
+                        f"--{name.replace('_', '-')} {file}: there is no such file; leave the flag out to begin with "
+                        "random weights, or go on from checkpoint_last.pt of --save-dir"
+                    )
+            return original(cfg, trainer, **passthrough_args)
 
         return load_checkpoint
 

@@ -5,6 +5,8 @@ import torch
 from fairseq import checkpoint_utils
 from stock_bart import stock
 
+from srformer_plugin.errors import ConfigurationError
+
 
 def updates(folder):
     return torch.load(folder / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"]
@@ -33,6 +35,13 @@ def test_a_training_from_another_ones_end_begins(train_here, tmp_path):
     (tmp_path / "checkpoint_last.pt").rename(tmp_path / "other.pt")
     train_here("--restore-file", tmp_path / "other.pt")
     assert updates(tmp_path) == 3
+
+
+@pytest.mark.parametrize("flag", ["--restore-file", "--continue-once"])
+def test_a_checkpoint_that_is_not_there_is_no_new_beginning(train_here, tmp_path, flag):
+    with pytest.raises(ConfigurationError, match=f"^{flag} .*gone.pt: there is no such file; leave the flag out"):
+        train_here(flag, tmp_path / "gone.pt")
+    assert not (tmp_path / "checkpoint_last.pt").exists()
 
 
 def test_stock_training_makes_one_more_update(train_here, tmp_path, monkeypatch):
