@@ -152,9 +152,8 @@ def report(manifest):
     return "\n".join([*lines, "![lengths](histogram.png)", ""])
 
 
-@command
-def main(argv=None):
-    """Command line; returns the exit status."""
+def parse_arguments(argv=None):
+    """The options of the command line, checked as far as they can be without the corpus."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.encode",
         description=__doc__,
@@ -201,6 +200,13 @@ def main(argv=None):
         parser.error("--bpe gpt2 needs --gpt2-files")
     if options.bpe == "gpt2" and not options.own_vocabulary:
         gpt2_bpe.check_files(options.gpt2_files)
+    return options
+
+
+@command
+def main(argv=None):
+    """Command line; returns the exit status."""
+    options = parse_arguments(argv)
     manifest = encode(
         options.corpus,
         options.out,

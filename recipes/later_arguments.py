@@ -37,7 +37,7 @@ def refused(stage):
 
 
 def _refused(words):
-    program, *arguments = words
+    program, *arguments = words[2:] if words[1:2] == ["-m"] else words
     if TRAINER in words:
         program, arguments = "fairseq-train", words[words.index(TRAINER) + 1 :]
     if program not in PARSERS:
@@ -80,6 +80,12 @@ def _fairseq(name, command):
     return parse
 
 
+def _encode(arguments):
+    from data_prep.encode import parse_arguments
+
+    parse_arguments(arguments)
+
+
 def _score(arguments):
     from srformer_plugin.scoring.cli import parse_arguments
 
@@ -87,6 +93,7 @@ def _score(arguments):
 
 
 PARSERS = {
+    "data_prep.encode": _encode,
     "fairseq-preprocess": _preprocess,
     "fairseq-train": _fairseq("training", "train"),
     "fairseq-generate": _fairseq("generation", "generate"),

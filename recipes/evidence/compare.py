@@ -26,7 +26,7 @@ from recipes.books.stage import identities
 from recipes.evidence import report
 from recipes.evidence.measures import losses, read_cell
 from recipes.evidence.plan import START, PlanError, read_plan
-from recipes.evidence.work import BEFORE, Place, cell_stages, cells_of, shared_stages
+from recipes.evidence.work import BEFORE, Place, cell_stages, cells_of, shared_stages, value_of
 from recipes.later_arguments import refused
 
 CHANGED = "choose another --out, or give --changed redo"
@@ -184,6 +184,9 @@ def check_flags(file, plan, place):
         for name, stage in stages:
             if message := refused(stage):
                 raise PlanError(f"{file}: {name!r}, {stage.name}: {message}")
+    longest = int(value_of(plan.data["encode"], "--max-source", 1024))
+    if not place.init and (beyond := [length for length in plan.start["short"] if 0 < longest < length]):
+        raise PlanError(f"{file}: start.short: {beyond[0]} tokens are more than the {longest} of --max-source")
 
 
 def facts_of(options, plan, place):

@@ -71,7 +71,7 @@ def shared_stages(plan, place):
     passes = plan.start["passes"]
     if not passes:
         return [*stages, _stage("binarise", "fairseq-preprocess", binarise, folder="data"), *_start(plan, place)]
-    model = _value(plan.data["encode"], "--model", out / "encoded/sentencepiece.model")
+    model = value_of(plan.data["encode"], "--model", out / "encoded/sentencepiece.model")
     dictionary = out / "data/dictionary.txt"
     return [
         *stages,
@@ -83,7 +83,7 @@ def shared_stages(plan, place):
             "python", "-m", "srformer_plugin.tools.marked_sentences", out / "data", out / "passes",
             *(("--short-sources", *plan.start["short"]) if plan.start["short"] else ()),
             "--passes", passes, "--share", plan.start["share"],
-            "--max-target", _value(plan.data["encode"], "--max-target", 1024), *workers,
+            "--max-target", value_of(plan.data["encode"], "--max-target", 1024), *workers,
         ], folder="passes"),
         *_start(plan, place),
     ]  # fmt: skip
@@ -157,7 +157,7 @@ def _stage(name, title, *commands, **options):
     return Stage(name, [Command.marked([str(word) for word in words]) for words in commands], title, **options)
 
 
-def _value(words, flag, default):
+def value_of(words, flag, default):
     """The value of the last `flag`, as a word of its own or behind "="."""
     for word, after in pairwise([*words, default]):
         if word == flag:

@@ -165,6 +165,9 @@ def test_a_plan_without_a_start_asks_for_one(raw, tmp_path, capsys):
         ),
         ("--lr 1e-3", "--lr -1", "'start', start: --lr -1.0 must be at least 0"),
         ("--beam 2", "--beam 0", "generate: --beam 0 must be at least 1"),
+        ("--vocabulary 150", "--vocabulary 0", "'start', encode: argument --vocabulary: 0 is not"),
+        ("--vocabulary 150", "--vocabulry 150", "'start', encode: unrecognized arguments: --vocabulry 150"),
+        ("short = [24]", "short = [65]", "start.short: 65 tokens are more than the 64 of --max-source"),
     ],
 )
 def test_a_flag_that_a_later_program_refuses_ends_a_plan_before_it_begins(
