@@ -5,7 +5,7 @@ longer needed. Every mend may be applied twice, and none is a switch: what one t
 docs/platform.md has them in one table; tests/compat shows each fault. Line numbers are those of ve-fairseq 0.12.3.
 """
 
-from . import quiet  # noqa: F401 (before fairseq is imported)
+from . import deferred  # noqa: F401 (the first to import fairseq)
 from .batches import (
     bucket_batches,
     keep_last_batch,
