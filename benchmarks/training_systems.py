@@ -74,6 +74,7 @@ def long_systems(backends):
         chosen[other] = System(arch, {**settings, "attention_backend": backends[0]}, timed=False)
         settings = {**settings, "attention_backend": backends[-1]}
         chosen[f"{name}, {OUR_OPTIMIZER}"] = System(arch, settings, other, OUR_OPTIMIZER)
+    chosen[f"{name}, {OUR_OPTIMIZER}, compiled"] = System(arch, settings, other, OUR_OPTIMIZER, compiled=True)
     settings = {**settings, "checkpoint_activations": True}
     chosen[f"{name}, {OUR_OPTIMIZER}, checkpointed"] = System(arch, settings, other, OUR_OPTIMIZER)
     return chosen

@@ -40,7 +40,8 @@ def test_systems_for_long_sources_agree_with_one_that_is_not_timed(backends):
     chosen = training_systems.long_systems(backends)
     assert [name for name, system in chosen.items() if system.timed] == [
         "bart_base", "bart_base, fused_adam",
-        "chunked, clock, fused_adam", "chunked, content, fused_adam", "chunked, content, fused_adam, checkpointed",
+        "chunked, clock, fused_adam", "chunked, content, fused_adam", "chunked, content, fused_adam, compiled",
+        "chunked, content, fused_adam, checkpointed",
     ]  # fmt: skip
     for name, system in chosen.items():
         if name.startswith("chunked") and system.timed:
@@ -48,6 +49,7 @@ def test_systems_for_long_sources_agree_with_one_that_is_not_timed(backends):
             assert (other.arch, other.settings["attention_backend"]) == (system.arch, backends[0])
             assert system.settings["attention_backend"] == backends[-1]
             assert (other.timed, system.optimizer, "content" in system.arch) == (False, "fused_adam", "content" in name)
+            assert system.compiled == name.endswith("compiled")
     assert chosen[name].settings["checkpoint_activations"]
 
 
