@@ -35,7 +35,7 @@ from .training import (
     show_models_what_is_resumed,
     stop_where_a_training_ended,
 )
-from .updates import copy_all_weights_at_once, walk_over_modules_once
+from .updates import copy_all_weights_at_once, seed_the_devices_that_are_used, walk_over_modules_once
 
 MENDS = (
     keep_last_batch,
@@ -67,6 +67,7 @@ MENDS = (
     sum_gradients_on_cpus,
     copy_all_weights_at_once,
     walk_over_modules_once,
+    seed_the_devices_that_are_used,
     log_without_waiting,
     read_sums_of_processes_at_once,
     end_with_one_line,  # the last around `call_main`, so that it sees what the others raise

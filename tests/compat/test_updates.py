@@ -1,6 +1,7 @@
 """Updates are made faster, and not otherwise: the same weights, the same log."""
 
 import re
+import traceback
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,8 @@ from srformer_plugin.compat.updates import modules_of
 MENDED = [
     (_FP16OptimizerMixin, "_sync_fp16_grads_to_fp32"),
     (_FP16OptimizerMixin, "_sync_fp32_params_to_fp16"),
+    (_FP16OptimizerMixin, "zero_grad"),
+    (Trainer, "_set_seed"),
     (BaseFairseqModel, "train"),
     (BaseFairseqModel, "set_num_updates"),
     (FairseqEncoder, "set_num_updates"),
@@ -97,6 +100,21 @@ def test_gradients_and_weights_are_copied_as_in_stock(monkeypatch, flat, freed, 
     assert all(x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(*found))
 
 
+@pytest.mark.parametrize("flat", [False, True], ids=["each", "flat"])
+def test_gradients_are_set_to_zero_where_they_are(flat):
+    optimizer = Optimizer(flat)
+    masters, before = optimizer.masters(), [master.grad.fill_(3) for master in optimizer.masters()]
+    if not flat:
+        masters[0].grad = None
+    for p in optimizer.fp16_params:
+        p.grad = torch.ones_like(p)
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in optimizer.fp16_params)
+    assert not optimizer._needs_sync
+    assert [master.grad is None for master in masters] == [not flat, *[False] * (len(masters) - 1)]
+    assert all(m.grad is g and not g.any() for m, g in zip(masters, before) if m.grad is not None)
+
+
 # --- walks ------------------------------------------------------------------------------------------------
 
 
@@ -167,6 +185,43 @@ def test_a_module_with_a_mode_of_its_own_is_asked():
     model.train()
     model.train()
     assert model.own.asked == 2
+
+
+# --- seeds ------------------------------------------------------------------------------------------------
+
+
+def tracebacks(train_here, monkeypatch):
+    """How many a training of two updates writes out while it seeds."""
+    texts, seeding, seed = [], [], Trainer._set_seed
+
+    def _set_seed(self):
+        seeding.append(1)
+        seed(self)
+        seeding.pop()
+
+    format_stack = traceback.format_stack
+    monkeypatch.setattr(traceback, "format_stack", lambda *a, **k: texts.extend(seeding) or format_stack(*a, **k))
+    monkeypatch.setattr(Trainer, "_set_seed", _set_seed)
+    train_here()
+    return len(texts)
+
+
+def test_a_seed_writes_no_traceback(train_here, monkeypatch):
+    assert tracebacks(train_here, monkeypatch) == 0
+
+
+def test_stock_seeds_write_tracebacks_for_devices_that_are_not_there(train_here, monkeypatch):
+    monkeypatch.setattr(Trainer, "_set_seed", stock(Trainer._set_seed))
+    assert tracebacks(train_here, monkeypatch) >= 4
+
+
+def test_the_seed_is_that_of_stock():
+    cfg = SimpleNamespace(common=SimpleNamespace(seed=5))
+    trainer = SimpleNamespace(device=torch.device("cpu"), cfg=cfg, get_num_updates=lambda: 7)
+    Trainer._set_seed(trainer)
+    ours = torch.rand(3)
+    stock(Trainer._set_seed)(trainer)
+    assert torch.equal(ours, torch.rand(3))
 
 
 # --- statistics -------------------------------------------------------------------------------------------

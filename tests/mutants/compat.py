@@ -120,4 +120,10 @@ MUTANTS = [
         "new": "place[begin + 1 : begin + len(row)] = row[1:]",
         "tests": "tests/compat/test_collation.py",
     },
+    {
+        "file": "srformer_plugin/compat/updates.py",
+        "old": "seed = self.cfg.common.seed + self.get_num_updates()",
+        "new": "seed = self.cfg.common.seed + 1 + self.get_num_updates()",
+        "tests": "tests/compat/test_updates.py -k seed",
+    },
 ]
