@@ -7,10 +7,10 @@ the report. An update is cut into consecutive segments, from the wait for its ba
 timed by the clock and, on a GPU, by events of the device's stream: what the stream needs for a segment, its waiting for
 launches included. The host's time of a segment in which it waits for the device holds what was launched before.
 
-After the timed updates a few are looked at by PyTorch's profiler (how long the device is busy, how many numbers the
-host reads from tensors), and a few with `torch.cuda.set_sync_debug_mode` (where the host waits for the device). At the
-end the last timed batches go through the bare step: forward pass, loss, backward pass, clipping and optimizer, the
-batches on the device already, nothing logged, no other process asked.
+After the timed updates their last batches go through the bare step: forward pass, loss, backward pass, clipping and
+optimizer, the batches on the device already, nothing logged, no other process asked. Then a few updates are looked at
+by PyTorch's profiler, after which launches take longer (how long the device is busy, how many numbers the host reads
+from tensors), and a few with `torch.cuda.set_sync_debug_mode` (where the host waits for the device).
 """
 
 import json
@@ -66,7 +66,7 @@ class Timeline:
         self.number = -1  # of the update
         self.current = OTHER
         self.marks = []
-        self.kept = []  # batches
+        self.kept, self.trainer, self.bare = [], None, None  # batches, and the bare step's time
         self.profiler, self.busy, self.waits = None, {}, Counter()
 
     def enter(self, name: str) -> None:
@@ -92,6 +92,7 @@ class Timeline:
         self.enter("data")
         if self.number == self.end:
             self._synchronize()
+            self.bare = bare_step(self.trainer, self.kept)
             activities = [torch.profiler.ProfilerActivity.CPU]
             activities += [torch.profiler.ProfilerActivity.CUDA] if self.cuda else []
             self.profiler = torch.profiler.profile(activities=activities)
@@ -239,7 +240,7 @@ def main() -> None:
     if report["updates"] != int(updates):
         sys.exit(f"error: {report['updates']} updates instead of {updates} were timed")
     batches = timeline.kept
-    report["bare"] = bare_step(timeline.trainer, batches)
+    report["bare"] = timeline.bare
     report["articles"] = statistics.mean(batch["nsentences"] for batch in batches)
     report["source"] = round(statistics.mean(batch["net_input"]["src_tokens"].size(1) for batch in batches))
     report["peak_mib"] = round(torch.cuda.max_memory_reserved() / 2**20) if timeline.cuda else None

@@ -6,9 +6,9 @@
 DATA is a folder that fairseq-preprocess made with one dictionary for both sides (or several, with ":" between them).
 Stock bart_base with fairseq's Adam and srformer_bart_base with fused_adam, from random weights, 16 and 64 articles of
 at most 1,024 tokens, bfloat16; on a CPU (--cpu) in float32, srformer_bart_tiny alone. Every case is a training of its
-own (benchmarks/profiled_training.py): 20 updates to warm up, 60 that are timed, 7 that are looked into, and the bare
-step of the last 30 batches. Numbers are medians over the timed updates, in milliseconds, a line by the host's clock and
-one by the events of the device's stream. "update / bare" says what fairseq-train costs beside its step.
+own (benchmarks/profiled_training.py): 20 updates to warm up, 60 that are timed, the bare step of the last 30 batches,
+and 7 updates that are looked into. Numbers are medians over the timed updates, in milliseconds, a line by the host's
+clock and one by the events of the device's stream. "update / bare" says what fairseq-train costs beside its step.
 
 --processes N runs them under torchrun, once for every --ddp-backend. On one H100 about half a minute a case is to be
 expected; with --processes 2 twice as many cases, unless --ddp-backends says which.
