@@ -15,6 +15,7 @@ expected; with --processes 2 twice as many cases, unless --ddp-backends says whi
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -43,7 +44,7 @@ def train(options, system: str, case: tuple[int, int], backend: str | None) -> d
     """The report of one training.
 
     Raises:
-        SystemExit: it failed.
+        RuntimeError: it failed.
     """
     batch, source = case
     several = [] if backend is None else ["--ddp-backend", backend]
@@ -66,7 +67,7 @@ def train(options, system: str, case: tuple[int, int], backend: str | None) -> d
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**ENVIRONMENT, **os.environ}
         )
         if done.returncode != 0 or not report.exists():
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}")
+            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}")
         return json.loads(report.read_text(encoding="utf-8"))
 
 
@@ -129,10 +130,14 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     results = Results(options.json, "training_profile", provenance(this_device(options.cpu), options.commit))
-    for system in options.systems:
-        for case in options.cases:
-            for backend in options.ddp_backends if options.processes > 1 else [None]:
-                measure(options, system, case, backend, results)
+    backends, failures = options.ddp_backends if options.processes > 1 else [None], []
+    for system, case, backend in itertools.product(options.systems, options.cases, backends):
+        try:
+            measure(options, system, case, backend, results)
+        except RuntimeError as error:  # must not cost the others
+            failures.append(str(error))
+    if failures:
+        sys.exit("\n\n".join(failures))
 
 
 if __name__ == "__main__":

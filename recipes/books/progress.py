@@ -105,5 +105,13 @@ class Progress:
         words += [f"{name} {value}" for name, value in state.items() if name != "updates"]
         done, seconds = state["updates"] - first, now - began
         if total and done > 0:
-            words.append(f"{seconds * (total - state['updates']) / done / 60:.0f} min left")
+            words.append(f"{in_words(seconds * (total - state['updates']) / done)} left")
         return "  ".join(words)
+
+
+def in_words(seconds: float) -> str:
+    """A time to wait, as exact as one wants to know it: "40 s", "4 min", "3 h 20 min"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

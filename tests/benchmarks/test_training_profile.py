@@ -87,6 +87,12 @@ def test_what_cannot_be_measured_is_refused(arguments, message, monkeypatch, cap
     assert message in capsys.readouterr().err
 
 
-def test_a_training_that_fails_says_why(tmp_path, monkeypatch):
+def test_a_training_that_fails_says_why_and_does_not_cost_the_others(tmp_path, monkeypatch):
+    train, path = training_profile.train, tmp_path / "rows.json"
+    report = {"host": {"update": 2.0, "data": 1.0}, "device": None, "bare": 1.0, "busy": None, "nccl": None}
+    report |= {"numbers_read": 3.0, "synchronisations": None, "where": {}}
+    found = {2: report, 4: None}
+    monkeypatch.setattr(training_profile, "train", lambda o, s, case, b: found[case[0]] or train(o, s, case, b))
     with pytest.raises(SystemExit, match="(?s)failed:.*nowhere"):
-        run(monkeypatch, tmp_path / "nowhere", *QUICK)
+        run(monkeypatch, tmp_path / "nowhere", *QUICK, "--cases", "4x64", "2x64", "--json", path)
+    assert [row["ratio"] for row in json.loads(path.read_text())] == [2.0]

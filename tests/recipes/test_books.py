@@ -15,7 +15,7 @@ from recipes.books.book import ROOT
 from recipes.books.files import read_json
 from recipes.books.lock import Lock
 from recipes.books.plan import read_plan
-from recipes.books.progress import Progress
+from recipes.books.progress import Progress, in_words
 from recipes.books.stage import differences, identities
 
 
@@ -523,6 +523,14 @@ def test_progress_without_a_terminal_is_a_line_now_and_then():
     assert lines[0] == "  [one] update 78 of 400  train ppl 24.5  updates/s 7.5  target tokens/s 2913.5  " + (
         "valid ppl 31  ROUGE-1 12.5  4 min left"
     )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (89, "89 s"), (90, "2 min"), (7100, "118 min"), (7200, "2 h 0 min"), (86_399, "24 h 0 min")],
+)
+def test_a_time_left_is_as_exact_as_one_wants_to_know_it(seconds, words):
+    assert in_words(seconds) == words
 
 
 def test_progress_of_a_day_is_a_hundred_lines_and_not_thousands():
