@@ -19,6 +19,7 @@ def fused_attention(
     dropout: float = 0.0,
     scale: float | None = None,
     often: bool = False,
+    causal: bool = False,
 ) -> Tensor:
     """`scaled_dot_product_attention`, without cuDNN for a shape that does not come `often`.
 
@@ -32,20 +33,21 @@ def fused_attention(
         dropout: probability, on the weights.
         scale: of the scores (default: D^-1/2).
         often: the shape comes again and again.
+        causal: no query attends to a key behind its own place; with S = T, and no bias.
     Returns:
         (B, H, T, D).
     """
     if not often and query.is_cuda:
-        chosen = torch._fused_sdp_choice(query, keys, values, bias, dropout, False, scale=scale)
+        chosen = torch._fused_sdp_choice(query, keys, values, bias, dropout, causal, scale=scale)
         if chosen == SDPBackend.CUDNN_ATTENTION.value:
-            return without_cudnn(query, keys, values, bias, dropout, scale)
-    return F.scaled_dot_product_attention(query, keys, values, bias, dropout_p=dropout, scale=scale)
+            return without_cudnn(query, keys, values, bias, dropout, scale, causal)
+    return F.scaled_dot_product_attention(query, keys, values, bias, dropout_p=dropout, is_causal=causal, scale=scale)
 
 
-def without_cudnn(query, keys, values, bias, dropout, scale) -> Tensor:
+def without_cudnn(query, keys, values, bias, dropout, scale, causal) -> Tensor:
     """`fused_attention` by FlashAttention, which takes no bias, or by the memory-efficient kernel, which does."""
     if bias is None:
-        return torch.ops.aten._scaled_dot_product_flash_attention(query, keys, values, dropout, scale=scale)[0]
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, keys, values, dropout, causal, scale=scale)[0]
     bias = aligned(bias).expand(*query.shape[:3], keys.size(2))
     for_gradients = torch.is_grad_enabled()  # the softmax's denominators
     return torch.ops.aten._scaled_dot_product_efficient_attention(

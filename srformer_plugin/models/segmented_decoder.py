@@ -6,6 +6,7 @@ from fairseq.models.transformer import TransformerDecoderBase
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 
+from ..attention.causal import attend_without_masks
 from ..attention.cross_attention import SegmentedCrossAttention
 from ..attention.settings import SegmentSettings
 from ..attention.shared_by_beams import FullCrossAttention
@@ -21,6 +22,9 @@ class SegmentedDecoderLayer(TransformerDecoderLayerBase):
         self.settings = settings  # first, since the base class builds the attention
         super().__init__(cfg, no_encoder_attn)
         self.need_attn = False  # weights only where the decoder asks for them, in training and evaluation
+
+    def build_self_attention(self, embed_dim, cfg, add_bias_kv=False, add_zero_attn=False):
+        return attend_without_masks(super().build_self_attention(embed_dim, cfg, add_bias_kv, add_zero_attn))
 
     def build_encoder_attention(self, embed_dim, cfg):
         shared = {

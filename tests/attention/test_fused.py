@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from largest_tensor import largest_tensor
 
+from srformer_plugin.attention.causal import CausalSelfAttention, attend_without_masks
 from srformer_plugin.attention.fused import aligned, fused_attention, without_cudnn
 from srformer_plugin.attention.shared_by_beams import FullCrossAttention
 
@@ -113,6 +114,58 @@ def test_a_source_of_padding_alone_gives_finite_numbers():
     assert output.isfinite().all() and states.grad.isfinite().all()
 
 
+def causal_pair(dtype=torch.float64, **options):
+    """fairseq's self-attention of a decoder and ours, in training."""
+    stock = MultiheadAttention(WIDTH, HEADS, self_attention=True, **options).to(dtype)
+    for parameter in stock.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    ours = attend_without_masks(copy.deepcopy(stock))
+    assert type(ours) is CausalSelfAttention
+    return stock, ours
+
+
+def attend_back(module, states, mask=None, **options):
+    """A decoder's call: `mask` (B, T) is True at padding."""
+    later = torch.full((len(states), len(states)), float("-inf"), dtype=states.dtype).triu(1)
+    options = {"need_weights": False, "attn_mask": later, **options}
+    return module(states, states, states, key_padding_mask=mask, **options)[0]
+
+
+def test_targets_attend_to_what_came_before_as_fairseqs_do():
+    states = torch.randn(6, 2, WIDTH, dtype=torch.float64, requires_grad=True)
+    mask = torch.zeros(2, 6, dtype=torch.bool)
+    mask[0, 4:] = True
+    results = []
+    for module in causal_pair():
+        output = attend_back(module, states, mask)[~mask.T]
+        weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+        results.append([output, *torch.autograd.grad((output * weights).sum(), [states, *module.parameters()])])
+    for expected, found in zip(*results):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_in_training_targets_make_no_mask_of_every_head():
+    states, mask, elements = torch.randn(50, 2, WIDTH), torch.zeros(2, 50, dtype=torch.bool), []
+    for module in causal_pair(torch.float32):
+        with largest_tensor() as largest:
+            attend_back(module, states, mask).sum().backward()
+        elements.append(largest.elements)
+    assert elements[0] >= 2 * HEADS * 50 * 50 > elements[1]
+
+
+def test_targets_in_evaluation_or_without_an_order_are_fairseqs_to_the_bit():
+    stock, ours = causal_pair(torch.float32)
+    states = torch.randn(6, 2, WIDTH)
+    assert torch.equal(attend_back(ours, states, attn_mask=None), attend_back(stock, states, attn_mask=None))
+    assert torch.equal(attend_back(ours.eval(), states), attend_back(stock.eval(), states))
+
+
+def test_targets_drop_attention_weights_in_training():
+    _, ours = causal_pair(dropout=0.5)
+    states = torch.randn(6, 2, WIDTH, dtype=torch.float64)
+    assert not torch.allclose(attend_back(ours, states), attend_back(ours, states))
+
+
 @pytest.mark.parametrize("width", [7, 16, 33])
 def test_a_bias_s_rows_are_aligned_and_its_numbers_kept(width):
     bias = torch.randn(2, 1, 3, width, dtype=torch.bfloat16)
@@ -127,7 +180,7 @@ def test_pytorch_s_other_kernels_are_called_as_they_are_declared(bias):
     options = {"device": "meta", "dtype": torch.bfloat16, "requires_grad": True}
     query, keys, values = torch.empty(2, 3, 5, 64, **options), *(torch.empty(2, 3, 9, 64, **options) for _ in range(2))
     bias = None if bias is None else torch.empty(*bias, 9, **options)
-    output = without_cudnn(query, keys, values, bias, 0.1, 1.0)
+    output = without_cudnn(query, keys, values, bias, 0.1, 1.0, causal=bias is None)
     assert output.shape == query.shape
     output.sum().backward()
     assert all(x.grad.shape == x.shape for x in (query, keys, values, bias) if x is not None)

@@ -1,12 +1,14 @@
 """SRformer-BART as a fairseq model: sizes, checkpoints, settings."""
 
 import argparse
+import copy
 import logging
 
 import numpy as np
 import pytest
 import torch
 from fairseq import utils
+from largest_tensor import largest_tensor
 from models.conftest import default_options
 
 from srformer_plugin.errors import ConfigurationError
@@ -75,6 +77,35 @@ def test_full_cross_attention_is_stock_bart_to_the_bit(build_model, make_sample,
     model.load_state_dict(stock.state_dict())
     sample = make_sample([23, 5, 14, 9])
     assert torch.equal(logits(model, sample), logits(stock, sample))
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_full_cross_attention_trains_as_stock_bart(build_model, make_sample, stock, left):
+    """By fused kernels: real positions have its logits, and parameters its gradients, but for rounding."""
+    model = build_model("srformer_bart_base", cross_attention="full", seed=9, **TINY).train()
+    model.load_state_dict(stock.state_dict())
+    sample = make_sample([23, 5, 14, 9])["net_input"]
+    previous = make_sample([9, 4, 7, 1], left_pad=left, seed=5)["net_input"]["src_tokens"]
+    aligned = make_sample([9, 4, 7, 1], left_pad=False, seed=5)["net_input"]["src_tokens"]  # stock counts pads
+    results = []
+    for one, tokens in ((copy.deepcopy(stock).train(), aligned), (model, previous)):
+        logits = one(**sample, prev_output_tokens=tokens)[0][tokens.ne(1)]
+        logits.square().sum().backward()
+        results.append((logits, {name: p.grad for name, p in one.named_parameters()}))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-3)
+
+
+def test_training_makes_no_masks_of_every_head_of_a_decoder(build_model, make_sample):
+    """Stock BART makes one of a target's order and padding in every layer."""
+    sample = make_sample([5, 3])["net_input"]
+    previous = make_sample([30, 20], left_pad=False)["net_input"]["src_tokens"]
+    elements = []
+    for arch in ("bart_base", "srformer_bart_base"):
+        model = build_model(arch, cross_attention="full", **{**TINY, "decoder_attention_heads": 8}).train()
+        with largest_tensor() as largest:
+            model.decoder.extract_features(previous, model.encoder(sample["src_tokens"], sample["src_lengths"]))
+        elements.append(largest.elements)
+    assert elements[0] >= 2 * 8 * 30 * 30 > elements[1]
 
 
 @pytest.mark.parametrize("kind", ["srformer", "segmented"])

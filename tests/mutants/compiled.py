@@ -2,11 +2,13 @@
 
 LAYERS = "srformer_plugin/models/compiled.py"
 FUSED = "srformer_plugin/attention/fused.py"
+CAUSAL = "srformer_plugin/attention/causal.py"
 SHARED = "srformer_plugin/attention/shared_by_beams.py"
 MODEL = "srformer_plugin/models/segmented_model.py"
 
 LAYER_TESTS = "tests/models/test_compiled.py"
 TRAINING_TESTS = "tests/models/test_compiled_training.py"
+BART_TESTS = "tests/models/test_srformer_bart.py"
 FUSED_TESTS = "tests/attention/test_fused.py"
 
 MUTANTS = [
@@ -99,5 +101,23 @@ MUTANTS = [
         "old": "    if width % BIAS_ALIGNMENT == 0:\n",
         "new": "    if width > 0:\n",
         "tests": f"{FUSED_TESTS} -k aligned",
+    },
+    {
+        "file": CAUSAL,
+        "old": "causal=True",
+        "new": "causal=False",
+        "tests": f"{FUSED_TESTS} -k came_before",
+    },
+    {
+        "file": CAUSAL,
+        "old": "        if self.training and whole",
+        "new": "        if whole",
+        "tests": f"{FUSED_TESTS} -k targets_in_evaluation",
+    },
+    {
+        "file": "srformer_plugin/models/segmented_decoder.py",
+        "old": "return attend_without_masks(super()",
+        "new": "return (super()",
+        "tests": f"{BART_TESTS} -k masks_of_every_head",
     },
 ]
