@@ -26,13 +26,16 @@ def collate_whole_batches():
         def collater(self, samples, pad_to_length=None):
             readers = _readers(self) if isinstance(samples, Samples) and len(samples) else None
             if readers is None or pad_to_length is not None:
-                return original(self, samples, pad_to_length)
+                return original(self, list(samples), pad_to_length)  # each is read once
             return _collate(self, samples.indices, *readers)
 
         return collater
 
+    def __getitems__(self, indices):
+        return [self[i] for i in indices] if _readers(self) is None else Samples(self, indices)
+
     wrap(LanguagePairDataset, "collater", make_wrapper)
-    LanguagePairDataset.__getitems__ = lambda self, indices: Samples(self, indices)
+    LanguagePairDataset.__getitems__ = __getitems__
 
 
 class Samples(Sequence):
@@ -52,7 +55,7 @@ def _readers(pairs: LanguagePairDataset) -> "tuple[Reader, Reader | None] | None
     """Of the sources and the targets (None: there are none); None: samples are more than what the files hold."""
     changed = pairs.append_eos_to_target or pairs.append_bos or pairs.remove_eos_from_source
     more = (pairs.align_dataset, pairs.constraints, pairs.src_lang_id, pairs.tgt_lang_id)
-    own = type(pairs).__getitem__ is LanguagePairDataset.__getitem__
+    own = all(getattr(type(pairs), name) is getattr(LanguagePairDataset, name) for name in ("__getitem__", "collater"))
     if not own or changed or any(part is not None for part in more):
         return None
     source = _reader(pairs.src)

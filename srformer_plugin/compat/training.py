@@ -63,16 +63,18 @@ def refuse_a_missing_checkpoint():
 
     def make_wrapper(original):
         def load_checkpoint(cfg, trainer, **passthrough_args):
-            for name in ("restore_file", "continue_once"):
-                file = getattr(cfg, name, None)
-                if not file or file == "checkpoint_last.pt":
-                    continue
-                of_one_shard = file.replace(".pt", f"{trainer.checkpoint_suffix}.pt")
-                if not PathManager.exists(file) and not PathManager.exists(of_one_shard):
-                    raise ConfigurationError(
-                        f"--{name.replace('_', '-')} {file}: there is no such file; leave the flag out to begin with "
-                        "random weights, or go on from checkpoint_last.pt of --save-dir"
-                    )
+            last, suffix = os.path.join(cfg.save_dir, "checkpoint_last{}.pt"), trainer.checkpoint_suffix
+            if cfg.restore_file != "checkpoint_last.pt":
+                flag, file = "--restore-file", cfg.restore_file
+            elif not PathManager.exists(last.format(suffix)):  # --continue-once is for the first start alone
+                flag, file = "--continue-once", getattr(cfg, "continue_once", None)
+            else:
+                flag, file = None, None
+            if file and not PathManager.exists(file) and not PathManager.exists(file.replace(".pt", f"{suffix}.pt")):
+                raise ConfigurationError(
+                    f"{flag} {file}: there is no such file; leave the flag out to begin with random weights, or go on "
+                    "from checkpoint_last.pt of --save-dir"
+                )
             return original(cfg, trainer, **passthrough_args)
 
         return load_checkpoint

@@ -147,3 +147,28 @@ def test_samples_are_what_the_dataset_has(files):
     samples = pairs.__getitems__([4, 1])
     assert [sample["id"] for sample in samples] == [4, 1]
     assert samples[1]["source"].tolist() == pairs[1]["source"].tolist()
+
+
+def test_data_that_are_left_to_fairseq_are_read_once_a_batch(files):
+    class Counted(PrependTokenDataset):
+        reads = 0
+
+        def __getitem__(self, index):
+            type(self).reads += 1
+            return super().__getitem__(index)
+
+    pairs = pairs_of(Counted(files[0], EOS), files[1])
+    batch = next(iter(DataLoader(pairs, collate_fn=pairs.collater, batch_sampler=[[3, 1, 2]])))
+    assert batch["nsentences"] == 3 and Counted.reads == 3
+
+
+def test_a_dataset_of_the_users_own_collates_a_list(files):
+    class Own(LanguagePairDataset):
+        def collater(self, samples, pad_to_length=None):
+            return super().collater([*samples[1:], *sorted(samples[:1], key=len)], pad_to_length)
+
+    source, target = files
+    pairs = Own(source, source.sizes, WORDS, target, target.sizes, WORDS)
+    (samples,) = DataLoader(pairs, collate_fn=lambda samples: samples, batch_sampler=[[3, 1]])
+    assert type(samples) is list
+    assert_same(pairs.collater(samples), pairs_of(source, target).collater(samples))

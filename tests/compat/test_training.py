@@ -44,6 +44,15 @@ def test_a_checkpoint_that_is_not_there_is_no_new_beginning(train_here, tmp_path
     assert not (tmp_path / "checkpoint_last.pt").exists()
 
 
+def test_what_a_training_began_with_may_be_gone_when_it_goes_on(train_here, tmp_path):
+    train_here()
+    begun_with = (tmp_path / "checkpoint_last.pt").rename(tmp_path / "begun_with.pt")
+    train_here("--continue-once", begun_with, "--max-update", 3)
+    begun_with.unlink()
+    train_here("--continue-once", begun_with, "--max-update", 4)
+    assert updates(tmp_path) == 4
+
+
 def test_stock_training_makes_one_more_update(train_here, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint_utils, "load_checkpoint", stock(checkpoint_utils.load_checkpoint))
     train_here()
