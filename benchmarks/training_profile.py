@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.distributed import ENVIRONMENT
 from benchmarks.rows import Results, add_options, provenance, sizes, this_device
 from srformer_plugin import __file__ as plugin_file
 
@@ -36,8 +37,6 @@ SYSTEMS = {
 }
 DEFAULT = ["bart_base", "srformer_bart_base, fused_adam"]
 CASES = [(16, 1024), (64, 1024)]
-# NCCL's multicast cannot be had on every cluster, where it hangs or fails; a value of the environment goes before it
-ENVIRONMENT = {"NCCL_NVLS_ENABLE": "0", "OMP_NUM_THREADS": "1"}
 
 
 def train(options, system: str, case: tuple[int, int], backend: str | None) -> dict:

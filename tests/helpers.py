@@ -2,7 +2,11 @@
 
 import socket
 
+import torch
 from conftest import USER_DIR
+from torch._dynamo.utils import counters
+
+from srformer_plugin.models import compiled
 
 
 def train_arguments(corpus, save_dir, *more):
@@ -24,3 +28,11 @@ def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+def trace_without_a_compiler(monkeypatch, backend):
+    """Let --compile trace with Dynamo and hand the graphs to `backend`; nothing is compiled or counted yet."""
+    monkeypatch.setattr(compiled, "BACKEND", backend)
+    monkeypatch.setattr(compiled, "missing_compiler", lambda cpu: None)
+    torch._dynamo.reset()
+    counters.clear()

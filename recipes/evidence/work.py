@@ -16,7 +16,7 @@ from pathlib import Path
 from recipes.books import Command, Stage
 
 PLUGIN = ("--user-dir", "srformer_plugin", "--task", "summarization")
-# What every training of a plan has: tensors of few shapes, and one validation and one checkpoint, both at the end.
+# What every training of a plan has: tensors of few shapes, a checkpoint at its end, and no validation before.
 TRAINING = (
     "--required-seq-len-multiple", "8", "--log-format", "json", "--log-interval", "50", "--no-epoch-checkpoints",
     "--save-interval", "1000000", "--validate-interval", "1000000", "--distributed-world-size", "1",

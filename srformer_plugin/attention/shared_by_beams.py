@@ -30,6 +30,11 @@ def split_heads(projected: Tensor, num_heads: int) -> Tensor:
     return projected.unflatten(2, (num_heads, -1)).permute(1, 2, 0, 3)
 
 
+def merge_heads(output: Tensor) -> Tensor:
+    """The inverse of `split_heads`: (B, H, N, D) -> (N, B, H * D)."""
+    return output.permute(2, 0, 1, 3).flatten(2)
+
+
 @with_incremental_state
 class SharedByBeams(nn.Module):
     """Incremental state kept once per sentence, whatever the number of hypotheses.

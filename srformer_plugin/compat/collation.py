@@ -24,7 +24,7 @@ def collate_whole_batches():
 
     def make_wrapper(original):
         def collater(self, samples, pad_to_length=None):
-            readers = _readers(self) if isinstance(samples, Samples) and len(samples) else None
+            readers = samples.readers if isinstance(samples, Samples) and len(samples) else None
             if readers is None or pad_to_length is not None:
                 return original(self, list(samples), pad_to_length)  # each is read once
             return _collate(self, samples.indices, *readers)
@@ -32,7 +32,8 @@ def collate_whole_batches():
         return collater
 
     def __getitems__(self, indices):
-        return [self[i] for i in indices] if _readers(self) is None else Samples(self, indices)
+        samples = Samples(self, indices)
+        return list(samples) if samples.readers is None else samples
 
     wrap(LanguagePairDataset, "collater", make_wrapper)
     LanguagePairDataset.__getitems__ = __getitems__
@@ -42,7 +43,7 @@ class Samples(Sequence):
     """The samples of a dataset at some indices, none of which is read before somebody asks for it."""
 
     def __init__(self, dataset, indices):
-        self.dataset, self.indices = dataset, indices
+        self.dataset, self.indices, self.readers = dataset, indices, _readers(dataset)
 
     def __len__(self):
         return len(self.indices)

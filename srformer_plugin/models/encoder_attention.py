@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from ..attention.dropout import current_rate
 from ..attention.fused import fused_attention
+from ..attention.self_attention import OwnSelfAttention
+from ..attention.shared_by_beams import merge_heads, split_heads
 
 LONG_SOURCE = 4096  # padded length from which on the mask costs more than the launches of a call per sentence
 
@@ -37,51 +39,20 @@ def attend_within_sentences(encoder: nn.Module) -> None:
             module.__class__ = SentenceAttention
 
 
-class SentenceAttention(MultiheadAttention):
+class SentenceAttention(OwnSelfAttention):
     """fairseq's self-attention, computed sentence by sentence where a source is long and padded.
 
     At real positions it is what fairseq computes. At padded ones, which nothing reads, the output projection gets
     zeros.
     """
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor | None,
-        value: Tensor | None,
-        key_padding_mask: Tensor | None = None,
-        incremental_state=None,
-        need_weights: bool = True,
-        static_kv: bool = False,
-        attn_mask: Tensor | None = None,
-        before_softmax: bool = False,
-        need_head_weights: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """As in `MultiheadAttention.forward`: (N, B, C), and attention weights if they are asked for."""
-        runs = None
-        if (
-            key_padding_mask is not None
-            and query.size(0) >= LONG_SOURCE
-            and key is query
-            and value is query
-            and incremental_state is None
-            and attn_mask is None
-            and not (need_weights or static_kv or before_softmax or need_head_weights)
-            and self._is_plain()
-            and _host_may_read(query)
-        ):
-            runs = _memo.runs(key_padding_mask)
-        if runs is not None:
-            return self._attend(query, runs), None
-        return super().forward(
-            query, key, value, key_padding_mask, incremental_state,
-            need_weights, static_kv, attn_mask, before_softmax, need_head_weights,
-        )  # fmt: skip
-
-    def _is_plain(self) -> bool:
-        """Whether no option of fairseq's changes the attention."""
-        added = self.bias_k is not None or self.add_zero_attn
-        return not (added or self.use_xformers or self.onnx_trace or self.skip_embed_dim_check)
+    def _attend_instead(self, states: Tensor, padding_mask: Tensor | None, attn_mask: Tensor | None) -> Tensor | None:
+        if padding_mask is None or attn_mask is not None or states.size(0) < LONG_SOURCE:
+            return None
+        if self.use_xformers or not _host_may_read(states):
+            return None
+        runs = _memo.runs(padding_mask)
+        return None if runs is None else self._attend(states, runs)
 
     def _attend(self, states: Tensor, runs: "list[Run]") -> Tensor:
         """(N, B, C) -> (N, B, C)."""
@@ -89,10 +60,10 @@ class SentenceAttention(MultiheadAttention):
         dropout = current_rate(self.dropout_module)
         outputs = []
         for run, *qkv in zip(runs, *(_TakeRuns.apply(runs, x) for x in projected)):
-            heads = [x.unflatten(2, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3) for x in qkv]
+            heads = [split_heads(x, self.num_heads) for x in qkv]
             # padded lengths come again, above all that to which sources are cut; those of sentences hardly do
             output = fused_attention(*heads, dropout=dropout, often=run.length == states.size(0))
-            outputs.append(output.permute(2, 0, 1, 3).flatten(2))
+            outputs.append(merge_heads(output))
         placed = _PlaceRuns.apply(runs, states.size(0), *outputs)
         # the weights and not the modules, as fairseq takes them: hooks such as quantization noise's do not run
         return F.linear(placed, self.out_proj.weight, self.out_proj.bias)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..attention.dropout import attention_dropout, current_rate
 from ..attention.fused import fused_attention
-from ..attention.shared_by_beams import SharedByBeams, add_projections, split_heads
+from ..attention.shared_by_beams import SharedByBeams, add_projections, merge_heads, split_heads
 from ..attention.source_context import as_context
 
 # Added to the score of a key that must not be seen. Finite in every dtype, so that a query that sees no key at all
@@ -171,7 +171,7 @@ class T5SelfAttention(_Projections):
         Returns:
             (T, B, C), and None.
         """
-        bias, length, rows = key_padding_mask, query.size(0), query.size(1)
+        bias = key_padding_mask
         q, k, v = (split_heads(project(query), self.num_heads) for project in (self.q_proj, self.k_proj, self.v_proj))
         if incremental_state is not None:
             saved = self._get_input_buffer(incremental_state)
@@ -181,7 +181,7 @@ class T5SelfAttention(_Projections):
             self.set_incremental_state(incremental_state, "attn_state", {"prev_key": k, "prev_value": v})
             bias = bias[..., -k.size(2) :]  # a first call with a longer prefix has keys of its last token only
         output, _ = attend(q, k, v, bias, current_rate(self.dropout_module))
-        return self.out_proj(output.permute(2, 0, 1, 3).reshape(length, rows, -1)), None
+        return self.out_proj(merge_heads(output)), None
 
     def _get_input_buffer(self, incremental_state: dict | None) -> dict:
         """What is kept, under the name by which fairseq's layers ask for it."""

@@ -7,6 +7,7 @@ import copy
 
 import pytest
 import torch
+from helpers import trace_without_a_compiler
 from torch._dynamo.utils import counters
 
 from srformer_plugin.errors import ConfigurationError
@@ -38,10 +39,7 @@ MODELS = {
 @pytest.fixture(autouse=True)
 def traced(monkeypatch):
     """Without a compiler, and nothing compiled by another test."""
-    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
-    monkeypatch.setattr(compiled, "missing_compiler", lambda cpu: None)
-    torch._dynamo.reset()
-    counters.clear()
+    trace_without_a_compiler(monkeypatch, "aot_eager")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import warm
 from conftest import USER_DIR, run_side_by_side
 from fairseq_cli import generate, validate
 from fairseq_here import here
-from helpers import free_port, train_arguments
+from helpers import free_port, trace_without_a_compiler, train_arguments
 from torch._dynamo.utils import counters
 
 from srformer_plugin.errors import ConfigurationError
@@ -21,10 +21,7 @@ PLAIN = ["--dropout", 0, "--attention-dropout", 0, "--encoder-layers", 2, "--dec
 @pytest.fixture
 def traced(monkeypatch):
     """Traced by Dynamo and run by PyTorch, which takes no compiler."""
-    monkeypatch.setattr(compiled, "BACKEND", "eager")
-    monkeypatch.setattr(compiled, "missing_compiler", lambda cpu: None)
-    torch._dynamo.reset()
-    counters.clear()
+    trace_without_a_compiler(monkeypatch, "eager")
 
 
 @pytest.fixture

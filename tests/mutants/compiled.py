@@ -110,8 +110,8 @@ MUTANTS = [
     },
     {
         "file": CAUSAL,
-        "old": "        if self.training and whole",
-        "new": "        if whole",
+        "old": "if self.training and attn_mask is not None",
+        "new": "if attn_mask is not None",
         "tests": f"{FUSED_TESTS} -k targets_in_evaluation",
     },
     {

@@ -12,6 +12,7 @@ from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor, nn
 
 from ...attention.dropout import current_rate
+from ...attention.shared_by_beams import merge_heads, split_heads
 from ...errors import ConfigurationError
 from ..segmented_decoder import wrap_layer
 from .window_attention import GlobalProjections, global_places, window_attention
@@ -60,7 +61,7 @@ class WindowSelfAttention(MultiheadAttention):
             self._of_global_tokens(query, padding) if self.num_global > 0 else None,
             current_rate(self.dropout_module),
         )
-        return self.out_proj(output.permute(2, 0, 1, 3).flatten(2)), None
+        return self.out_proj(merge_heads(output)), None
 
     def _of_global_tokens(self, query, padding):
         places = global_places(padding, self.num_global)
@@ -73,7 +74,7 @@ class WindowSelfAttention(MultiheadAttention):
 
     def _heads(self, x):
         """(N, B, C) -> (B, H, N, D)."""
-        return x.unflatten(2, (self.num_heads, self.head_dim)).permute(1, 2, 0, 3)
+        return split_heads(x, self.num_heads)
 
 
 class WindowEncoderLayer(TransformerEncoderLayerBase):
