@@ -27,6 +27,7 @@ class OwnSelfAttention(MultiheadAttention):
         whole = key is query and value is query and incremental_state is None
         asked = need_weights or static_kv or before_softmax or need_head_weights
         changed = self.bias_k is not None or self.add_zero_attn or self.onnx_trace or self.skip_embed_dim_check
+        changed = changed or self.use_xformers  # another attention, or other kernels, that were asked for
         if whole and not (asked or changed):
             attended = self._attend_instead(query, key_padding_mask, attn_mask)
             if attended is not None:

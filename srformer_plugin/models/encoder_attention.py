@@ -49,7 +49,7 @@ class SentenceAttention(OwnSelfAttention):
     def _attend_instead(self, states: Tensor, padding_mask: Tensor | None, attn_mask: Tensor | None) -> Tensor | None:
         if padding_mask is None or attn_mask is not None or states.size(0) < LONG_SOURCE:
             return None
-        if self.use_xformers or not _host_may_read(states):
+        if not _host_may_read(states):
             return None
         runs = _memo.runs(padding_mask)
         return None if runs is None else self._attend(states, runs)

@@ -161,6 +161,13 @@ def test_targets_in_evaluation_or_without_an_order_are_fairseqs_to_the_bit(monke
     assert torch.equal(attend_back(ours.eval(), states), attend_back(stock.eval(), states))
 
 
+def test_what_fairseq_computes_by_xformers_is_left_to_it(monkeypatch):
+    monkeypatch.setattr(MultiheadAttention, "_xformers_attn_forward", lambda *_: ("by xformers", None))
+    _, ours = causal_pair()
+    ours.use_xformers = True  # as with an xformers_att_config, where that package is
+    assert attend_back(ours, torch.randn(6, 2, WIDTH, dtype=torch.float64)) == "by xformers"
+
+
 def test_targets_drop_attention_weights_in_training():
     _, ours = causal_pair(dropout=0.5)
     states = torch.randn(6, 2, WIDTH, dtype=torch.float64)
