@@ -1,7 +1,7 @@
 """The numbers of an update's log, without waits for the device."""
 
 import threading
-from collections.abc import MutableMapping
+from collections import OrderedDict
 
 import torch
 from fairseq.logging import metrics
@@ -55,35 +55,74 @@ def _log_norm(norm: torch.Tensor, limit: float) -> None:
         metrics.log_scalar("clip", (norm > limit).to(norm) * 100, priority=500, round=1)
 
 
-class SmoothedLater(MutableMapping):
-    """The smoothed values of meters that nobody changes any more, each read when it is asked for."""
+class SmoothedLater(OrderedDict):
+    """The smoothed values of meters that nobody changes any more, each read when it is asked for.
+
+    An OrderedDict as fairseq's. What asks for all values at once reads all.
+    """
 
     def __init__(self, meters: MetersDict):
-        self._meters = meters
-        self._values = {name: None for name in meters if not name.startswith("_")}
-        self._read = set()
+        super().__init__((name, None) for name in meters if not name.startswith("_"))
+        self._meters, self._unread = meters, set(self)
 
     def __getitem__(self, name):
-        if name in self._values and name not in self._read:
+        if name in self._unread:
             self[name] = self._meters.get_smoothed_value(name)
-        return self._values[name]
+        return super().__getitem__(name)
 
     def __setitem__(self, name, value):
-        self._values[name] = value
-        self._read.add(name)
+        super().__setitem__(name, value)
+        vars(self).get("_unread", set()).discard(name)  # none while it is being made
 
     def __delitem__(self, name):
-        del self._values[name]
-        self._read.discard(name)
+        super().__delitem__(name)
+        self._unread.discard(name)
 
-    def __contains__(self, name):
-        return name in self._values
+    def get(self, name, default=None):
+        try:
+            return self[name]
+        except KeyError:
+            return default
 
-    def __iter__(self):
-        return iter(self._values)
+    def pop(self, name, *default):
+        self.get(name)
+        return super().pop(name, *default)
 
-    def __len__(self):
-        return len(self._values)
+    def popitem(self, last=True):
+        return self._read().popitem(last)
+
+    def copy(self):
+        return OrderedDict((name, self[name]) for name in self)
+
+    def items(self):
+        return self._read().items()
+
+    def values(self):
+        return self._read().values()
+
+    def __reduce__(self):  # copy and pickle
+        return self.copy().__reduce__()
+
+    def __eq__(self, other):
+        return self.copy() == other
+
+    def __ne__(self, other):
+        return not self == other
+
+    def __or__(self, other):
+        return self.copy() | other
+
+    def __ror__(self, other):
+        return other | self.copy()
+
+    def __repr__(self):
+        return repr(self.copy())
+
+    def _read(self):
+        """All values, as a view of this dictionary."""
+        for name in tuple(self._unread):
+            self[name]
+        return super()
 
 
 def read_sums_of_processes_at_once():

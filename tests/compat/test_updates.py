@@ -1,7 +1,11 @@
 """Updates are made faster, and not otherwise: the same weights, the same log."""
 
+import copy
+import json
+import pickle
 import re
 import traceback
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import pytest
@@ -252,12 +256,37 @@ def test_stock_reads_the_statistics_of_every_update(train_here, monkeypatch):
     assert numbers_read_by_the_log(train_here, monkeypatch) >= 4
 
 
-def test_statistics_that_are_asked_for_are_those_of_stock():
+def some_meters():
     meters = MetersDict()
     for name, value in (("loss", 1.23456), ("bsz", 4), ("_hidden", 2)):
         meter = AverageMeter(round=2)
         meter.update(torch.tensor(value), 1)
         meters.add_meter(name, meter, 10)
+    return meters
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        json.dumps, repr, copy.copy, copy.deepcopy, OrderedDict,
+        lambda stats: isinstance(stats, type(some_meters().get_smoothed_values())),
+        lambda stats: json.dumps(stats, indent=2),
+        lambda stats: dict(**stats),
+        lambda stats: pickle.loads(pickle.dumps(stats)),
+        lambda stats: (stats | {"more": 1}, {"more": 1} | stats),
+        lambda stats: (stats == {"loss": 1.23, "bsz": 4}, stats != {"loss": 1.23, "bsz": 4}),
+        lambda stats: (stats.get("loss"), stats.get("other", 7), stats.setdefault("bsz", 0), list(reversed(stats))),
+        lambda stats: (stats.pop("loss"), stats.pop("other", 7), stats.popitem(), len(stats)),
+        lambda stats: (list(stats.values()), stats.update(loss=2), list(stats.items())),
+    ],
+)  # fmt: skip
+def test_statistics_can_be_used_like_stocks(use):
+    meters = some_meters()
+    assert use(SmoothedLater(meters)) == use(meters.get_smoothed_values())
+
+
+def test_statistics_that_are_asked_for_are_those_of_stock():
+    meters = some_meters()
     later, now = SmoothedLater(meters), meters.get_smoothed_values()
     assert isinstance(now, dict)
     assert dict(later) == dict(now) == {"loss": 1.23, "bsz": 4}
