@@ -8,6 +8,7 @@ of classifiers, which is a third of the time until a program starts. Not needed 
 import builtins
 import contextlib
 import importlib
+import importlib.util
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -37,7 +38,9 @@ def deferred() -> Iterator[None]:
     original = builtins.__import__
 
     def __import__(name, globals=None, locals=None, fromlist=(), level=0):
-        if fromlist and globals and globals.get("__name__") in WHO and name.partition(".")[0] in WHAT:
+        package = name.partition(".")[0]
+        asks = fromlist and globals and globals.get("__name__") in WHO and package in WHAT
+        if asks and importlib.util.find_spec(package) is not None:  # a missing one is an error here and now
             module = _Later(name)
             if name == "sklearn":  # from sklearn import metrics
                 module.metrics = _Later("sklearn.metrics")

@@ -7,6 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
+from srformer_plugin.compat import deferred as deferred_module
 from srformer_plugin.compat.deferred import deferred
 
 SCRIPT = """
@@ -45,6 +46,12 @@ def test_only_the_files_that_are_named_get_something_else(who):
     assert names["dumps"]([1]) == "[1]"
     assert (type(names["metrics"]).__name__ == "_Later") == (who != "somebody.else")
     assert names["metrics"].accuracy_score([1], [1]) == 1
+
+
+def test_a_package_that_is_missing_is_an_error_at_once(monkeypatch):
+    monkeypatch.setattr(deferred_module, "WHAT", ("no_such_package",))
+    with deferred(), pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        exec("from no_such_package.stats import pearsonr", {"__name__": "fairseq.criterions.sentence_prediction"})
 
 
 def test_an_error_leaves_imports_as_they_were():
