@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigurationError
+from .bounds import check_bound
 from .generation_settings import check_generation
 from .overrides import check_overrides
 
@@ -27,20 +28,6 @@ MEASURED_BY = {
 }
 LOSSES = ("loss", "nll_loss", "ppl")
 
-# Settings of several parts of fairseq -> (test, what they must be)
-BOUNDS = {
-    **dict.fromkeys(
-        ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop",
-         "label_smoothing"),
-        (lambda x: 0 <= x <= 1, "from 0 to 1"),
-    ),
-    **dict.fromkeys(
-        ("batch_size", "max_tokens", "update_freq", "max_source_positions", "max_target_positions"),
-        (lambda x: x >= 1, "at least 1"),
-    ),
-    **dict.fromkeys(("lr", "warmup_updates"), (lambda x: 0 <= x < math.inf, "at least 0")),
-}  # fmt: skip
-
 
 def check_command(cfg, command: str) -> None:
     """Check the finished configuration of a command of fairseq, such as "train".
@@ -52,9 +39,7 @@ def check_command(cfg, command: str) -> None:
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, float) and math.isnan(value):
             raise ConfigurationError(f"{flag} nan is no number: leave it out, or give one")
-        holds, bound = BOUNDS.get(name, (None, None))
-        if holds is not None and isinstance(value, (int, float)) and not holds(value):
-            raise ConfigurationError(f"{flag} {value} must be {bound}")
+        check_bound(flag, name, value)
     if command == "train":
         check_training(cfg)
     elif command in ("generate", "interactive"):
@@ -201,4 +186,4 @@ def _check_overrides(text) -> None:
         raise ConfigurationError(f"--model-overrides {text!r} is not a Python dictionary of literals") from error
     if not isinstance(overrides, dict):
         raise ConfigurationError(f"--model-overrides {text!r} is not a dictionary such as \"{{'data': 'folder'}}\"")
-    check_overrides(overrides, "--model-overrides")
+    check_overrides(overrides, "--model-overrides", of_model=True)

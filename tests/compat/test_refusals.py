@@ -231,6 +231,9 @@ PATH = ["--path", "checkpoint.pt"]
             "--model-overrides: there is no option 'segment_schedul'; did you mean segment_schedule?",
         ),
         ("generate", [*PATH, "--model-overrides", "{'model': {'dropout': '0'}}"], "dropout must be a number, got '0'"),
+        ("generate", [*PATH, "--model-overrides", "{'dropout': 7.0}"], "dropout 7.0 must be from 0 to 1"),
+        ("generate", [*PATH, "--model-overrides", "{'beam': 3}"], "beam is no setting of a model or task, and does"),
+        ("interactive", [*PATH, "--model-overrides", "{'dataset': {'max_tokens': 9}}"], "give --max-tokens to the"),
     ],
 )
 def test_decoding_that_cannot_work_is_refused(command, flags, message):

@@ -305,6 +305,7 @@ def test_threads_share_a_model(hub):
     ("options", "message"),
     [
         ({"segment_schedul": "content"}, "there is no option 'segment_schedul'; did you mean segment_schedule?"),
+        ({"dropout": 7.0}, "dropout 7.0 must be from 0 to 1"),
         ({"max_token": 100}, "there is no option 'max_token'; did you mean max_tokens?"),
         ({"segments_per_query": "3"}, "segments_per_query must be a whole number, got '3'"),
         ({"segment_size": float("nan")}, "segment_size must be a whole number, got nan"),
