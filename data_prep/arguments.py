@@ -1,4 +1,4 @@
-"""Types of command line arguments, for the `type` of argparse: positive, non_negative, share, token_limit, file."""
+"""Types of command line arguments, for the `type` of argparse: positive, non_negative, share, token_limit, ..."""
 
 import argparse
 from pathlib import Path
@@ -28,6 +28,11 @@ def token_limit(text: str) -> int:
     if value == 1:
         raise argparse.ArgumentTypeError("1 leaves no text: give 0, or at least 2, one piece and the end of sentence")
     return value
+
+
+def vocabulary(text: str) -> int:
+    """A number of subwords: the unknown one, the mark of sentences, the space and one character at least."""
+    return _at_least(4, text)
 
 
 def file(text: str) -> Path:

@@ -26,7 +26,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep import gpt2_bpe, sentencepiece_model
-from data_prep.arguments import file, positive, token_limit
+from data_prep.arguments import file, positive, token_limit, vocabulary
 from data_prep.errors import command
 from data_prep.line_files import BadCorpus, lines_of, splits_of
 from data_prep.ordered_map import ordered_map
@@ -174,7 +174,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--model", type=file, help="sentencepiece: a model file (default: train one)")
     parser.add_argument(
         "--vocabulary",
-        type=positive,
+        type=vocabulary,
         default=32000,
         help="sentencepiece: pieces of a trained model, or as many as the text is enough for (default: 32000)",
     )

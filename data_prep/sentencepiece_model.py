@@ -58,10 +58,13 @@ def train(files, path, vocabulary, symbols=(), fold_case=False):
                 raise
             run(hard_vocab_limit=False)
     except RuntimeError as error:
-        reason = str(error).rpartition("] ")[2].strip() or str(error)
+        needed = re.search(r"required_chars\. \d+ vs (\d+)", str(error))
+        if needed is None:
+            reason = str(error).rpartition("] ")[2].strip() or str(error)
+            raise WrongVocabulary(f"SentencePiece cannot be trained: {reason}") from error
         raise WrongVocabulary(
-            f"SentencePiece cannot be trained: {reason} A --vocabulary of {vocabulary:,} must hold every different "
-            "character of the text: choose a larger one"
+            f"--vocabulary {vocabulary:,} is too small: the different characters of the text and the special pieces "
+            f"are {int(needed.group(1)):,} subwords already; give at least that many"
         ) from error
     Path(path).with_suffix(".vocab").unlink()  # the model's pieces once more, as text
     size = sentencepiece.SentencePieceProcessor(model_file=str(path)).get_piece_size()

@@ -25,5 +25,6 @@ BOUNDS = {
     **dict.fromkeys(("max-source", "max-target"), TWO_TOKENS),
     **dict.fromkeys(("dropout", "label-smoothing"), SHARE),
     "lr": ABOVE_0,
+    "vocabulary": (lambda x: x >= 4, "at least 4, and as many as the text has different characters"),
     "gpus": (lambda x: x >= 1, "at least 1; without a GPU say --cpu"),
 }

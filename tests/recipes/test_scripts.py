@@ -224,6 +224,10 @@ def test_every_option_that_a_result_depends_on_belongs_to_a_stage():
         (["--beam", "0"], "--beam: 0: must be at least 1"),
         (["--segment-size", "0"], "--segment-size: 0: must be at least 1"),
         (["--max-source", "1"], "--max-source: 1: must be at least 2, a piece and the end of sentence"),
+        (
+            ["--vocabulary", "1"],
+            "--vocabulary: 1: must be at least 4, and as many as the text has different characters",
+        ),
         (["--dropout", "1"], "--dropout: 1: must be at least 0 and below 1"),
         (["--min-len", "30", "--max-len", "20"], "--min-len 30 is above --max-len 20"),
         (["--model", "gpt"], r"--model: invalid choice: 'gpt' \(choose from"),
