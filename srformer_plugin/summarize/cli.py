@@ -25,7 +25,7 @@ from data_prep.whole import write_text
 
 from ..errors import ConfigurationError
 from .cache import default_folder
-from .decoding import Decoding
+from .decoding import MOST_HYPOTHESES, Decoding
 from .documents import STDIN, Document, read_documents
 from .explain import explain
 from .follow import follow, growing
@@ -90,7 +90,9 @@ def parser() -> argparse.ArgumentParser:
         "defaults: the model's own, of config.json and generation_config.json; of a fairseq folder, those of BART for "
         "CNN/DailyMail: " + ", ".join(f"{flag} {getattr(Decoding, name)}" for flag, name in _decoding_flags()),
     )
-    search.add_argument("--beam", type=positive, metavar="N", help="hypotheses that are kept")
+    search.add_argument(
+        "--beam", type=positive, metavar="N", help=f"hypotheses that are kept, at most {MOST_HYPOTHESES}"
+    )
     search.add_argument("--lenpen", type=float, metavar="P", help="above 1 longer summaries win, below 1 shorter ones")
     search.add_argument("--min-len", type=non_negative, metavar="N", help="tokens of the shortest summary")
     search.add_argument("--max-len", type=positive, metavar="N", help="tokens of the longest summary")
