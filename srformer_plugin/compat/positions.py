@@ -29,6 +29,7 @@ def take_the_checkpoints_positions():
 
     def make_wrapper(original):
         def build_model(self, cfg, from_checkpoint=False):
+            self.builds_of_checkpoint = from_checkpoint
             if not from_checkpoint:
                 _take_the_architectures(self, cfg)
             model = original(self, cfg, from_checkpoint)
@@ -70,6 +71,11 @@ def _adopt(task, name, trained, possible) -> None:
     elif not is_first:
         trained = min(current, trained)
     setattr(task.cfg, name, trained)
+
+
+def is_of_checkpoint(task) -> bool:
+    """Whether the model that `task` builds, or has built last, is a checkpoint's: its limits are what was asked for."""
+    return getattr(task, "builds_of_checkpoint", False)
 
 
 def is_left_open(name: str, value: int) -> bool:

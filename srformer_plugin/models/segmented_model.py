@@ -17,7 +17,7 @@ from ..attention.dropout import ATTENTION
 from ..attention.method.content import SEGMENTS_PER_QUERY
 from ..attention.method.memory import MEMORIES, RAFMemory
 from ..attention.settings import SegmentSettings
-from ..compat.positions import is_left_open
+from ..compat.positions import is_left_open, is_of_checkpoint
 from ..errors import ConfigurationError
 from .checkpoint_state import prune_layers
 from .compiled import CompileSettings, compile_layers
@@ -63,7 +63,7 @@ class SegmentedModel:
         encoder, settings = cls.check_arguments(args)
         compiled = CompileSettings.from_namespace(args).check(getattr(args, "cpu", False)).compile
         args.compile = False  # how this run computes, no property of the model: its checkpoint loads anywhere
-        if encoder.reads_any_length:
+        if encoder.reads_any_length and not is_of_checkpoint(task):
             open_source_limit(args, task)
         if settings.needs_target_length and settings.expected_target_length is None:
             settings.expected_target_length = mean_target_length(args, task)
@@ -188,7 +188,7 @@ def say_if_all_is_chosen(settings: SegmentSettings, limit: int | None) -> None:
 
 
 def open_source_limit(args, task) -> None:
-    """Let sources of any length in, where no `--max-source-positions` says how much of them is read."""
+    """Let sources of any length into a training, where no `--max-source-positions` says how much of them is read."""
     for holder in (args, getattr(task, "cfg", None)):
         if not is_left_open("max_source_positions", getattr(holder, "max_source_positions", None)):
             break

@@ -90,10 +90,11 @@ def test_a_limit_that_is_asked_for_is_kept(corpus, checkpoint, lengths):
     assert sorted(lengths) == [71, 91, 1101, 1200]
 
 
-def test_what_training_was_limited_to_is_the_default_and_no_limit(corpus, tmp_path, lengths):
-    log = training(corpus, tmp_path, "bart", "--max-epoch", 1, "--max-source-positions", 100, "--disable-validation")
-    assert "2 of 4 sources of 'train' are longer than 100 tokens (--max-source-positions) and are cut" in log
-    for more, longest in (([], 100), (["--max-source-positions", 2000], 1301)):
+@pytest.mark.parametrize("limit", [100, 1024])  # fairseq's default is a limit too where it is asked for
+def test_what_training_was_limited_to_is_the_default_and_no_limit(corpus, tmp_path, lengths, limit):
+    log = training(corpus, tmp_path, "bart", "--max-epoch", 1, "--max-source-positions", limit, "--disable-validation")
+    assert f"2 of 4 sources of 'train' are longer than {limit:,} tokens (--max-source-positions) and are cut" in log
+    for more, longest in (([], limit), (["--max-source-positions", 2000], 1301)):
         here(
             generate, corpus.binarised, *LANGUAGES, "--user-dir", USER_DIR, "--path", tmp_path / "checkpoint_last.pt",
             "--cpu", "--beam", 1, "--max-len-b", 2, "--task", "summarization", "--batch-size", 4, *more,

@@ -86,6 +86,12 @@ MUTANTS = [
         "new": "            pass\n",
         "tests": f"{LENGTH_TESTS} -k whole",
     },
+    {  # a limit of training that is fairseq's default is forgotten in decoding
+        "file": MODEL,
+        "old": " and not is_of_checkpoint(task)",
+        "new": "",
+        "tests": f"{LENGTH_TESTS} -k limited_to",
+    },
     {  # a limit of training becomes one that cannot be raised
         "file": POSITIONS,
         "old": "trained = min(current, possible)",
