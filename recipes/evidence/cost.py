@@ -9,9 +9,12 @@ multiply-add is 2 operations; projections, which all kinds have, are left out):
     pooled                that and a mean of every other segment; 4 N D for the means
     srformer              as segmented; and 2 N D^2 + min(2 m D^3, 2 N D^2) + 2 T D^2 for the memory (without a clip)
     content               the tokens of the K best segments; 2 T m D for the scores and 2 N D for the mean keys
+
+A system with a --max-source-positions of its own reads so many tokens, beside full attention to all N.
 """
 
 import argparse
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +37,7 @@ def settings(words):
     parser.add_argument("--segments-per-query", type=int, default=1)
     parser.add_argument("--kv-clamp", type=float, default=2.0)
     parser.add_argument("--expected-target-length", type=int)
+    parser.add_argument("--max-source-positions", type=int, default=math.inf)
     return parser.parse_known_args(list(words))[0]
 
 
@@ -48,17 +52,18 @@ def cost(words, sources, targets, length, head):
     """
     chosen, kinds = settings(words), []
     for source in np.asarray(sources, dtype=float):
-        kinds.append(_one(chosen, source, targets, chosen.expected_target_length or length, head))
+        read = min(source, chosen.max_source_positions)
+        kinds.append(_one(chosen, read, targets, chosen.expected_target_length or length, head) * (read / source))
     keys, operations = np.mean(kinds, axis=0)
     return Cost(float(keys), float(operations))
 
 
 def _one(chosen, source, targets, length, head):
-    """(share of keys, share of operations) of one source."""
+    """[share of keys, share of operations] of one source, beside full attention to what is read of it."""
     size = chosen.segment_size
     count = int(-(-source // size))
     if chosen.cross_attention == "full":
-        return 1.0, 1.0
+        return np.ones(2)
     if chosen.segment_schedule == "content":
         segments = min(chosen.segments_per_query, count)
         keys = min(segments * size, source)
@@ -77,4 +82,4 @@ def _one(chosen, source, targets, length, head):
         products, weight = 2 * source * head**2, 2 * min(count, targets) * head**3
         extra += products + (weight if chosen.kv_clamp > 0 else min(weight, products)) + 2 * targets * head**2
     full = 4 * targets * source * head
-    return keys / source, (4 * targets * keys * head + extra) / full
+    return np.array((keys / source, (4 * targets * keys * head + extra) / full))

@@ -12,7 +12,7 @@ from recipes.evidence.cost import cost
 from recipes.evidence.measures import ROUGE, read_cell
 from recipes.evidence.picture import draw
 from recipes.evidence.plan import START
-from recipes.evidence.work import cell_stages, cells_of
+from recipes.evidence.work import cell_stages, cells_of, value_of
 
 TITLES = ("ROUGE-1", "ROUGE-2", "ROUGE-Lsum")
 
@@ -71,7 +71,10 @@ def _difference(row, other):
 
 
 def sizes(plan, place):
-    """`(tokens of every test source, mean tokens of a test target, numbers of a head)`; Nones before they are known."""
+    """`(tokens of every test source, mean tokens of a test target, numbers of a head)`; Nones before they are known.
+
+    Sources are cut as `[train]` cuts them.
+    """
     paths = [place.out / "encoded" / f"test.{side}" for side in ("source", "target")]
     if not all(path.exists() for path in paths):
         return None, None, None
@@ -79,7 +82,8 @@ def sizes(plan, place):
     for path in paths:
         with open(path, encoding="utf-8") as lines:
             counts.append(np.array([len(line.split()) + 1 for line in lines]))  # with the end of sentence
-    return counts[0], float(counts[1].mean()), head_size(plan)
+    limit = value_of(plan.train, "--max-source-positions", None)
+    return counts[0].clip(max=limit and int(limit)), float(counts[1].mean()), head_size(plan)
 
 
 def head_size(plan):
@@ -215,11 +219,11 @@ def _cost_table(rows):
 def _notes(rows, facts):
     signatures = sorted({cell.signature for row in rows for cell in row.cells.values() if cell.signature})
     notes = [
-        "Keys attended and operations are shares of full attention's to the same sources, of the cross-attention "
-        "alone, counted by formula (recipes/evidence/cost.py). The loss is the validation split's at the end of "
-        "training, without label smoothing. Intervals are of 95% and of ROUGE-1: over texts by the bootstrap, of the "
-        "mean over seeds; over seeds by Student's t. Differences are paired by text and by seed; p is of the paired "
-        "bootstrap over texts."
+        "Keys attended and operations are shares of full attention's to the sources as [train] cuts them, of the "
+        "cross-attention alone, counted by formula (recipes/evidence/cost.py). The loss is the validation split's at "
+        "the end of training, without label smoothing. Intervals are of 95% and of ROUGE-1: over texts by the "
+        "bootstrap, of the mean over seeds; over seeds by Student's t. Differences are paired by text and by seed; p "
+        "is of the paired bootstrap over texts."
     ]
     if int(facts.get("runs at once", "1")) > 1:
         notes.append("Speeds were measured while other runs shared the device, so they are no peers of other tables.")

@@ -68,6 +68,14 @@ def test_the_clock_counts_a_short_last_segment():
     assert shares("--cross-attention segmented --segment-size 4", 9, 9, 3)[0] == pytest.approx((4 + 4 + 7) / 9 / 9)
 
 
+def test_a_system_that_cuts_its_sources_is_counted_beside_full_attention_to_the_whole():
+    assert shares("--cross-attention full --max-source-positions 256") == (1 / 4, 1 / 4)
+    assert shares("--cross-attention full --max-source-positions 4096") == (1, 1)
+    content = "--cross-attention segmented --segment-schedule content --segments-per-query 8 --segment-size 16"
+    keys, operations = shares(content, 512)
+    assert shares(f"{content} --max-source-positions 512") == pytest.approx((keys / 2, operations / 2))
+
+
 def test_costs_are_means_over_the_sources():
     flags = ["--cross-attention", "segmented", "--segment-size", "100"]
     assert cost(flags, [100, 200], 10, 10, HEAD).keys == pytest.approx((1 + 0.5) / 2)

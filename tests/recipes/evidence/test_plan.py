@@ -7,7 +7,9 @@ import pytest
 from recipes.evidence.plan import START, PlanError, read_plan
 from recipes.evidence.work import SYMBOLS
 from srformer_plugin.attention.settings import SegmentSettings
+from srformer_plugin.models.encoders.settings import EncoderSettings
 
+KINDS = (SegmentSettings, EncoderSettings)
 PLANS = sorted((Path(__file__).resolve().parents[3] / "recipes/plans").glob("*.toml"))
 PLAN = """
 title = "A plan"
@@ -113,9 +115,12 @@ def test_the_settings_of_every_plan_are_such_as_the_models_take(path):
 
     found = read_plan(path)
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    gen_parser_from_dataclass(parser, SegmentSettings())
+    for settings in KINDS:
+        gen_parser_from_dataclass(parser, settings())
+    parser.add_argument("--max-source-positions", type=int)
     for system in found.systems:
-        SegmentSettings.from_namespace(parser.parse_args(system.flags)).check()
+        for settings in KINDS:
+            settings.from_namespace(parser.parse_args(system.flags)).check()
     assert set(found.against) <= {system.name for system in found.systems}
 
 
