@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .dropout import current_rate
 from .fused import fused_attention
-from .self_attention import OwnSelfAttention
+from .self_attention import OwnSelfAttention, project
 from .shared_by_beams import merge_heads, split_heads
 
 
@@ -31,6 +31,6 @@ class CausalSelfAttention(OwnSelfAttention):
 
     def _attend_fused(self, states: Tensor) -> Tensor:
         """(T, B, C) -> (T, B, C)."""
-        heads = (split_heads(p(states), self.num_heads) for p in (self.q_proj, self.k_proj, self.v_proj))
+        heads = (split_heads(x, self.num_heads) for x in self.project_in(states))
         output = fused_attention(*heads, dropout=current_rate(self.dropout_module), causal=True)
-        return self.out_proj(merge_heads(output))
+        return project(merge_heads(output), self.out_proj)

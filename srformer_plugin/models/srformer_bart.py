@@ -5,14 +5,14 @@ import logging
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.bart import BARTModel
 from fairseq.models.bart.model import bart_base_architecture, bart_large_architecture
-from fairseq.models.transformer import TransformerConfig, TransformerEncoderBase
+from fairseq.models.transformer import TransformerConfig
 
 from ..errors import ConfigurationError
 from .checkpoint_state import fit_positions
-from .encoder_attention import attend_within_sentences
 from .encoders.registry import encoder_class
 from .encoders.window import fill_global_projections
 from .hub import SRformerBARTHubInterface, load
+from .packed_encoder import PackedEncoder
 from .segmented_decoder import SegmentedDecoder
 from .segmented_model import SegmentedModel, choose_by_content
 
@@ -38,11 +38,8 @@ class SRformerBARTModel(SegmentedModel, BARTModel):
 
     @classmethod
     def build_encoder(cls, args, src_dict, embed_tokens):
-        encoder = encoder_class(args.encoder_attention, TransformerEncoderBase)(
-            TransformerConfig.from_namespace(args), src_dict, embed_tokens
-        )
-        attend_within_sentences(encoder)
-        return encoder
+        kind = encoder_class(args.encoder_attention, PackedEncoder)
+        return kind(TransformerConfig.from_namespace(args), src_dict, embed_tokens)
 
     @classmethod
     def build_decoder(cls, args, tgt_dict, embed_tokens):

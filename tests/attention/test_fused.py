@@ -216,3 +216,20 @@ def test_on_a_gpu_cudnn_is_not_asked_and_the_numbers_are_the_same(source, dropou
                 *(x.double() for x in (query, keys, values)), None if shown is None else shown.double()
             )
             torch.testing.assert_close(output.double(), expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_cudnn_plans_no_length_of_a_sentence_and_its_switch_stays(dropout):
+    """The kernels that are called, and their numbers: a padded row's length is cuDNN's where PyTorch chooses it."""
+    heads = [torch.randn(1, 2, 4096, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    outputs = []
+    for often in (True, False):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            outputs.append(fused_attention(*heads, often=often))
+            fused_attention(*heads, dropout=dropout, often=often).sum().backward()
+        names = {event.name for event in profile.events()}
+        assert often or not any("cudnn" in name for name in names)
+    torch.testing.assert_close(*outputs, rtol=2e-2, atol=2e-2)
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before

@@ -5,7 +5,6 @@ for what they read.
 """
 
 import torch
-from fairseq.models.transformer import TransformerEncoderBase
 from fairseq.modules import MultiheadAttention
 from fairseq.modules.quant_noise import quant_noise
 from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from ...attention.dropout import current_rate
 from ...attention.shared_by_beams import merge_heads, split_heads
 from ...errors import ConfigurationError
+from ..packed_encoder import PackedEncoder
 from ..segmented_decoder import wrap_layer
 from .window_attention import GlobalProjections, global_places, window_attention
 
@@ -102,7 +102,7 @@ class WindowEncoder:
     has at most as many tokens as there are learned ones.
     """
 
-    stock_encoder = TransformerEncoderBase  # T5's relative positions are not computed in windows
+    stock_encoder = PackedEncoder  # BART's; T5's relative positions are not computed in windows
 
     def __init__(self, cfg, dictionary, embed_tokens, return_fc=False):
         super().__init__(cfg, dictionary, embed_tokens, return_fc)
