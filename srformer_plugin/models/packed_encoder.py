@@ -10,6 +10,7 @@ from fairseq.modules import MultiheadAttention
 from torch import Tensor
 
 from ..attention.packed import PackedSelfAttention, Packing, is_fast, read_packing
+from .encoder_output import encoder_output
 
 LONG_SOURCE = 4096  # padded length from which on a mask costs more than the launches of a call per sentence
 
@@ -47,16 +48,7 @@ class PackedEncoder(TransformerEncoderBase):
             x = layer(x, encoder_padding_mask=packing)
         if self.layer_norm is not None:
             x = self.layer_norm(x)
-        padding = src_tokens.eq(self.padding_idx)
-        return {
-            "encoder_out": [packing.unpack(x)],
-            "encoder_padding_mask": [padding],
-            "encoder_embedding": [embedding],
-            "encoder_states": [],
-            "fc_results": [],
-            "src_tokens": [],
-            "src_lengths": [padding.logical_not().sum(dim=1, dtype=torch.int32).unsqueeze(1)],
-        }
+        return encoder_output(packing.unpack(x), src_tokens.eq(self.padding_idx), embedding)
 
     def _packing(self, src_tokens: Tensor) -> Packing | None:
         """The packing of a batch that is to be computed without padding; None: as fairseq does."""

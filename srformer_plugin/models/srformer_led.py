@@ -17,9 +17,10 @@ ENCODERS = (STOCK, "chunked")
 
 @register_model("srformer_led")
 class SRformerLEDModel(SRformerBARTModel):
-    """BART whose encoder attends within a window and to the first token; cross-attention is full by default.
+    """BART whose encoder attends within a window and to global tokens; cross-attention is full by default.
 
-    The logits are those of `transformers`' LED with `global_attention_mask` on the first token. A checkpoint of a BART
+    The logits are those of `transformers`' LED with `global_attention_mask` on the first token, and on all that are
+    `--encoder-global-symbol`. A checkpoint of a BART
     starts it as well: positions are repeated and the first token's projections copied, as LED's authors did.
     """
 
@@ -49,8 +50,10 @@ class SRformerLEDModel(SRformerBARTModel):
 
     @classmethod
     def settings_of_weights(cls, args):
-        """As in `SegmentedModel`, with the windows; another architecture's options have none."""
+        """As in `SegmentedModel`, with the windows and the global symbol; another architecture's options have none."""
         found = super().settings_of_weights(args)
+        if hasattr(args, "encoder_global_symbol"):
+            found["--encoder-global-symbol"] = args.encoder_global_symbol
         if getattr(args, "attention_window", None) is None:
             return found
         windows = parse_windows(args.attention_window, args.encoder_layers)

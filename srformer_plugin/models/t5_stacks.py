@@ -8,6 +8,7 @@ from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor, nn
 
 from ..attention.cross_attention import SegmentedCrossAttention
+from .encoder_output import encoder_output
 from .segmented_decoder import SegmentedDecoder, SegmentedDecoderLayer, wrap_layer
 from .t5_modules import (
     GatedLinear,
@@ -103,15 +104,7 @@ class T5Encoder(TransformerEncoderBase):
             if return_all_hiddens:
                 states.append(x)
         x = self.dropout_module(self.layer_norm(x))
-        return {
-            "encoder_out": [x],  # (N, B, C)
-            "encoder_padding_mask": [padding_mask],  # (B, N)
-            "encoder_embedding": [embedding],  # (B, N, C)
-            "encoder_states": states,  # (N, B, C) each
-            "fc_results": [],
-            "src_tokens": [],
-            "src_lengths": [padding_mask.logical_not().sum(dim=1, dtype=src_tokens.dtype).int().unsqueeze(1)],
-        }
+        return encoder_output(x, padding_mask, embedding, states)
 
     def upgrade_state_dict_named(self, state_dict, name):
         state_dict.setdefault(f"{name}.version", self.version.clone())  # a T5 of before this version does not exist

@@ -167,8 +167,17 @@ def test_dropout_of_attention_weights_is_fairseqs():
     assert not torch.equal(encode(model, sample)[0], encode(model, sample)[0])
 
 
+def test_a_training_is_not_resumed_with_another_global_symbol():
+    """But for a checkpoint from before there was the setting."""
+    ours, other = led(encoder_global_symbol="w3"), led()
+    ours.check_resumed(ours.args)
+    with pytest.raises(ConfigurationError, match="trained with no --encoder-global-symbol, but this run has .*w3"):
+        ours.check_resumed(other.args)
+    ours.check_resumed(argparse.Namespace(encoder_attention="full", encoder_layers=2, attention_window="4,6"))
+
+
 def test_masks_and_weights_are_refused():
-    attention, x = WindowSelfAttention(8, 2, num_global=1), torch.zeros(3, 1, 8)
+    attention, x = WindowSelfAttention(8, 2, has_global=True), torch.zeros(3, 1, 8)
     for asked in ({"attn_mask": torch.zeros(3, 3)}, {"need_weights": True}):
         with pytest.raises(ConfigurationError, match="no attn_mask and returns no weights"):
             attention(x, x, x, **asked)

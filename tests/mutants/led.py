@@ -2,19 +2,21 @@
 
 WINDOW = "srformer_plugin/models/encoders/window_attention.py"
 ENCODER = "srformer_plugin/models/encoders/window.py"
+SYMBOLS = "srformer_plugin/models/encoders/symbols.py"
 LED = "srformer_plugin/models/encoders/led.py"
 MODEL = "srformer_plugin/models/srformer_led.py"
 CONVERT = "srformer_plugin/convert/led.py"
 RENAME = "srformer_plugin/convert/rename.py"
 
 WINDOW_TESTS = "tests/models/encoders/test_window_attention.py"
+ENCODER_TESTS = "tests/models/encoders/test_window_encoder.py"
 MODEL_TESTS = "tests/models/test_led.py"
 CONVERT_TESTS = "tests/convert/test_led.py"
 
 MUTANTS = [
     {  # global tokens are counted twice where the window holds them
         "file": WINDOW,
-        "old": "neighbours = ~padding.scatter(1, places, True)",
+        "old": "neighbours = ~(padding | global_tokens.marks)",
         "new": "neighbours = ~padding",
         "tests": f"{WINDOW_TESTS} -k references",
     },
@@ -50,9 +52,51 @@ MUTANTS = [
     },
     {
         "file": WINDOW,
-        "old": "padding.byte().argsort(dim=1, stable=True)[:, :num_global]",
-        "new": "torch.arange(padding.size(1), device=padding.device).expand_as(padding)[:, :num_global]",
+        "old": "(~marks).byte().argsort(dim=1, stable=True)[:, :count]",
+        "new": "torch.arange(padding.size(1), device=padding.device).expand_as(padding)[:, :count]",
+        "tests": f"{WINDOW_TESTS} -k 'wherever or first_tokens'",
+    },
+    {  # padding that has the symbol's number would be read
+        "file": WINDOW,
+        "old": "marks = marks | (tokens & chosen)",
+        "new": "marks = marks | chosen",
+        "tests": f"{WINDOW_TESTS} -k wherever",
+    },
+    {  # without a global token its projections get no gradients
+        "file": WINDOW,
+        "old": "count = max(int(marks.sum(dim=1).max()), 1)",
+        "new": "count = int(marks.sum(dim=1).max())",
+        "tests": f"{ENCODER_TESTS} -k without_the_symbol",
+    },
+    {  # what fills up a sentence with fewer global tokens reads as if it were one
+        "file": WINDOW,
+        "old": "by_global = torch.where(real[:, None, :, None], by_global, _take(output, places))",
+        "new": "pass",
         "tests": f"{WINDOW_TESTS} -k references",
+    },
+    {  # ... and is read by all
+        "file": WINDOW,
+        "old": "first = global_tokens.real[:, None, None]",
+        "new": "first = torch.ones_like(global_tokens.real)[:, None, None]",
+        "tests": f"{WINDOW_TESTS} -k references",
+    },
+    {
+        "file": ENCODER,
+        "old": "chosen = None if self.global_index is None else",
+        "new": "chosen = None if True else",
+        "tests": f"{ENCODER_TESTS} -k whatever_the_batch",
+    },
+    {
+        "file": SYMBOLS,
+        "old": "if symbol not in dictionary:",
+        "new": "if False:",
+        "tests": f"{ENCODER_TESTS} -k not_in_the_dictionary",
+    },
+    {
+        "file": MODEL,
+        "old": 'if hasattr(args, "encoder_global_symbol"):',
+        "new": "if False:",
+        "tests": f"{MODEL_TESTS} -k resumed",
     },
     {
         "file": WINDOW,
@@ -92,8 +136,8 @@ MUTANTS = [
     },
     {
         "file": ENCODER,
-        "old": "first = query.gather(0, places.T.unsqueeze(2).expand(-1, -1, query.size(2)))",
-        "new": "first = query[: self.num_global]",
+        "old": "chosen = query.gather(0, places.T.unsqueeze(2).expand(-1, -1, query.size(2)))",
+        "new": "chosen = query[: places.size(1)]",
         "tests": f"{MODEL_TESTS} -k side_of_its_padding",
     },
     {

@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import ConfigurationError
+from ..encoder_output import encoder_output
 from .rows import Row, cut
+from .symbols import index_of
 
 logger = logging.getLogger(__name__)
 
 ANY_LENGTH = 2**31 - 1  # what a limit of tokens says where there is none
 PORTION = 8192  # tokens that go through the layers at once where no gradients are kept
+PREFIX_SYMBOL = "a symbol that ends the question in every binarised source"
 
 
 class Placed(NamedTuple):
@@ -40,7 +42,7 @@ class ChunkedEncoder:
     def __init__(self, cfg, dictionary, embed_tokens, return_fc=False):
         """As the stock encoder's; `cfg` has the fields of a checked `EncoderSettings` as well."""
         self.chunk, self.context = cfg.encoder_chunk, cfg.encoder_context
-        self.prefix_index = _index_of(cfg.encoder_prefix_symbol, dictionary)
+        self.prefix_index = index_of(cfg.encoder_prefix_symbol, dictionary, "--encoder-prefix-symbol", PREFIX_SYMBOL)
         cfg = copy.copy(cfg)
         cfg.max_source_positions = cfg.encoder_positions
         super().__init__(cfg, dictionary, embed_tokens, return_fc)
@@ -74,15 +76,7 @@ class ChunkedEncoder:
                 states = encoded.new_zeros(src_tokens.numel(), encoded.size(2))
             kept = encoded.flatten(0, 1).index_select(0, columns)
             states = states.index_copy(0, places, kept) if kept.requires_grad else states.index_copy_(0, places, kept)
-        return {
-            "encoder_out": [states.view(src_tokens.size(1), src_tokens.size(0), -1)],
-            "encoder_padding_mask": [padding],
-            "encoder_embedding": [],
-            "encoder_states": [],
-            "fc_results": [],
-            "src_tokens": [],
-            "src_lengths": [padding.logical_not().sum(dim=1, dtype=torch.int32).unsqueeze(1)],
-        }
+        return encoder_output(states.view(src_tokens.size(1), src_tokens.size(0), -1), padding)
 
     def _cut(self, src_tokens: Tensor, padding: Tensor) -> list[Placed]:
         """The rows of all sentences, full ones first; one copy from the device to the host."""
@@ -140,15 +134,3 @@ class ChunkedEncoder:
         embeddings = None if token_embeddings is None else token_embeddings.flatten(0, 1)[read.clamp(min=0)]
         encoded = super().forward(tokens, tokens.ne(self.padding_idx).sum(dim=1), False, embeddings)
         return encoded["encoder_out"][0], columns, places
-
-
-def _index_of(symbol: str | None, dictionary) -> int | None:
-    """The number of a symbol that must be in the dictionary; None of None."""
-    if symbol is None:
-        return None
-    if symbol not in dictionary:
-        raise ConfigurationError(
-            f"--encoder-prefix-symbol {symbol!r} is not in the source dictionary: use a symbol that ends the question "
-            "in every binarised source"
-        )
-    return dictionary.index(symbol)

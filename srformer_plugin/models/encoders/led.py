@@ -1,7 +1,8 @@
 """LED's encoder: BART's, with a window in every layer's self-attention and the first token of a sentence global.
 
 Longformer-Encoder-Decoder (Beltagy et al., arXiv 2004.05150, section 7). The first token, which is <s> in the texts
-that the published models were trained on, has projections of its own for what it reads.
+that the published models were trained on, has projections of its own for what it reads. So has PRIMERA's <doc-sep>,
+which stands between the documents of a source (Xiao et al., arXiv 2110.08499).
 """
 
 from fairseq.models.transformer import TransformerEncoderBase
@@ -33,7 +34,10 @@ def parse_windows(text: str, layers: int) -> list[int]:
 
 
 class LEDEncoder(WindowEncoder, TransformerEncoderBase):
-    """BART's encoder with the windows of `cfg.attention_window` (see `parse_windows`) and one global token."""
+    """BART's encoder with the windows of `cfg.attention_window` (see `parse_windows`) and global tokens.
+
+    The first token is global, and all that are `cfg.encoder_global_symbol`.
+    """
 
     def windows(self, cfg, layers):
         return [window // 2 for window in parse_windows(cfg.attention_window, layers)]

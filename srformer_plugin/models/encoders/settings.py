@@ -21,7 +21,7 @@ class EncoderSettings(FairseqDataclass):
         metadata={
             "help": "how the source is encoded: full (stock: every token attends to all), chunked (chunks with some "
             "context, each encoded as a sentence of its own: sources of any length, linear cost, weights as they are), "
-            "or window (every token attends to its neighbours and to the global first ones: linear cost; BART only); "
+            "or window (every token attends to its neighbours and to global ones: linear cost; BART only); "
             "registered: " + ", ".join(ENCODERS)
         },
     )
@@ -61,6 +61,13 @@ class EncoderSettings(FairseqDataclass):
             "are attended to by all"
         },
     )
+    encoder_global_symbol: Optional[str] = field(  # noqa: UP045
+        default=None,
+        metadata={
+            "help": "with window, and of LED: a symbol of the source dictionary that is global wherever it stands, as "
+            "PRIMERA's <doc-sep>; a source should have few of them"
+        },
+    )
 
     @property
     def is_full(self) -> bool:
@@ -76,7 +83,7 @@ class EncoderSettings(FairseqDataclass):
         """Which settings count beside the kind of encoder."""
         return {
             "chunked": ("encoder_chunk", "encoder_context", "encoder_positions", "encoder_prefix_symbol"),
-            "window": ("encoder_window", "encoder_global_tokens"),
+            "window": ("encoder_window", "encoder_global_tokens", "encoder_global_symbol"),
         }.get(self.encoder_attention, ())
 
     def check(self) -> "EncoderSettings":

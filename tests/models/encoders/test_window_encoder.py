@@ -11,6 +11,7 @@ from srformer_plugin.models.encoders.settings import EncoderSettings
 from srformer_plugin.models.encoders.window_attention import window_attention_reference
 
 LENGTHS = [23, 5, 14, 1]
+SYMBOL, INDEX = "w6", 10  # in the sentences above 2, 1, 0 and 0 times
 SIZES = {"encoder_layers": 2, "cross_attention": "full"}
 
 
@@ -38,27 +39,37 @@ def test_bart_starts_it_and_where_the_window_holds_all_it_is_bart(caplog):
 
 
 @pytest.mark.parametrize("num_global", [0, 1, 2])
-def test_layers_compute_the_reference_whatever_the_batch(num_global, monkeypatch):
-    ours = build(encoder_global_tokens=num_global).double()
+@pytest.mark.parametrize("symbol", [None, SYMBOL])
+def test_layers_compute_the_reference_whatever_the_batch(num_global, symbol, monkeypatch):
+    ours = build(encoder_global_tokens=num_global, encoder_global_symbol=symbol).double()
     sample = make_sample(LENGTHS)
     found = states(ours, sample)
     seen = []
 
-    def reference(query, key, value, padding, window, count, projections, dropout):
-        seen.append((window, count, projections is not None, dropout))
-        return window_attention_reference(query, key, value, padding, window, count, projections)
+    def reference(query, key, value, padding, window, global_tokens, projections, dropout):
+        counts = global_tokens.real.sum(dim=1).tolist()
+        seen.append((window, tuple(counts) if len(counts) > 1 else None, projections is not None, dropout))
+        return window_attention_reference(query, key, value, padding, window, global_tokens, projections)
 
     monkeypatch.setattr(window_encoder, "window_attention", reference)
     for sentence, expected, tokens in zip(found, states(ours, sample), sample["net_input"]["src_tokens"]):
         torch.testing.assert_close(sentence, expected, rtol=0, atol=1e-10)
         alone = {"net_input": {"src_tokens": tokens[tokens != 1][None]}}
         torch.testing.assert_close(sentence, states(ours, alone)[0], rtol=0, atol=1e-10)
-    assert set(seen) == {(3, num_global, num_global > 0, 0.0)}
+    assert {entry[0] for entry in seen} == {3} and {entry[3] for entry in seen} == {0.0}
+    assert {entry[2] for entry in seen} == {num_global > 0 or symbol is not None}
+    sources = [tokens[tokens != 1].tolist() for tokens in sample["net_input"]["src_tokens"]]
+    chosen = None if symbol is None else INDEX
+    expected = [sum(n < num_global or token == chosen for n, token in enumerate(source)) for source in sources]
+    assert {entry[1] for entry in seen} == {tuple(expected), None}
+    assert symbol is None or len(set(expected)) > 1
 
 
+@pytest.mark.parametrize("symbol", [None, SYMBOL])
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_a_training_step_drops_weights_and_reaches_every_one(checkpointed, monkeypatch):
-    ours = build(checkpoint_activations=checkpointed, dropout=0.1, attention_dropout=0.2).train()
+def test_a_training_step_drops_weights_and_reaches_every_one(checkpointed, symbol, monkeypatch):
+    options = {"encoder_global_symbol": symbol, "encoder_global_tokens": 0 if symbol else 2}
+    ours = build(checkpoint_activations=checkpointed, dropout=0.1, attention_dropout=0.2, **options).train()
     rates, attend = [], window_encoder.window_attention
     monkeypatch.setattr(window_encoder, "window_attention", lambda *inputs: rates.append(inputs[-1]) or attend(*inputs))
     sample = make_sample([40, 12])["net_input"]
@@ -67,6 +78,19 @@ def test_a_training_step_drops_weights_and_reaches_every_one(checkpointed, monke
     gradients = {name: p.grad for name, p in ours.encoder.named_parameters() if "embed_tokens" not in name}
     assert sum("global_" in name for name in gradients) == 12
     assert all(g is not None and g.isfinite().all() for g in gradients.values())
+
+
+def test_a_batch_without_the_symbol_has_gradients_for_every_parameter_too():
+    """Which several processes wait for."""
+    ours = build(encoder_global_symbol="w3", encoder_global_tokens=0)
+    states(ours, make_sample(LENGTHS))[0].sum().backward()
+    found = [p.grad for name, p in ours.encoder.named_parameters() if "global_" in name]
+    assert len(found) == 12 and all(grad is not None and not grad.any() for grad in found)
+
+
+def test_a_symbol_that_is_not_in_the_dictionary_is_one_error():
+    with pytest.raises(ConfigurationError, match="--encoder-global-symbol '<doc-sep>' is not in the source dictionary"):
+        build(encoder_global_symbol="<doc-sep>")
 
 
 @pytest.mark.parametrize("grad", [True, False])
