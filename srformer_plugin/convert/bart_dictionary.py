@@ -79,6 +79,13 @@ def gpt2_ids(tokenizer: Tokenizer) -> dict[str, int]:
     return {token: number for number, token in enumerate(tokens)}
 
 
+def fairseq_names(tokenizer: Tokenizer) -> dict[str, str]:
+    """Token -> what fairseq's dictionary calls it: the number in encoder.json, or the token itself."""
+    ids = gpt2_ids(tokenizer)
+    ids |= {token: ids[spelled(token)] for token in tokenizer.added}
+    return {token: str(ids.get(token, token)) for token in tokenizer.tokens}
+
+
 def symbols(tokenizer: Tokenizer, rows: int) -> list[str]:
     """The lines of dict.txt: what fairseq calls the tokens from id 4 on, one for each of the embedding's `rows`.
 
@@ -87,14 +94,13 @@ def symbols(tokenizer: Tokenizer, rows: int) -> list[str]:
     Raises:
         ConfigurationError: fewer rows than tokens, or a token that a dictionary cannot hold.
     """
-    ids = gpt2_ids(tokenizer)
-    ids |= {token: ids[spelled(token)] for token in tokenizer.added}
     tokens = tokenizer.tokens
     if len(tokens) == rows + 1 and tokens[-1] == "<mask>":  # facebook/bart-large-cnn
         tokens = tokens[:-1]
     if len(tokens) > rows:
         raise ConfigurationError(f"the tokenizer has {len(tokens)} tokens, but the embedding has only {rows} rows")
-    names = [str(ids.get(token, token)) for token in tokens[len(SPECIAL_TOKENS) :]]
+    called = fairseq_names(tokenizer)
+    names = [called[token] for token in tokens[len(SPECIAL_TOKENS) :]]
     taken, number = set(names), 0
     for name in names:
         if not name or any(character.isspace() for character in name):

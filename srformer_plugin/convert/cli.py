@@ -53,7 +53,7 @@ def _silent(line):
     """Report nothing."""
 
 
-def hf_to_fairseq(source: Path, out: Path, force: bool = False, report=_silent):
+def hf_to_fairseq(source: Path, out: Path, force: bool = False, report=_silent, global_token: str | None = None):
     """Convert a Hugging Face folder to `out`/model.pt with dictionaries.
 
     Args:
@@ -61,6 +61,7 @@ def hf_to_fairseq(source: Path, out: Path, force: bool = False, report=_silent):
         out: folder to write.
         force: replace `out` if it is a folder of converted files.
         report: called with a line for every tensor.
+        global_token: as of `led.global_symbol`.
 
     Raises:
         ConfigurationError: something that cannot be converted, by name.
@@ -69,6 +70,10 @@ def hf_to_fairseq(source: Path, out: Path, force: bool = False, report=_silent):
     family = _family(config.get("model_type"), "model_type", "MODEL_TYPES", source / "config.json")
     generation = source / "generation_config.json"
     options = family.fairseq_options(config, read_json(generation) if generation.is_file() else {})
+    if family is led:
+        options["encoder_global_symbol"] = led.global_symbol(source, global_token)
+    elif global_token is not None:
+        raise ConfigurationError(f"--global-token {global_token!r} is for LED, and {source} holds no LED")
     rows = config.get("vocab_size")
     if not isinstance(rows, int):
         raise ConfigurationError(f"{source / 'config.json'} has no vocab_size")
@@ -193,6 +198,12 @@ def parser() -> argparse.ArgumentParser:
     here.add_argument("source", metavar="HF_DIR", type=Path, help="config.json, weights and tokenizer files")
     here.add_argument(
         "out", metavar="OUT_DIR", type=Path, help="folder to write: model.pt, dict.{source,target}.txt, BPE files"
+    )
+    here.add_argument(
+        "--global-token",
+        metavar="TOKEN",
+        help="of LED: a token of the tokenizer that is global wherever it stands in a source, as the first token of "
+        f"every source is (default: {led.GLOBAL_TOKEN}, PRIMERA's, where the tokenizer has it; '': none)",
     )
     back = commands.add_parser("fairseq-to-hf", help="a checkpoint with full cross-attention to a Hugging Face folder")
     back.add_argument("source", metavar="CHECKPOINT", type=Path, help="checkpoint file of fairseq")

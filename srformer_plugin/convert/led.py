@@ -1,12 +1,13 @@
 """LED (Longformer-Encoder-Decoder): configurations and names. A BART but for its encoder's attention and positions."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from ..errors import ConfigurationError
 from ..models.checkpoint_state import POSITIONS_BEFORE_THE_FIRST
 from ..models.encoders.led import parse_windows
 from ..models.encoders.window import GLOBAL_PROJECTIONS
-from . import bart
+from . import bart, bart_dictionary
 from .bart import dictionary_writer  # noqa: F401 (the tokenizer is BART's)
 from .fields import check_config
 from .rename import Names, Parameter
@@ -21,6 +22,7 @@ POSITIONS = {
 }
 FIELDS = {**{name: value for name, value in bart.FIELDS.items() if name != "max_position_embeddings"}, **POSITIONS}
 WINDOW = 512  # where config.json is silent
+GLOBAL_TOKEN = "<doc-sep>"  # PRIMERA's, between the documents of a source
 # fairseq's name of what an encoder layer's self-attention holds -> Hugging Face's
 SELF_ATTENTION = {
     **{f"{name[0]}_proj": f"longformer_self_attn.{name}" for name in ("query", "key", "value")},
@@ -49,6 +51,24 @@ def fairseq_options(config: dict, generation: dict) -> dict:
             f"{options['encoder_layers']} encoder layers"
         ) from error
     return {**options, "attention_window": text}
+
+
+def global_symbol(source: Path, token: str | None = None) -> str | None:
+    """The `encoder_global_symbol` of a Hugging Face folder: the symbol of a token that is global wherever it stands.
+
+    Hugging Face's files do not say which tokens are: callers of its models do, with `global_attention_mask`.
+
+    Args:
+        token: of the folder's tokenizer; "": none; None: `GLOBAL_TOKEN`, where the tokenizer has it.
+    Raises:
+        ConfigurationError: the tokenizer has no such token.
+    """
+    called = bart_dictionary.fairseq_names(bart_dictionary.read_tokenizer(source))
+    if token and token not in called:
+        raise ConfigurationError(
+            f"--global-token {token!r} is no token of the tokenizer in {source}: add it there first"
+        )
+    return called.get(GLOBAL_TOKEN if token is None else token)
 
 
 def huggingface_config(options: dict, rows: int) -> tuple[dict, dict]:

@@ -37,16 +37,20 @@ def nothing_more(ids):
 
 
 @torch.no_grad()
-def logits_of_both(theirs, ours, rows, their_id=same_id, more=nothing_more, lengths=(13, 5, 8), left=True):
+def logits_of_both(
+    theirs, ours, rows, their_id=same_id, more=nothing_more, lengths=(13, 5, 8), left=True, sources=None
+):
     """Logits (T, V) of the same padded batch in Hugging Face's model (padded right) and fairseq's.
 
     Args:
         their_id: Hugging Face's ids of fairseq's.
         more: function of the padded ids that returns Hugging Face's other arguments.
         lengths: of the three sources.
+        sources: three of them in the place of random ones, as fairseq's ids.
         left: whether fairseq's sources are padded on the left.
     """
-    sources, targets = sentences(rows, lengths, seed=2), sentences(rows, [7, 9, 4], seed=3)
+    sources = sources or sentences(rows, lengths, seed=2)
+    targets = sentences(rows, [7, 9, 4], seed=3)
     right, previous = padded(sources, left=False), padded([[2, *target[:-1]] for target in targets], left=False)
     real = previous.ne(1)
     start = torch.full((3, 1), theirs.config.decoder_start_token_id)
@@ -56,7 +60,7 @@ def logits_of_both(theirs, ours, rows, their_id=same_id, more=nothing_more, leng
         decoder_input_ids=torch.cat((start, their_id(previous[:, 1:])), dim=1),
         **more(right),
     ).logits
-    actual = ours(padded(sources, left), torch.tensor(lengths), previous)[0]
+    actual = ours(padded(sources, left), torch.tensor([len(source) for source in sources]), previous)[0]
     expected = expected[:, :, their_id(torch.arange(rows))]  # in fairseq's order
     return expected[real], actual[real]
 
@@ -72,10 +76,12 @@ def ends_like_fairseq(longest, end):
     return process
 
 
-def found_by_both(theirs, folder, penalty, shortest, ngram, longest=14, their_id=same_id, more=nothing_more):
+def found_by_both(
+    theirs, folder, penalty, shortest, ngram, longest=14, their_id=same_id, more=nothing_more, change=same_id
+):
     """The best hypotheses, as fairseq's ids, for 20 sources and 4 beams: (Hugging Face's, fairseq's).
 
-    The two search alike, but count differently:
+    `change` is a function of a source, which returns another one. The two search alike, but count differently:
 
     * Hugging Face's min_length and max_length count the start token, and max_length the </s> as well; fairseq's count
       neither. So min_len n is min_length n + 1, and max_len n is max_length n + 2.
@@ -88,7 +94,7 @@ def found_by_both(theirs, folder, penalty, shortest, ngram, longest=14, their_id
     """
     ours, task = load(folder)
     rows = theirs.config.vocab_size
-    sources = sentences(rows, lengths=[3 + n for n in range(20)], seed=4)
+    sources = [change(source) for source in sentences(rows, lengths=[3 + n for n in range(20)], seed=4)]
     right = padded(sources, left=False)
     pad, end = (int(their_id(torch.tensor(number))) for number in (1, 2))
     expected = theirs.generate(

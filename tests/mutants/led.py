@@ -6,11 +6,13 @@ SYMBOLS = "srformer_plugin/models/encoders/symbols.py"
 LED = "srformer_plugin/models/encoders/led.py"
 MODEL = "srformer_plugin/models/srformer_led.py"
 CONVERT = "srformer_plugin/convert/led.py"
+CLI = "srformer_plugin/convert/cli.py"
 RENAME = "srformer_plugin/convert/rename.py"
 
 WINDOW_TESTS = "tests/models/encoders/test_window_attention.py"
 ENCODER_TESTS = "tests/models/encoders/test_window_encoder.py"
 MODEL_TESTS = "tests/models/test_led.py"
+PRIMERA_TESTS = "tests/convert/test_primera.py"
 CONVERT_TESTS = "tests/convert/test_led.py"
 
 MUTANTS = [
@@ -187,6 +189,24 @@ MUTANTS = [
         "old": 'f"longformer_self_attn.{name}_global"',
         "new": 'f"longformer_self_attn.{name}"',
         "tests": f"{CONVERT_TESTS} -k identity_for_every",
+    },
+    {
+        "file": CONVERT,
+        "old": "GLOBAL_TOKEN if token is None else token",
+        "new": "token or GLOBAL_TOKEN",
+        "tests": f"{PRIMERA_TESTS} -k named",
+    },
+    {
+        "file": CONVERT,
+        "old": "if token and token not in called:",
+        "new": "if False:",
+        "tests": f"{PRIMERA_TESTS} -k one_error",
+    },
+    {
+        "file": CLI,
+        "old": "elif global_token is not None:",
+        "new": "elif False:",
+        "tests": f"{PRIMERA_TESTS} -k one_error",
     },
     {
         "file": CONVERT,
