@@ -8,6 +8,7 @@ added to a tokenizer. They are spelled in the characters of bytes, as all of its
 and stay whole in a text.
 """
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -70,22 +71,32 @@ def load(folder):
         merges = [line.split(" ") for line in read(folder, MERGES).decode().split("\n")[1:] if line]
         # tiktoken merges by number: the numbers must follow the order of the merges, after the 256 bytes
         in_order = all(numbers[a + b] == 256 + rank for rank, (a, b) in enumerate(merges))
-        byte_of = {character: byte for byte, character in byte_characters().items()}
         last = numbers.get(END_OF_TEXT, 256 + len(merges))
         in_order &= last == 256 + len(merges)
-        spelled = {
-            bytes(byte_of[character] for character in piece): number
-            for piece, number in numbers.items()
-            if piece != END_OF_TEXT
-        }
-        ranks = {piece: number for piece, number in spelled.items() if number < last}
-        added = {piece.decode(): number for piece, number in spelled.items() if number > last}
+        ranks = {bytes_of(piece): number for piece, number in numbers.items() if number < last}
+        added = added_tokens(numbers, last)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WrongVocabulary(f"{folder}: {ENCODER} and {MERGES} are damaged or do not belong together") from error
     if not in_order or sorted(ranks.values()) != list(range(256 + len(merges))):
         raise WrongVocabulary(f"{folder}: the numbers of {ENCODER} do not follow the merges of {MERGES}")
     encoding = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
     return keeping(added, encoding.encode_ordinary)
+
+
+def added_tokens(numbers, last):
+    """`{token: number}` of those of `encoder.json`, `{piece: number}`, that come after number `last`."""
+    return {bytes_of(piece).decode(): number for piece, number in numbers.items() if number > last}
+
+
+def bytes_of(piece):
+    """The bytes that a piece of `encoder.json` stands for."""
+    byte_of = _bytes_of_characters()
+    return bytes(byte_of[character] for character in piece)
+
+
+@functools.cache
+def _bytes_of_characters():
+    return {character: byte for byte, character in byte_characters().items()}
 
 
 def byte_characters():

@@ -29,6 +29,7 @@ from .numpy_aliases import restore_numpy_aliases
 from .positions import cut_and_count_sources, take_the_checkpoints_positions
 from .processes import sum_gradients_on_cpus
 from .statistics import log_without_waiting, read_sums_of_processes_at_once
+from .subwords import keep_added_tokens
 from .training import (
     copy_whole_checkpoints,
     refuse_a_missing_checkpoint,
@@ -54,6 +55,7 @@ MENDS = (
     replace_unknown_words_without_a_file,
     skip_byte_order_mark,
     read_tokens_at_once,
+    keep_added_tokens,
     avoid_encoder_fast_path,
     drop_fast_path_parameters,
     show_configuration_errors,

@@ -140,6 +140,25 @@ def save_led(transformers):
     return save
 
 
+SEPARATOR = "<doc-sep>"
+
+
+@pytest.fixture(scope="session")
+def save_primera(transformers, save_led):
+    """Function (folder, more of `save_led`) -> (random LED whose tokenizer has <doc-sep>, its id), saved there."""
+
+    def save(folder, **options):
+        rows = save_led(folder).config.vocab_size
+        tokenizer = transformers.LEDTokenizer.from_pretrained(folder)
+        tokenizer.add_tokens([SEPARATOR])
+        model = save_led(folder.with_name(f"{folder.name}-model"), vocab_size=rows + 1, **options)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return model, rows
+
+    return save
+
+
 SMALL_T5 = {
     "d_model": 32,
     "d_kv": 8,

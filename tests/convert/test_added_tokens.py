@@ -66,6 +66,7 @@ def test_those_of_bart_have_the_tokenizers_ids_and_are_decoded(bart_with_added_t
     assert ids == tokenizer(TEXT_OF_BYTES).input_ids[1:]  # without <s>
     bpe = GPT2BPE(GPT2BPEConfig(gpt2_encoder_json=str(out / "encoder.json"), gpt2_vocab_bpe=str(out / "vocab.bpe")))
     assert bpe.decode(line) == TEXT_OF_BYTES
+    assert bpe.encode(TEXT_OF_BYTES) == line
 
 
 def test_gpt2s_checksum_is_that_of_its_own_tokens(formats_or_skip, tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from convert.conftest import SEPARATOR
 from convert.parity import found_by_both, load, logits_of_both, sentences
 
 pytest.importorskip("transformers", reason="the development extra (transformers) is not installed")
@@ -12,7 +13,6 @@ from data_prep.errors import EXIT_STATUS
 from srformer_plugin.convert.cli import fairseq_to_hf, hf_to_fairseq, main
 from srformer_plugin.convert.weights import Weights
 
-SEPARATOR = "<doc-sep>"
 # lengths of the three sources of a batch, and where their separators stand; windows are 2 and 4 tokens a side
 BATCHES = {
     "unequal numbers": ((24, 12, 17), ([5, 11, 20], [7], [])),
@@ -23,22 +23,6 @@ BATCHES = {
     "the first and the last": ((16, 8, 2), ([0, 15], [0, 1, 7], [0])),
     "more than others": ((12, 20, 1), (list(range(1, 11)), [6], [])),
 }
-
-
-@pytest.fixture(scope="module")
-def save_primera(transformers, save_led):
-    """Function (folder, more of `save_led`) -> (random LED whose tokenizer has <doc-sep>, its id), saved there."""
-
-    def save(folder, **options):
-        rows = save_led(folder).config.vocab_size
-        tokenizer = transformers.LEDTokenizer.from_pretrained(folder)
-        tokenizer.add_tokens([SEPARATOR])
-        model = save_led(folder.with_name(f"{folder.name}-model"), vocab_size=rows + 1, **options)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return model, rows
-
-    return save
 
 
 @pytest.fixture(scope="module")

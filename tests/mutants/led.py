@@ -6,6 +6,7 @@ SYMBOLS = "srformer_plugin/models/encoders/symbols.py"
 LED = "srformer_plugin/models/encoders/led.py"
 MODEL = "srformer_plugin/models/srformer_led.py"
 CONVERT = "srformer_plugin/convert/led.py"
+SUBWORDS = "srformer_plugin/compat/subwords.py"
 CLI = "srformer_plugin/convert/cli.py"
 RENAME = "srformer_plugin/convert/rename.py"
 
@@ -201,6 +202,12 @@ MUTANTS = [
         "old": "if token and token not in called:",
         "new": "if False:",
         "tests": f"{PRIMERA_TESTS} -k one_error",
+    },
+    {
+        "file": SUBWORDS,
+        "old": "keeping(added, lambda",
+        "new": "keeping({}, lambda",
+        "tests": "tests/summarize/test_global_tokens.py",
     },
     {
         "file": CLI,

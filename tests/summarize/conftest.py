@@ -9,6 +9,7 @@ from srformer_plugin import summarize
 
 bart, converted_bart, save_bart = of_convert.bart, of_convert.converted_bart, of_convert.save_bart
 t5, save_t5, spiece, save_led = of_convert.t5, of_convert.save_t5, of_convert.spiece, of_convert.save_led
+save_primera = of_convert.save_primera
 randomise, transformers = of_convert.randomise_fixture, of_convert.transformers_fixture
 
 
