@@ -4,14 +4,21 @@ import json
 
 import pytest
 import torch
+from conftest import USER_DIR
 from convert.conftest import SEPARATOR
 from convert.parity import found_by_both, load, logits_of_both, sentences
+from convert.tools import LINES, SIZES, binarise, losses_of, run_here
+from fairseq_cli import train as fairseq_train
 
 pytest.importorskip("transformers", reason="the development extra (transformers) is not installed")
 
 from data_prep.errors import EXIT_STATUS
 from srformer_plugin.convert.cli import fairseq_to_hf, hf_to_fairseq, main
 from srformer_plugin.convert.weights import Weights
+from srformer_plugin.models.srformer_led import SRformerLEDModel
+
+# fairseq hands NumPy a tensor of lengths
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
 # lengths of the three sources of a batch, and where their separators stand; windows are 2 and 4 tokens a side
 BATCHES = {
@@ -124,3 +131,31 @@ def test_a_token_that_there_is_not_and_another_model_are_one_error(led_folder, b
         (line,) = capsys.readouterr().err.splitlines()
         assert f"--global-token '{SEPARATOR}' {message}" in line
         assert not (tmp_path / "out").exists()
+
+
+def test_it_trains_and_its_checkpoint_keeps_the_symbol(transformers, primera, tmp_path, caplog):
+    folder, _, separator, converted = primera
+    data = binarise(converted, tmp_path / "data", begin="<s> ")
+    with caplog.at_level("INFO"):
+        run_here(
+            fairseq_train, data, "--user-dir", USER_DIR, "--cpu", "--task", "translation", "--arch", "srformer_led",
+            *SIZES, "--max-source-positions", 96, "--attention-window", "4,8", "--finetune-from-model",
+            converted / "model.pt", "--encoder-global-symbol", option_of(converted), "--optimizer", "adam",
+            "--lr", 1e-3, "--batch-size", 2, "--max-update", 1, "--save-dir", tmp_path / "trained",
+            "--no-epoch-checkpoints", "--log-format", "simple", "--log-interval", 1, "--num-workers", 0,
+            "--disable-validation",
+        )  # fmt: skip
+    assert len(losses_of(caplog.text)) == 1
+    trained = tmp_path / "trained" / "checkpoint_last.pt"
+    assert main(["fairseq-to-hf", str(trained), str(tmp_path / "back"), "--tokenizer", str(folder)]) == 0
+    again = transformers.LEDForConditionalGeneration.from_pretrained(tmp_path / "back").eval()
+    languages = {"source_lang": "source", "target_lang": "target"}
+    hub = SRformerLEDModel.from_pretrained(trained.parent, trained.name, converted, prepend_bos=True, **languages)
+    ids = hub.encode(f" {SEPARATOR} ".join(LINES))
+    assert ids.eq(separator).sum() == 3
+    with torch.no_grad():
+        expected = again.get_encoder()(ids[None], **all_are_global(separator)(ids[None])).last_hidden_state
+        found = hub.model.encoder(ids[None])["encoder_out"][0].transpose(0, 1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    name = "led.encoder.layers.0.self_attn.longformer_self_attn.query_global.weight"
+    assert not torch.equal(Weights(tmp_path / "back")[name], Weights(folder)[name])  # it was trained
