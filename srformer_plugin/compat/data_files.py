@@ -1,0 +1,46 @@
+"""Binarised data: several files of a split (train, train1, ...), and files of the older formats."""
+
+import inspect
+
+from fairseq.data.indexed_dataset import IndexedCachedDataset, IndexedDataset
+from fairseq.tasks import translation
+
+from .patching import wrap
+
+
+def read_the_first_file_once():
+    """Take the first of several files once, unless ``--upsample-primary`` asks for more.
+
+    ``tasks/translation.py:213`` has -1 for its default, where its documentation says 1; ``data/concat_dataset.py:76``
+    then repeats the first file's sizes so many times: "negative dimensions are not allowed". Not needed when a
+    translation task trains on train and train1.
+    """
+
+    def make_wrapper(original):
+        signature = inspect.signature(original)
+
+        def load_langpair_dataset(*args, **kwargs):
+            given = signature.bind(*args, **kwargs)
+            given.arguments["upsample_primary"] = max(given.arguments["upsample_primary"], 1)
+            return original(*given.args, **given.kwargs)
+
+        return load_langpair_dataset
+
+    wrap(translation, "load_langpair_dataset", make_wrapper)
+
+
+def read_what_is_not_in_memory():
+    """Read a sentence from its file where ``--dataset-impl cached`` has not got it in memory yet.
+
+    That is how fairseq reads data that were binarised with ``--dataset-impl lazy``, unless it is told so again. The
+    trainer asks for the first batch (``data/iterators.py:372``) before any is in memory, and
+    ``data/indexed_dataset.py:258`` ends in a KeyError. Not needed when a training on such data begins.
+    """
+
+    def make_wrapper(original):
+        def __getitem__(self, i):
+            return original(self, i) if i in self.cache_index else IndexedDataset.__getitem__(self, i)
+
+        return __getitem__
+
+    wrap(IndexedCachedDataset, "__getitem__", make_wrapper)

@@ -1,0 +1,64 @@
+"""Data in several files, and in files of the older formats."""
+
+import shutil
+
+import pytest
+import torch
+from fairseq.data.data_utils import load_indexed_dataset
+from fairseq.data.indexed_dataset import IndexedCachedDataset, IndexedDatasetBuilder
+from fairseq.tasks.translation import TranslationConfig, TranslationTask, load_langpair_dataset
+from stock_bart import stock
+
+
+@pytest.fixture
+def folder(tiny_corpus, tmp_path):
+    """40 pairs as train, 9 as train1."""
+    for file in tiny_corpus.binarised.iterdir():
+        shutil.copy(file, tmp_path / file.name.replace("valid", "train1"))
+    return tmp_path
+
+
+def pairs_of(folder, **settings):
+    config = TranslationConfig(
+        data=str(folder), source_lang="source", target_lang="target", dataset_impl="mmap", **settings
+    )
+    task = TranslationTask.setup_task(config)
+    task.load_dataset("train", combine=True)
+    return task.dataset("train")
+
+
+@pytest.mark.parametrize(("settings", "count"), [({}, 49), ({"upsample_primary": 2}, 89)])
+def test_the_first_file_counts_as_often_as_it_is_asked_for(folder, settings, count):
+    pairs = pairs_of(folder, **settings)
+    assert len(pairs) == len(pairs.src_sizes) == len(pairs.tgt_sizes) == count
+    assert pairs[count - 1]["target"] is not None
+
+
+def test_stock_takes_it_less_than_once(folder, monkeypatch):
+    monkeypatch.setattr("fairseq.tasks.translation.load_langpair_dataset", stock(load_langpair_dataset))
+    with pytest.raises(ValueError, match="negative"):
+        pairs_of(folder)
+
+
+def cached(folder):
+    """Two sentences in a file of the older format, as fairseq reads it by default."""
+    builder = IndexedDatasetBuilder(str(folder / "data.bin"))
+    for sentence in ([5, 6, 2], [7, 2]):
+        builder.add_item(torch.tensor(sentence))
+    builder.finalize(str(folder / "data.idx"))
+    dataset = load_indexed_dataset(str(folder / "data"))
+    assert type(dataset) is IndexedCachedDataset
+    return dataset
+
+
+def test_a_sentence_comes_from_the_file_or_from_memory(tmp_path):
+    dataset = cached(tmp_path)
+    assert dataset[1].tolist() == [7, 2]
+    dataset.prefetch([0])
+    (tmp_path / "data.bin").unlink()
+    assert dataset[0].tolist() == [5, 6, 2]
+
+
+def test_stock_has_none_before_they_are_in_memory(tmp_path):
+    with pytest.raises(KeyError):
+        stock(IndexedCachedDataset.__getitem__)(cached(tmp_path), 1)
