@@ -8,14 +8,19 @@ from ..errors import ConfigurationError
 BOUNDS = {
     **dict.fromkeys(
         ("dropout", "attention_dropout", "activation_dropout", "relu_dropout", "adaptive_softmax_dropout",
-         "pooler_dropout", "encoder_layerdrop", "decoder_layerdrop", "quant_noise_pq", "label_smoothing"),
+         "pooler_dropout", "encoder_layerdrop", "decoder_layerdrop", "quant_noise_pq", "label_smoothing", "ema_decay"),
         (lambda x: 0 <= x <= 1, "from 0 to 1"),
     ),
     **dict.fromkeys(
-        ("batch_size", "max_tokens", "update_freq", "max_source_positions", "max_target_positions"),
+        ("batch_size", "batch_size_valid", "max_tokens", "max_tokens_valid", "update_freq", "max_source_positions",
+         "max_target_positions", "required_batch_size_multiple", "required_seq_len_multiple", "log_interval",
+         "save_interval", "validate_interval"),
         (lambda x: x >= 1, "at least 1"),
     ),
-    **dict.fromkeys(("lr", "warmup_updates"), (lambda x: 0 <= x < math.inf, "at least 0")),
+    **dict.fromkeys(
+        ("lr", "warmup_updates", "num_workers", "ignore_prefix_size"), (lambda x: 0 <= x < math.inf, "at least 0")
+    ),
+    "seed": (lambda x: 0 <= x < 2**32, "from 0 to 2^32 - 1"),  # NumPy's; the number of updates is added to it
 }  # fmt: skip
 
 

@@ -26,6 +26,8 @@ MEASURED_BY = {
     "bleu": "--eval-bleu",
     "accuracy": "--report-accuracy",
 }
+# Settings of a model with which an update does not reach all of it
+LEAVE_OUT_PARAMETERS = ("encoder_layerdrop", "decoder_layerdrop", "no_cross_attention")
 LOSSES = ("loss", "nll_loss", "ppl")
 
 
@@ -88,6 +90,10 @@ def _check_processes(cfg) -> None:
     several, on_cpu = settings.distributed_world_size > 1, cfg.common.cpu or not torch.cuda.is_available()
     if on_cpu and settings.ddp_backend == "fully_sharded":
         raise ConfigurationError(f"{backend} cannot run on a CPU: use --ddp-backend legacy_ddp")
+    if several:
+        _check_gradients(cfg, settings)
+    if settings.ddp_backend == "slowmo" and importlib.util.find_spec("fairscale") is None:
+        raise ConfigurationError(f"{backend} needs a package that is missing: pip install fairscale")
     sharded = backend if settings.ddp_backend == "fully_sharded" else "--zero-sharding os"
     if settings.ddp_backend != "fully_sharded" and settings.zero_sharding != "os":
         return
@@ -95,6 +101,19 @@ def _check_processes(cfg) -> None:
         raise ConfigurationError(f"{sharded} shares a training among processes, and there is one: leave it out")
     if importlib.util.find_spec("fairscale") is None:
         raise ConfigurationError(f"{sharded} needs a package that is missing: pip install fairscale")
+
+
+def _check_gradients(cfg, settings) -> None:
+    """PyTorch's own data parallelism waits for the gradients of all parameters: its second update would end it."""
+    if settings.ddp_backend not in ("pytorch_ddp", "c10d") or settings.find_unused_parameters:
+        return
+    for name in LEAVE_OUT_PARAMETERS:
+        if (getattr(cfg.model, name, None) or 0) > 0:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigurationError(
+                f"--ddp-backend {settings.ddp_backend} with {flag}, which leaves parameters without a gradient: use "
+                "--ddp-backend legacy_ddp, or add --find-unused-parameters"
+            )
 
 
 def choose_best_by(cfg) -> None:

@@ -204,16 +204,16 @@ def mean_target_length(args, task) -> int:
         ConfigurationError: the task's training data has no target sizes.
     """
     subset = getattr(args, "train_subset", "train")
-    sizes = None
+    sizes, reason = None, ""
     try:
         if subset not in task.datasets:
             task.load_dataset(subset, epoch=1)
         sizes = task.dataset(subset).tgt_sizes
     except (AttributeError, FileNotFoundError, KeyError, NotImplementedError) as error:
-        logger.info(f"no target sizes in training data {subset!r}: {error}")
+        reason = f" ({error})"
     if sizes is None or len(sizes) == 0:
         raise ConfigurationError(
-            "--expected-target-length is not set and cannot be read off the training data; "
+            f"--expected-target-length is not set and cannot be read off the training data {subset!r}{reason}; "
             "set it to about the mean target length in tokens"
         )
     mean = max(1, round(float(sizes.clip(max=args.max_target_positions).mean())))

@@ -8,8 +8,8 @@ independent models, on a machine without GPU it divides by their number, and ins
 Here the processes train one model or none, and each says which of how many it is.
 
 Without a GPU (--cpu) the processes talk over gloo. --ddp-backend is pytorch_ddp unless it is given, which sums the
-gradients during the backward pass; with LayerDrop, where that fails since an update leaves parameters without a
-gradient, and with --zero-sharding it is legacy_ddp, which sums them afterwards.
+gradients during the backward pass; with LayerDrop and --no-cross-attention, where that fails since an update leaves
+parameters without a gradient, and with --zero-sharding it is legacy_ddp, which sums them afterwards.
 """
 
 import logging
@@ -32,7 +32,7 @@ DECIDED_BY_TORCHRUN = (
     "--local-rank",
 )
 # With these legacy_ddp is the default.
-SUMMED_AFTERWARDS = ("--encoder-layerdrop", "--decoder-layerdrop", "--zero-sharding")
+SUMMED_AFTERWARDS = ("--encoder-layerdrop", "--decoder-layerdrop", "--no-cross-attention", "--zero-sharding")
 
 
 def distributed_arguments(arguments: list[str], environment: Mapping[str, str]) -> list[str]:

@@ -103,6 +103,23 @@ def test_nan_is_no_value_of_any_flag(flags):
         training(*flags)
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "bound"),
+    [
+        ("--required-batch-size-multiple", 0, "at least 1"),  # ends the process by a signal
+        ("--required-seq-len-multiple", 0, "at least 1"),
+        ("--batch-size-valid", 0, "at least 1"),
+        ("--log-interval", 0, "at least 1"),
+        ("--validate-interval", 0, "at least 1"),
+        ("--num-workers", -1, "at least 0"),
+        ("--seed", -1, "from 0 to 2^32 - 1"),
+    ],
+)
+def test_a_number_out_of_bounds_is_refused(flag, value, bound):
+    with refuses(f"{flag} {value} must be {bound}"):
+        training(flag, str(value))
+
+
 def test_a_training_needs_a_batch_size(tiny_corpus):
     _, cfg = full_configuration(tiny_corpus)
     cfg.dataset.batch_size = None
@@ -125,6 +142,9 @@ FULLY = ["--ddp-backend", "fully_sharded"]
         (SHARDED, 1, 0, "--zero-sharding os shares a training among processes, and there is one: leave it out"),
         (SHARDED, 2, 2, "--zero-sharding os needs a package that is missing: pip install fairscale"),
         (FULLY, 2, 2, "--ddp-backend fully_sharded needs a package that is missing: pip install fairscale"),
+        (["--ddp-backend", "slowmo"], 2, 2, "--ddp-backend slowmo needs a package that is missing"),
+        (["--decoder-layerdrop", "0.1"], 2, 0, "with --decoder-layerdrop, which leaves parameters without a gradient"),
+        (["--no-cross-attention"], 2, 0, "pytorch_ddp with --no-cross-attention, which leaves"),
     ],
 )
 def test_what_the_processes_cannot_do_together_is_refused(flags, processes, gpus, message, monkeypatch):
@@ -137,7 +157,14 @@ def test_what_the_processes_cannot_do_together_is_refused(flags, processes, gpus
 
 @pytest.mark.parametrize(
     ("flags", "gpus"),
-    [([], 2), ([], 0), (["--cpu"], 2), (["--ddp-backend", "legacy_ddp"], 0), (SHARDED, 0)],
+    [
+        ([], 2),
+        ([], 0),
+        (["--cpu"], 2),
+        (["--ddp-backend", "legacy_ddp", "--encoder-layerdrop", "0.1"], 0),
+        (["--no-cross-attention", "--find-unused-parameters"], 0),
+        (SHARDED, 0),
+    ],
 )
 def test_what_they_can_do_together_is_left_alone(flags, gpus, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)

@@ -3,6 +3,7 @@
 import argparse
 import copy
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -215,6 +216,15 @@ def test_without_training_data_the_length_must_be_given():
     task = argparse.Namespace(datasets={})
     with pytest.raises(ConfigurationError, match="--expected-target-length is not set and cannot be read off"):
         mean_target_length(argparse.Namespace(max_target_positions=50), task)
+
+
+def test_a_training_set_that_is_missing_is_named():
+    def load_dataset(split, epoch):
+        raise FileNotFoundError(f"Dataset not found: {split} (folder)")
+
+    task = argparse.Namespace(datasets={}, load_dataset=load_dataset)
+    with pytest.raises(ConfigurationError, match=re.escape("'a,b' (Dataset not found: a,b (folder)); set it")):
+        mean_target_length(argparse.Namespace(max_target_positions=50, train_subset="a,b"), task)
 
 
 def test_the_settings_are_kept_in_the_arguments_that_a_checkpoint_stores(build_model):

@@ -39,7 +39,8 @@ def test_a_backend_that_is_given_stays(given):
 
 
 @pytest.mark.parametrize(
-    "given", [["--encoder-layerdrop", "0.1"], ["--decoder-layerdrop=0.1"], ["--zero-sharding", "os"]]
+    "given",
+    [["--encoder-layerdrop", "0.1"], ["--decoder-layerdrop=0.1"], ["--no-cross-attention"], ["--zero-sharding", "os"]],
 )
 def test_updates_that_leave_parameters_out_are_summed_afterwards(given):
     assert value(distributed_arguments(given, SECOND_OF_FOUR), "--ddp-backend") == "legacy_ddp"
