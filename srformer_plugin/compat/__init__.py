@@ -14,7 +14,7 @@ from .batches import (
 )
 from .checkpoints import allow_checkpoint_classes, explain_refused_checkpoint, show_configuration_errors
 from .collation import collate_whole_batches
-from .commands import end_with_one_line
+from .commands import end_with_one_line, name_the_setting_that_cannot_be_read
 from .data_files import read_the_first_file_once, read_what_is_not_in_memory
 from .decoding import (
     attend_to_the_own_source,
@@ -75,6 +75,7 @@ MENDS = (
     read_sums_of_processes_at_once,
     read_the_first_file_once,
     read_what_is_not_in_memory,
+    name_the_setting_that_cannot_be_read,
     end_with_one_line,  # the last around `call_main`, so that it sees what the others raise
 )
 

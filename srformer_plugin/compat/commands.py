@@ -12,6 +12,7 @@ from fairseq_cli import generate
 
 from data_prep.errors import EXIT_STATUS, PREFIX, UserError, one_line, wants_traceback
 
+from ..errors import ConfigurationError
 from .patching import wrap
 from .refusals import check_command
 
@@ -93,6 +94,40 @@ def end_with_one_line():
         getattr(script, "__spec__", None) and script.__spec__.name == generate.__name__
     ):  # python -m fairseq_cli.generate
         wrap(script, "main", generation)
+
+
+def name_the_setting_that_cannot_be_read():
+    """Name the flag whose text is no Python value, such as ``--update-epoch-batch-itr true``.
+
+    ``dataclass/utils.py:249`` reads it by ``ast.literal_eval``, before ``call_main``: "malformed node or string on line
+    1". For commands that were imported before this package, as a program's is. Not needed when that error names the
+    flag.
+    """
+
+    def make_wrapper(original):
+        def convert_namespace_to_omegaconf(args):
+            def read(args):
+                try:
+                    return original(args)
+                except (ValueError, SyntaxError) as error:
+                    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+                    readers = [frame for frame in frames if frame.f_code.co_name == "_override_attr"]
+                    if not readers:
+                        raise
+                    name, value = readers[-1].f_locals["k"], readers[-1].f_locals["val"]
+                    raise ConfigurationError(
+                        f"--{name.replace('_', '-')} {value!r} cannot be read: a Python value is needed, such as True, "
+                        "3 or '(0.9, 0.98)'"
+                    ) from error
+
+            return OneLine(read)(args)
+
+        return convert_namespace_to_omegaconf
+
+    for module in list(sys.modules.values()):
+        spec = getattr(module, "__spec__", None)
+        if spec and spec.name.startswith("fairseq_cli.") and hasattr(module, convert_namespace_to_omegaconf.__name__):
+            wrap(module, convert_namespace_to_omegaconf.__name__, make_wrapper)
 
 
 def _name(main) -> str:

@@ -13,7 +13,7 @@ from fairseq_cli import generate
 from stock_bart import full_configuration, generate_arguments, train_arguments
 
 from data_prep.errors import EXIT_STATUS, TRACEBACK
-from srformer_plugin.compat.commands import OneLine
+from srformer_plugin.compat.commands import OneLine, name_the_setting_that_cannot_be_read
 from srformer_plugin.errors import ConfigurationError
 
 COMMANDS = {
@@ -43,6 +43,14 @@ def test_a_command_ends_with_one_line(command, run_fairseq, tiny_corpus, trained
     assert "Traceback" not in done.stdout
     reason = {"train": "--segment-size", "validate": "nowhere.pt"}.get(command, "--beam 0 must be at least 1")
     assert reason in done.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("value", ["true", "(1,"])
+def test_a_text_that_cannot_be_read_is_named(value, train_in_process, tiny_corpus, tmp_path):
+    name_the_setting_that_cannot_be_read()  # fairseq-train was imported behind the plugin here
+    arguments = train_arguments(tiny_corpus, tmp_path, "--update-epoch-batch-itr", value)
+    with pytest.raises(ConfigurationError, match=re.escape(f"--update-epoch-batch-itr '{value}' cannot be read")):
+        train_in_process(*arguments)
 
 
 def fail(error, module=__name__):
