@@ -149,6 +149,19 @@ def test_the_same_seed_drops_the_same_activations_and_layers(pair, inputs, monke
         assert_same(gradients(fast.train(), batch), gradients(plain.train(), batch))
 
 
+def test_layers_that_are_frozen_and_trained_again_have_the_gradients_of_the_plain_ones(pair, inputs):
+    """The function that all layers share was compiled for a frozen one first."""
+    models, batch = pair("BART"), inputs([9, 5, 7], 8)
+    for trained in (False, True):
+        for model in models:
+            frozen = [model.encoder.embed_tokens, model.encoder.layers[0], model.decoder.layers[1].fc1]
+            for parameter in (parameter for module in frozen for parameter in module.parameters()):
+                parameter.requires_grad_(trained)
+        expected, found = (gradients(model, batch) for model in models)
+        assert_same(found, expected)
+        assert ("encoder.layers.0.fc1.weight" in found[1]) == ("decoder.layers.1.fc1.weight" in found[1]) == trained
+
+
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_a_copy_computes_with_its_own_weights(pair, inputs, checkpointed):
     """--store-ema copies the model."""
