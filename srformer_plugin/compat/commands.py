@@ -9,6 +9,7 @@ import torch
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import generate
+from omegaconf.errors import MissingMandatoryValue
 
 from data_prep.errors import EXIT_STATUS, PREFIX, UserError, one_line, wants_traceback
 
@@ -48,6 +49,8 @@ class OneLine:
                 sys.exit(EXIT_STATUS)
             raise
         except Exception as error:
+            if isinstance(error, MissingMandatoryValue):
+                error = ConfigurationError(f"--{str(error.key).replace('_', '-')} is needed, and is not given")
             ours = isinstance(error, (UserError, OSError))
             if not ours and not is_refusal_of_fairseq(error):
                 raise

@@ -44,8 +44,12 @@ def check_command(cfg, command: str) -> None:
         check_bound(flag, name, value)
     if command == "train":
         check_training(cfg)
-    elif command in ("generate", "interactive"):
-        check_decoding(cfg, command)
+    elif command in ("generate", "interactive", "validate"):
+        if cfg.common_eval.path is None:
+            raise ConfigurationError(f"fairseq-{command} needs --path, the checkpoint")
+        _check_overrides(cfg.common_eval.model_overrides)
+        if command != "validate":
+            check_decoding(cfg, command)
 
 
 def all_settings(cfg, name="configuration"):
@@ -161,10 +165,8 @@ def _logged_by(cfg) -> "list[str] | None":
 
 def check_decoding(cfg, command) -> None:
     """What fairseq-generate and fairseq-interactive would stumble over."""
-    settings, tool = cfg.generation, f"fairseq-{command}"
-    if cfg.common_eval.path is None:
-        raise ConfigurationError(f"{tool} needs --path, the checkpoint")
-    _check_overrides(cfg.common_eval.model_overrides)
+    settings = cfg.generation
+    _check_shards(cfg)
     check_generation({name: getattr(settings, name) for name in settings}, None)
     if settings.sampling and settings.nbest != settings.beam:
         raise ConfigurationError(
@@ -196,6 +198,17 @@ def check_decoding(cfg, command) -> None:
         batch, buffer = cfg.dataset.batch_size, max(cfg.interactive.buffer_size, 1)
         if batch and batch > buffer:
             raise ConfigurationError(f"--batch-size {batch} is above --buffer-size {buffer}: raise --buffer-size")
+
+
+def _check_shards(cfg) -> None:
+    """fairseq reads --num-shards in fairseq-eval-lm alone: anywhere else every shard would be the whole."""
+    given, used = cfg.dataset, cfg.distributed_training
+    shard, whole = (given.shard_id, given.num_shards), (used.distributed_rank, used.distributed_world_size)
+    if shard not in ((0, 1), whole):
+        raise ConfigurationError(
+            f"--num-shards {given.num_shards} --shard-id {given.shard_id} does nothing here: for a share of the "
+            f"batches give --distributed-world-size {given.num_shards} --distributed-rank {given.shard_id}"
+        )
 
 
 def _check_overrides(text) -> None:

@@ -8,8 +8,11 @@ import pytest
 import torch
 from conftest import USER_DIR
 from fairseq import options
+from fairseq.data.encoders.sentencepiece_bpe import SentencepieceConfig
 from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import generate
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 from stock_bart import full_configuration, generate_arguments, train_arguments
 
 from data_prep.errors import EXIT_STATUS, TRACEBACK
@@ -62,6 +65,13 @@ def fail(error, module=__name__):
     return types.FunctionType(main.__code__, {"__name__": module}, closure=main.__closure__)
 
 
+def missing_value():
+    """What `--bpe sentencepiece` without its model ends in."""
+    with pytest.raises(MissingMandatoryValue) as caught:
+        OmegaConf.structured(SentencepieceConfig).sentencepiece_model  # noqa: B018
+    return caught.value
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
@@ -70,6 +80,7 @@ def fail(error, module=__name__):
         (FileNotFoundError("Dataset not found: nope"), "error: Dataset not found: nope\n"),
         (ImportError("\n\nPlease install\n\n  pip install x"), "error: Please install pip install x\n"),
         (AssertionError("--sampling requires --nbest"), "error: --sampling requires --nbest\n"),
+        (missing_value(), "error: --sentencepiece-model is needed, and is not given\n"),
     ],
 )
 def test_the_line_is_the_message(error, line, tiny_corpus, capsys, monkeypatch):

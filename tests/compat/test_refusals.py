@@ -258,6 +258,9 @@ PATH = ["--path", "checkpoint.pt"]
             "--model-overrides: there is no option 'segment_schedul'; did you mean segment_schedule?",
         ),
         ("generate", [*PATH, "--model-overrides", "{'model': {'dropout': '0'}}"], "dropout must be a number, got '0'"),
+        ("validate", [], "fairseq-validate needs --path"),
+        ("validate", [*PATH, "--model-overrides", "{x"], "--model-overrides '{x' is not a Python dictionary"),
+        ("generate", [*PATH, "--num-shards", "2"], "--num-shards 2 --shard-id 0 does nothing here: for a share"),
         ("generate", [*PATH, "--model-overrides", "{'dropout': 7.0}"], "dropout 7.0 must be from 0 to 1"),
         ("generate", [*PATH, "--model-overrides", "{'beam': 3}"], "beam is no setting of a model or task, and does"),
         ("interactive", [*PATH, "--model-overrides", "{'dataset': {'max_tokens': 9}}"], "give --max-tokens to the"),
@@ -279,6 +282,7 @@ def test_decoding_that_cannot_work_is_refused(command, flags, message):
         ("generate", ["--model-overrides", "{'data': 'folder', 'model': {'segment_size': 4}, 'dropout': 0}"]),
         ("interactive", ["--replace-unk", "--print-alignment"]),
         ("interactive", ["--batch-size", "4", "--buffer-size", "4"]),
+        ("generate", ["--distributed-world-size", "2", "--distributed-rank", "1"]),
     ],
 )
 def test_decoding_that_works_is_left_alone(command, flags):
