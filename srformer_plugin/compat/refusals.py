@@ -8,6 +8,7 @@ import ast
 import importlib.util
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -26,6 +27,8 @@ MEASURED_BY = {
     "bleu": "--eval-bleu",
     "accuracy": "--report-accuracy",
 }
+# Variables of what has started the processes already: torchrun, SLURM
+STARTED_BY = ("RANK", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
 # Settings of a model with which an update does not reach all of it
 LEAVE_OUT_PARAMETERS = ("encoder_layerdrop", "decoder_layerdrop", "no_cross_attention")
 LOSSES = ("loss", "nll_loss", "ppl")
@@ -95,6 +98,7 @@ def _check_processes(cfg) -> None:
     if on_cpu and settings.ddp_backend == "fully_sharded":
         raise ConfigurationError(f"{backend} cannot run on a CPU: use --ddp-backend legacy_ddp")
     if several:
+        _check_start(settings)
         _check_gradients(cfg, settings)
     if settings.ddp_backend == "slowmo" and importlib.util.find_spec("fairscale") is None:
         raise ConfigurationError(f"{backend} needs a package that is missing: pip install fairscale")
@@ -105,6 +109,17 @@ def _check_processes(cfg) -> None:
         raise ConfigurationError(f"{sharded} shares a training among processes, and there is one: leave it out")
     if importlib.util.find_spec("fairscale") is None:
         raise ConfigurationError(f"{sharded} needs a package that is missing: pip install fairscale")
+
+
+def _check_start(settings) -> None:
+    """fairseq-train itself starts as many processes as there are GPUs, be it none (``distributed/utils.py:378``)."""
+    started = settings.distributed_no_spawn or any(name in os.environ for name in STARTED_BY)
+    if torch.cuda.device_count() == 0 and not started:
+        count = settings.distributed_world_size
+        raise ConfigurationError(
+            f"--distributed-world-size {count}: fairseq-train starts a process for a GPU, and there is none; leave it "
+            f"out, and start with torchrun --nproc-per-node {count} -m srformer_plugin.tools.distributed_train"
+        )
 
 
 def _check_gradients(cfg, settings) -> None:

@@ -143,8 +143,14 @@ FULLY = ["--ddp-backend", "fully_sharded"]
         (SHARDED, 2, 2, "--zero-sharding os needs a package that is missing: pip install fairscale"),
         (FULLY, 2, 2, "--ddp-backend fully_sharded needs a package that is missing: pip install fairscale"),
         (["--ddp-backend", "slowmo"], 2, 2, "--ddp-backend slowmo needs a package that is missing"),
-        (["--decoder-layerdrop", "0.1"], 2, 0, "with --decoder-layerdrop, which leaves parameters without a gradient"),
-        (["--no-cross-attention"], 2, 0, "pytorch_ddp with --no-cross-attention, which leaves"),
+        (["--decoder-layerdrop", "0.1"], 2, 2, "with --decoder-layerdrop, which leaves parameters without a gradient"),
+        (
+            ["--cpu"],
+            2,
+            0,
+            "--distributed-world-size 2: fairseq-train starts a process for a GPU",
+        ),
+        (["--no-cross-attention"], 2, 2, "pytorch_ddp with --no-cross-attention, which leaves"),
     ],
 )
 def test_what_the_processes_cannot_do_together_is_refused(flags, processes, gpus, message, monkeypatch):
@@ -159,11 +165,11 @@ def test_what_the_processes_cannot_do_together_is_refused(flags, processes, gpus
     ("flags", "gpus"),
     [
         ([], 2),
-        ([], 0),
+        (["--distributed-no-spawn"], 0),
         (["--cpu"], 2),
-        (["--ddp-backend", "legacy_ddp", "--encoder-layerdrop", "0.1"], 0),
-        (["--no-cross-attention", "--find-unused-parameters"], 0),
-        (SHARDED, 0),
+        (["--ddp-backend", "legacy_ddp", "--encoder-layerdrop", "0.1"], 2),
+        (["--no-cross-attention", "--find-unused-parameters"], 2),
+        (SHARDED, 2),
     ],
 )
 def test_what_they_can_do_together_is_left_alone(flags, gpus, monkeypatch):
