@@ -9,6 +9,36 @@ REFUSALS = "srformer_plugin/compat/refusals.py"
 
 MUTANTS = [
     {
+        "file": "srformer_plugin/compat/statistics.py",
+        "old": "        self.get(name)\n",
+        "new": "",
+        "tests": "tests/compat/test_updates.py -k used",
+    },
+    {
+        "file": "srformer_plugin/compat/data_files.py",
+        "old": "i in self.cache_index",
+        "new": "True",
+        "tests": "tests/compat/test_data_files.py -k memory",
+    },
+    {
+        "file": "srformer_plugin/attention/self_attention.py",
+        "old": "not (changed or self.use_xformers)",
+        "new": "not changed",
+        "tests": "tests/attention/test_fused.py -k xformers",
+    },
+    {
+        "file": "srformer_plugin/compat/deferred.py",
+        "old": "importlib.util.find_spec(package) is not None",
+        "new": "True",
+        "tests": "tests/compat/test_deferred.py -k missing",
+    },
+    {
+        "file": REFUSALS,
+        "old": "        _check_gradients(cfg, settings)\n",
+        "new": "",
+        "tests": "tests/compat/test_refusals.py -k together",
+    },
+    {
         "file": DECODING,
         "old": "                self = view\n",
         "new": (
