@@ -46,6 +46,28 @@ class SRformerBARTModel(SegmentedModel, BARTModel):
         cfg = TransformerConfig.from_namespace(args)
         return SegmentedDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
 
+    def forward(
+        self,
+        src_tokens,
+        src_lengths,
+        prev_output_tokens,
+        features_only=False,
+        classification_head_name=None,
+        token_embeddings=None,
+        return_all_hiddens=False,
+        alignment_layer=None,
+        alignment_heads=None,
+    ):
+        """As in `BARTModel.forward`: the decoder's output (B, T, V) and more of it.
+
+        `return_all_hiddens` is False unless asked for: fairseq's is True, but nothing that it returns holds the states
+        of the encoder's layers, for which `PackedEncoder` has to compute padding as well.
+        """
+        return super().forward(
+            src_tokens, src_lengths, prev_output_tokens, features_only, classification_head_name,
+            token_embeddings, return_all_hiddens, alignment_layer, alignment_heads,
+        )  # fmt: skip
+
     @classmethod
     def from_pretrained(cls, folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **options):
         """A checkpoint as a `SRformerBARTHubInterface`, whose `sample` works on text.

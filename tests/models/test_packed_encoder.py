@@ -78,6 +78,15 @@ def test_only_tokens_go_through_the_layers(pair):
     assert shapes_in_layers(ours, tokens) == [(16, 1)] * 2
 
 
+def test_a_models_training_packs(build_model, make_sample):
+    """Called as a criterion calls it: fairseq's BART asks its encoder for the states of all layers."""
+    model = build_model(cross_attention="full", encoder_layers=2).train()
+    found = []
+    model.encoder.layers[0].register_forward_pre_hook(lambda _, x: found.append(x[0].shape[:2]))
+    model(**make_sample([5, 3])["net_input"], prev_output_tokens=torch.full((2, 4), 5))
+    assert found == [(8, 1)]
+
+
 def test_the_output_says_where_padding_is_and_has_zeros_there(pair):
     stock, ours = pair()
     tokens = batch_of(["xxxx...", "..xxxxx", "......."])

@@ -8,6 +8,11 @@ MODEL = "srformer_plugin/models/segmented_model.py"
 CHANGE = "srformer_plugin/models/change_attention.py"
 POSITIONS = "srformer_plugin/compat/positions.py"
 
+PACKED = "srformer_plugin/attention/packed.py"
+PACKED_ENCODER = "srformer_plugin/models/packed_encoder.py"
+PACKED_TESTS = "tests/attention/test_packed.py"
+PACKED_ENCODER_TESTS = "tests/models/test_packed_encoder.py"
+
 CHUNKED_TESTS = "tests/models/encoders/test_chunked.py"
 WINDOW_TESTS = "tests/models/encoders/test_window_encoder.py"
 LENGTH_TESTS = "tests/compat/test_any_length.py"
@@ -109,5 +114,23 @@ MUTANTS = [
         "old": "cfg.task.max_source_positions = model.max_source_positions",
         "new": "pass",
         "tests": f"{CHANGE_TESTS} -k any_length",
+    },
+    {  # sentences of one length are one sentence
+        "file": PACKED,
+        "old": "x.unflatten(0, (count, length))",
+        "new": "x.unflatten(0, (1, count * length))",
+        "tests": f"{PACKED_TESTS} -k attends_to_itself",
+    },
+    {  # asked for by fairseq's BART in every training step
+        "file": "srformer_plugin/models/srformer_bart.py",
+        "old": "token_embeddings, return_all_hiddens, alignment_layer",
+        "new": "token_embeddings, True, alignment_layer",
+        "tests": f"{PACKED_ENCODER_TESTS} -k models_training_packs",
+    },
+    {
+        "file": PACKED_ENCODER,
+        "old": "None if return_all_hiddens or self.return_fc else",
+        "new": "None if self.return_fc else",
+        "tests": f"{PACKED_ENCODER_TESTS} -k states_of_all_layers",
     },
 ]
