@@ -47,7 +47,9 @@ TABLES = {
     "vocabulary_loss_cpu": tables.vocabulary_loss,
     "training_updates_t5": tables.training_updates,
 }
-REPORTS = {"evidence_content": ("evidence/content/report.json", tables_of_evidence.quality)}
+REPORTS = {
+    f"evidence_{name}": (f"evidence/{name}/report.json", tables_of_evidence.quality) for name in ("content", "switch")
+}
 OF_ALL = {"headline": summaries.headline, "summary": summaries.summary}
 
 
