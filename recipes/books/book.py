@@ -1,5 +1,6 @@
 """The book of an output folder: which of its stages are finished, and what each ran with."""
 
+import contextlib
 import os
 import shutil
 import sys
@@ -36,12 +37,17 @@ class Book:
         facts: what settings.json is to say of this run besides the stages' settings (recipe, command, seed).
         known: identities of stages that were done in another folder.
         late: ``{word: function}``: a word that stands within a command for what is known only when its stage begins.
+        around: a function of a stage and the path of its log; the commands run within the context that it returns. A
+            BookError at its end means that the stage has failed.
     """
 
-    def __init__(self, out, again="", changed="stop", remedy="", clean=False, facts=None, known=None, late=None):
+    def __init__(
+        self, out, again="", changed="stop", remedy="", clean=False, facts=None, known=None, late=None, around=None
+    ):
         self.out, self.again, self.changed, self.clean = Path(out), again, changed, clean
         self.remedy, self.facts = remedy or "choose another output folder", facts
         self.known, self.late = known or {}, late or {}
+        self.around = around or (lambda stage, log: contextlib.nullcontext())
         self.places = {str(self.out): "OUT", str(ROOT): "ROOT"}
         self.lock = Lock(self.out / RECORDS / LOCK)
 
@@ -202,8 +208,9 @@ class Book:
             write_json(self._path(stage.name), new)
             if self.facts is not None:
                 provenance.write(self.out)
-        began = time.monotonic()
-        self._run_commands(stage, self.out / LOGS / f"{stage.name}.log", stage.title or stage.name, keep)
+        began, log = time.monotonic(), self.out / LOGS / f"{stage.name}.log"
+        with self.around(stage, log):
+            self._run_commands(stage, log, stage.title or stage.name, keep)
         if not stage.always:
             write_json(self._path(stage.name), {**new, "state": "finished"})
         say(f"{stage.name}: {time.monotonic() - began:.0f} s")
@@ -243,6 +250,7 @@ class Book:
                     ]
                 ),
                 status,
+                path,
             )
 
     def final(self, command):

@@ -43,12 +43,12 @@ class _Running:
             os.killpg(self.process.pid, number)
 
 
-def run_commands(commands, log, show, at_once=1, descriptors=(), **options):
+def run_commands(commands, log, show, at_once=1, descriptors=(), excused=None, **options):
     """Run commands in turn, ``at_once`` of them at a time; returns 0 or the exit status of the first that fails.
 
-    Where one fails, or on an exception, the others are ended. ``log`` is a binary file; ``show(label, line)`` is
-    called for every line, and ``show(label, None)`` about once a second. ``descriptors`` are inherited. ``options`` go
-    to `subprocess.Popen`.
+    Where one fails, or on an exception, the others are ended; not so where ``excused(label, status)`` is true. ``log``
+    is a binary file; ``show(label, line)`` is called for every line, and ``show(label, None)`` about once a second.
+    ``descriptors`` are inherited. ``options`` go to `subprocess.Popen`.
     """
     waiting, running, status = list(commands), {}, 0
     with selectors.DefaultSelector() as selector:
@@ -73,7 +73,9 @@ def run_commands(commands, log, show, at_once=1, descriptors=(), **options):
                         one.process.stdout.close()
                         del running[one.process.pid]
                         code = one.process.wait()
-                        status = status or (128 - code if code < 0 else code)
+                        code = 128 - code if code < 0 else code
+                        if code and not (excused and excused(one.label, code)):
+                            status = status or code
                 show("", None)
         finally:
             _end(running.values())

@@ -4,7 +4,8 @@
 
 DATA has the raw files of the plan's format; a plan is described in recipes/evidence/plan.py. What is finished is never
 done again: the same command goes on where it was stopped, and a plan to which systems were added runs those. A run that
-fails is named at the end, and the others go on.
+fails is named at the end, and the others go on. One that failed because others had the device's memory is tried again
+after them, with fewer at once and at last alone.
 """
 
 import argparse
@@ -24,12 +25,20 @@ from recipes.books.book import ROOT, say
 from recipes.books.processes import run_commands, signals_raise
 from recipes.books.stage import identities
 from recipes.evidence import report
+from recipes.evidence.device import FREE_GB, SHARE, Turns, skipped_batches, wants_memory
 from recipes.evidence.measures import losses, read_cell
 from recipes.evidence.plan import START, PlanError, read_plan
-from recipes.evidence.work import BEFORE, Place, cell_stages, cells_of, shared_stages, value_of
+from recipes.evidence.work import BEFORE, ON_DEVICE, Place, cell_stages, cells_of, shared_stages, value_of
 from recipes.later_arguments import refused
 
 CHANGED = "choose another --out, or give --changed redo"
+AGAIN = 75  # exit status of a run that is worth another try: <sysexits.h>'s EX_TEMPFAIL
+# What to lower for a stage that has not enough memory even alone.
+LOWER = {
+    "start": "--max-tokens or --batch-size in [start]",
+    "train": "--max-tokens or --batch-size in [adapt]",
+    "generate": "--batch-size in [decode], with --changed redo, which keeps the trainings,",
+}
 
 
 def parser():
@@ -45,7 +54,17 @@ def parser():
         "--at-once", type=positive, default=1, metavar="N", help="runs at once on the device (default: 1)"
     )
     options.add_argument(
-        "--stop-after", type=float, metavar="MINUTES", help="begin no run later than this, and write the report"
+        "--free-gb",
+        type=float,
+        metavar="GB",
+        help="begin no training and no decoding beside others until so much of the device's memory is free; 0: do not "
+        f"wait (default: {FREE_GB}, or {SHARE:.0%}% of a smaller device)",
+    )
+    options.add_argument(
+        "--stop-after",
+        type=float,
+        metavar="MINUTES",
+        help="begin no run later than this, and write the report; another try of one that was begun is no new run",
     )
     options.add_argument("--precision", choices=["bf16", "fp16", "fp32"], default="bf16", help="(default: bf16)")
     options.add_argument("--cpu", action="store_true", help="train and decode on the CPU, in fp32")
@@ -91,12 +110,35 @@ def own_command(options):
         if value := getattr(options, name):
             words += [f"--{name}", str(value)]
     words += ["--at-once", str(options.at_once)]
+    words += [] if options.free_gb is None else ["--free-gb", f"{options.free_gb:g}"]
     return words + (["--cpu"] if options.cpu else ["--precision", options.precision])
 
 
-def book_of(folder, options, **more):
-    """The `Book` of a folder."""
+def book_of(folder, options, turns=None, **more):
+    """The `Book` of a folder; on a device its stages take their turns."""
+    if turns is not None:
+        more["around"] = lambda stage, log: on_device(turns, stage, log)
     return Book(folder, shlex.join(own_command(options)), options.changed, CHANGED, **more)
+
+
+def turns_of(options):
+    """The `Turns` on the device, or None on the CPU."""
+    return None if options.cpu else Turns(options.free_gb)
+
+
+@contextlib.contextmanager
+def on_device(turns, stage, log):
+    """Within it the commands of a stage run, in their turn if they need the device."""
+    if stage.name not in ON_DEVICE:
+        yield
+        return
+    with turns.turn(stage.name):
+        yield
+    if stage.name == "train" and (count := skipped_batches(log)):
+        message = f"the training left out {count} batches for want of the device's memory: {log}"
+        if turns.beside:  # chance, and another system with the same seed has seen them
+            raise BookError(message, log=log)
+        say(f"warning: {message}")
 
 
 def known_by(stages, place, book):
@@ -116,12 +158,29 @@ def run_cell(options, plan, place):
     if options.until and time.time() > options.until:
         return 0
     cell = next(cell for cell in cells_of(plan, place) if cell.name == options.cell)
+    turns = turns_of(options)
     try:
-        book_of(place.cell(cell), options, known={BEFORE: options.after}).run(cell_stages(plan, place, cell))
+        book_of(place.cell(cell), options, turns, known={BEFORE: options.after}).run(cell_stages(plan, place, cell))
     except BookError as error:
         say(f"error: {error}")
-        return 130 if error.status == 130 else 0
+        if error.status == 130:
+            return 130
+        if turns is not None and lacked_memory(error):
+            if turns.beside:
+                return AGAIN
+            if cell.system.updates or error.log.stem != "train":  # the start is only validated, by our own flags
+                say(advice(error.log.stem, options))
     return 0
+
+
+def lacked_memory(error):
+    """Whether a BookError is of a stage that found no memory on the device."""
+    return error.log is not None and error.log.stem in ON_DEVICE and wants_memory(error.log)
+
+
+def advice(stage, options):
+    """What to do about a stage that has not enough memory with the device for itself."""
+    return f"error: the device has not enough memory for {stage} even alone: lower {LOWER[stage]} of {options.plan}"
 
 
 class Runs:
@@ -147,15 +206,45 @@ def run_cells(options, plan, place, after):
     """All runs that have not finished, `--at-once` of them at a time."""
     cells = {cell.name: cell for cell in cells_of(plan, place) if not finished(plan, place, cell)}
     words = [sys.executable, "-m", "recipes.evidence.compare", *sys.argv[1:], "--after", after]
-    if options.stop_after is not None:
-        words += ["--until", str(time.time() + 60 * options.stop_after)]
+    until = [] if options.stop_after is None else ["--until", str(time.time() + 60 * options.stop_after)]
     say(f"{len(cells)} of {len(cells_of(plan, place))} runs to do, {options.at_once} at once")
     show = Runs(list(cells), lambda name: finished(plan, place, cells[name]))
-    commands = [Command([*words, "--cell", name], label=name) for name in cells]
+
+    def command_of(name, first):
+        # what was begun in time may be finished later
+        return Command([*words, *(until if first else []), "--cell", name], label=name)
+
     with open(place.out / "logs/runs.log", "ab") as log, signals_raise():
-        status = run_commands(commands, log, show, options.at_once)
+        status = run_tries(list(cells), command_of, options.at_once, log, show)
     if status:
         raise BookError(f"a run was ended; the same command goes on, and {log.name} has what they printed", status)
+
+
+def run_tries(names, command_of, at_once, log, show):
+    """Run `command_of(name, first)` of all names; those that end with `AGAIN` once more after the others.
+
+    There are three tries: `at_once` at a time, half as many, and one. Returns 0, or the exit status of the first that
+    ends otherwise, which ends the others.
+    """
+    widths = [at_once, max(1, at_once // 2), 1]
+    for number, width in enumerate(widths):
+        wanting = []
+
+        def excused(label, status, wanting=wanting):
+            if status == AGAIN:
+                wanting.append(label)
+            return status == AGAIN
+
+        commands = [command_of(name, number == 0) for name in names]
+        if status := run_commands(commands, log, show, width, excused=excused):
+            return status
+        names = [name for name in names if name in wanting]  # in the plan's order
+        if not names:
+            return 0
+        lacked = f"{', '.join(names)}: the device's memory was not enough beside others; "
+        then = f"again, {widths[number + 1]} at once" if number + 1 < len(widths) else "the same command tries again"
+        say(lacked + then)
+    return 0
 
 
 def dry_run(plan, place):
@@ -223,13 +312,18 @@ def main(argv=None):
     stages = shared_stages(plan, place)
     if not options.report_only:
         check_flags(options.plan, plan, place)
-    book = book_of(place.out, options)
+    elif not (place.out / "runs").is_dir():
+        raise PlanError(f"--report-only: there are no runs in {place.out}")
+    turns = turns_of(options)
+    book = book_of(place.out, options, turns)
     try:
         if not options.report_only:
             book.run(stages)
             run_cells(options, plan, place, known_by(stages, place, book))
     except BookError as error:
         say(f"error: {error}", sys.stderr)
+        if turns is not None and not turns.beside and lacked_memory(error):
+            say(advice(error.log.stem, options), sys.stderr)
         if error.status == 130 or not (place.out / "runs").exists():
             return error.status
     example = next(cell for cell in cells_of(plan, place) if cell.system.updates)

@@ -193,9 +193,9 @@ def _difference_table(rows, other):
         if found is None:
             continue
         means = " | ".join(f"{value:+.2f}" for value in found.mean)
-        share = 100 * found.mean[0] / base.score.mean[0]
+        share = f"{100 * found.mean[0] / base.score.mean[0]:+.1f}%" if base.score.mean[0] else ""  # of 0: no share
         lines.append(
-            f"| {row.name} | {len(found.seeds)} | {means} | {share:+.1f}% | {_range(found.over_texts, 0, '+')} | "
+            f"| {row.name} | {len(found.seeds)} | {means} | {share} | {_range(found.over_texts, 0, '+')} | "
             f"{found.p_values[0]:.3f} | {_range(found.over_seeds, 0, '+')} |"
         )
     return lines if len(lines) > 2 else ["Nothing to compare yet."]

@@ -150,6 +150,7 @@ def cell_stages(plan, place, cell):
     ]  # fmt: skip
 
 
+ON_DEVICE = ("start", "train", "generate")  # stages that need the device's memory
 BEFORE = "start"  # the stage of the shared ones that cells come after, by the name that their books know it by
 
 

@@ -13,7 +13,53 @@ SCRIPT_TESTS = "tests/recipes/test_scripts.py"
 FETCH_TESTS = "tests/recipes/test_fetch.py"
 KILL_TESTS = "tests/compat/test_killed_training.py"
 
+COMPARE = "recipes/evidence/compare.py"
+DEVICE = "recipes/evidence/device.py"
+DEVICE_TESTS = "tests/recipes/evidence/test_device.py"
+
 MUTANTS = [
+    {  # a run without memory ends the others
+        "file": PROCESSES,
+        "old": "if code and not (excused and excused(one.label, code)):",
+        "new": "if code:",
+        "tests": f"{DEVICE_TESTS} -k after_the_others",
+    },
+    {  # a run that failed otherwise is tried again
+        "file": COMPARE,
+        "old": "if turns is not None and lacked_memory(error):\n            if turns",
+        "new": "if turns is not None:\n            if turns",
+        "tests": f"{DEVICE_TESTS} -k fails_otherwise",
+    },
+    {  # a later try counts as a new run
+        "file": COMPARE,
+        "old": "command_of(name, number == 0)",
+        "new": "command_of(name, True)",
+        "tests": f"{DEVICE_TESTS} -k after_the_others",
+    },
+    {  # batches that were left out count for nothing
+        "file": COMPARE,
+        "old": "raise BookError(message, log=log)",
+        "new": "pass",
+        "tests": f"{DEVICE_TESTS} -k left_out",
+    },
+    {  # what has begun a moment ago seems to need nothing
+        "file": DEVICE,
+        "old": "found[0] - promised < needed",
+        "new": "found[0] < needed",
+        "tests": f"{DEVICE_TESTS} -k just_begun",
+    },
+    {  # a stage that is alone waits
+        "file": DEVICE,
+        "old": "if others and found is not None and",
+        "new": "if found is not None and",
+        "tests": f"{DEVICE_TESTS} -k alone",
+    },
+    {  # who comes second does not tell the first
+        "file": DEVICE,
+        "old": 'other["beside"] = True',
+        "new": 'other["beside"] = False',
+        "tests": f"{DEVICE_TESTS} -k came_beside",
+    },
     {  # what a stage finished with before still counts after it has begun with other settings
         "file": BOOK,
         "old": "            write_json(self._path(stage.name), new)\n            if self.facts",

@@ -105,6 +105,35 @@ def test_the_report_of_a_finished_plan_is_whole(tiny):
         assert lines.read() == "the first\nthe second\n"
 
 
+def test_a_difference_from_nothing_is_no_share(tiny):
+    plan, place = tiny
+    for cell in plan.cells[:3]:
+        finish(plan, place, cell, np.full(8, 0.0 if cell.system.name == "full" else 2.0))
+    _, text = write(plan, place)
+    (line,) = (line for line in text.split("## Beside")[1].splitlines() if line.startswith("| segmented"))
+    assert "| +2.00 |  |" in line and "nan" not in text
+
+
+def test_the_report_is_of_the_plan_that_is_given_whatever_else_there_is(tiny, raw, tmp_path, capsys):
+    plan, place = tiny
+    for number, cell in enumerate(plan.cells):
+        finish(plan, place, cell, np.arange(8.0) + number)
+    text = TINY.read_text(encoding="utf-8")
+    more = text + text[text.rindex("[[system]]") :].replace('"SRformer"', '"another"')
+    less = text[: text.rindex("[[system]]")].replace(', "segmented"]', "]")
+    for content, status, said in ((less, 0, "All 3 runs have"), (more, 1, "4 of 5 runs"), (text, 0, "All 4 runs have")):
+        (tmp_path / "plan.toml").write_text(content, encoding="utf-8")
+        assert main([*arguments(raw, place.out), "--plan", str(tmp_path / "plan.toml"), "--report-only"]) == status
+        assert said in capsys.readouterr().out
+        assert ("SRformer" in (place.out / "report/report.md").read_text(encoding="utf-8")) is (content is not less)
+
+
+def test_a_report_of_nothing_is_refused_and_leaves_nothing(raw, tmp_path, capsys):
+    assert main(arguments(raw, tmp_path / "out", "--report-only")) == 2
+    assert f"--report-only: there are no runs in {tmp_path / 'out'}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_system_has_the_same_start_data_and_decoding(tiny):
     plan, place = tiny
     seen = set()
