@@ -251,6 +251,7 @@ def test_a_long_source_is_cut_into_parts(monkeypatch):
     """Sentences whose last parts hold no segment; where a part has fewer segments than are chosen."""
     monkeypatch.setattr(launching, "CHOOSE_PROGRAMS", 100)
     monkeypatch.setattr(launching, "LEAST_PART", 32)
+    launching.ChoiceCall.cache_clear()
     case = Case([134, 40], 3, 2, 5)
     case_parts = launching.cut(case.layout.max_segments, 2)
     assert case_parts == (64, 2) and case.layout.max_segments == 67
@@ -307,8 +308,8 @@ def test_readers_are_a_stable_sort_of_the_choice(targets, k, count):
     case = Case([count * 8, count * 8], targets, 8, k, heads=2)
     chosen = torch.rand(2, 2, targets, count, device=DEVICE).argsort(3)[..., :k].to(torch.int32)
     chosen[:, :, ::4, -1] = -1
-    call = launching.ContentCall(*case.inputs(), case.layout, chosen.contiguous(), 0.0)
-    starts, listed = call.readers()
+    call = launching.content_call(*case.inputs(), case.layout, k, 0.0)
+    starts, listed = call.readers(chosen.contiguous())
     for head, flat in enumerate(chosen.flatten(0, 1).flatten(1)):
         real = flat[flat >= 0]
         order = flat.masked_fill(flat < 0, count).argsort(stable=True)[: len(real)]

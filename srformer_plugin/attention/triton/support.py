@@ -36,13 +36,19 @@ def triton_version() -> str | None:
         return triton.__version__
 
 
+def triton_series() -> tuple[int, ...] | None:
+    """The first two numbers of `triton_version`; None: there is none."""
+    version = triton_version()
+    return None if version is None else tuple(map(int, version.split(".")[:2]))
+
+
 @lru_cache
 def unusable() -> str | None:
     """Why no kernel can be built here; None: they can."""
-    version = triton_version()
-    if version is None:
+    version, series = triton_version(), triton_series()
+    if series is None:
         return "Triton is not installed"
-    if tuple(map(int, version.split(".")[:2])) < OLDEST_TRITON:
+    if series < OLDEST_TRITON:
         return f"Triton {version} is older than {'.'.join(map(str, OLDEST_TRITON))}"
     return None
 

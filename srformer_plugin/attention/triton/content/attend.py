@@ -15,7 +15,6 @@ from torch.autograd.function import once_differentiable
 from ...method.segments import SourceLayout
 from ..attend import on
 from . import call as launching
-from .call import ContentCall
 
 
 def with_contiguous_rows(tensor: Tensor) -> Tensor:
@@ -103,11 +102,11 @@ class ContentAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query, keys, values, layout, chosen, dropout):
-        call = ContentCall(query, keys, values, layout, chosen, dropout)
+        call = launching.content_call(query, keys, values, layout, chosen.size(3), dropout)
         seed = None
         if dropout > 0:
             seed = torch.randint(2**31, (1,), device=query.device, dtype=torch.int64)
-        output, *found = call.forward(seed)
+        output, *found = call.forward(query, keys, values, layout, chosen, seed)
         ctx.layout, ctx.dropout = layout, dropout
         ctx.save_for_backward(query, keys, values, chosen, seed, output, *found)
         return output
@@ -116,5 +115,7 @@ class ContentAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream):
         query, keys, values, chosen, seed, *found = ctx.saved_tensors
-        call = ContentCall(query, keys, values, ctx.layout, chosen, ctx.dropout)
-        return (*call.backward(with_contiguous_rows(upstream), seed, *found), None, None, None)
+        call = launching.content_call(query, keys, values, ctx.layout, chosen.size(3), ctx.dropout)
+        upstream = with_contiguous_rows(upstream)
+        gradients = call.backward(upstream, query, keys, values, ctx.layout, chosen, seed, *found)
+        return (*gradients, None, None, None)

@@ -1,13 +1,17 @@
-"""The launches of training's kernels: their arguments, their scratch memory, their grids."""
+"""The launches of training's kernels: their arguments, their scratch memory, their grids.
 
-from functools import cached_property
+All that depends on how the inputs look alone (`launches.look`) is computed once for calls that look alike.
+"""
+
+from collections import defaultdict
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ...method.segments import SourceLayout
 from ..call import arithmetic_of
-from ..launches import Launch, launches, look
+from ..launches import MOST_LOOKS, Launch, Launches, Look, look
 from ..support import is_interpreted, unusable
 
 if unusable() is None:
@@ -59,71 +63,22 @@ def kept_places(k: int) -> int:
     return max(2, power_of_2(k))
 
 
-def strides(name: str, tensor: Tensor) -> dict:
+once_per_look = lru_cache(maxsize=MOST_LOOKS)  # a class's instances, by the arguments that make them
+
+
+def strides(name: str, numbers: tuple[int, ...]) -> dict:
     """Strides of a (B, H, Q, D) tensor as kernel arguments."""
-    return {f"{name}_{axis}": tensor.stride(i) for i, axis in enumerate("bht")}
+    return {f"{name}_{axis}": number for axis, number in zip("bht", numbers)}
 
 
-def source_strides(name: str, tensor: Tensor) -> dict:
+def source_strides(name: str, numbers: tuple[int, ...]) -> dict:
     """Strides of a (N, B, H * D) tensor as kernel arguments."""
-    return {f"{name}_n": tensor.stride(0), f"{name}_b": tensor.stride(1)}
+    return {f"{name}_{axis}": number for axis, number in zip("nb", numbers)}
 
 
-def segment_means(keys: Tensor, layout: SourceLayout, num_heads: int) -> Tensor:
-    """`attend.segment_means` of keys whose last dimension is contiguous."""
-    batch_size, width, size, count = keys.size(1), keys.size(2), layout.segment_size, layout.max_segments
-    head_dim = width // num_heads
-    means = torch.empty(batch_size, num_heads, count, head_dim, dtype=torch.float32, device=keys.device)
-    rows = power_of_2(size)
-    columns = min(max(16, MEAN_TILE // rows), power_of_2(width))
-    launches(("means", look(keys), size, num_heads, layout.source_index is None)).launch(
-        choosing.mean_keys, (count * ceil_div(width, columns), batch_size),
-        {"keys": keys, "means": means, "lengths": layout.lengths, "index": layout.source_index},
-        lambda: {
-            "M": count, "WIDTH": width, "SEG": size, "D": head_dim, "BLOCK_S": rows, "BLOCK_C": columns,
-            "HAS_INDEX": layout.source_index is not None, **source_strides("k", keys), **MEAN_KEYS.options(),
-        },
-    )  # fmt: skip
-    return means
-
-
-def choose(query: Tensor, means: Tensor, segment_counts: Tensor, k: int) -> Tensor:
-    """`attend.choose` of queries whose last dimension is contiguous."""
-    batch_size, num_heads, num_queries, head_dim = query.shape
-    heads, count, kept = batch_size * num_heads, means.size(2), kept_places(k)
-    block = min(CHOOSE_QUERIES, max(16, power_of_2(num_queries)))
-    blocks = ceil_div(num_queries, block)
-    per, parts = cut(count, blocks * heads)
-    shape = (batch_size, num_heads, num_queries, k)
-    chosen, best = torch.empty(shape, dtype=torch.int32, device=query.device), None
-    if parts > 1:
-        best = torch.empty((heads, num_queries, parts, kept), dtype=torch.int64, device=query.device)
-    launch = launches(("choose", look(query), means.shape, k)).launch
-    launch(
-        choosing.choose_segments, (blocks, heads, parts),
-        {"q": query, "means": means, "counts": segment_counts, "best": best, "chosen": chosen},
-        lambda: {
-            "H": num_heads, "Q": num_queries, "M": count, "PER": per, "PARTS": parts, "D": head_dim,
-            "BLOCK_Q": block, "BLOCK_M": CHOOSE_SEGMENTS, "K": k, "KEPT": kept, "WHOLE": parts == 1,
-            **strides("q", query), **exactness(query.dtype), **CHOOSE.options(),
-        },
-    )  # fmt: skip
-    if parts > 1:
-        launch(
-            choosing.pick_segments,
-            (ceil_div(heads * num_queries, PICK_QUERIES),),
-            {"best": best, "chosen": chosen},
-            lambda: {
-                "QUERIES": heads * num_queries,
-                "PARTS": parts,
-                "BLOCK_Q": PICK_QUERIES,
-                "RANKS": power_of_2(parts * kept),
-                "K": k,
-                "KEPT": kept,
-                **PICK.options(),
-            },
-        )
-    return chosen
+def num_segments(source_length: int, segment_size: int) -> int:
+    """m, `SourceLayout.max_segments`."""
+    return max(1, ceil_div(source_length, segment_size))
 
 
 def cut(count: int, programs: int) -> tuple[int, int]:
@@ -133,137 +88,182 @@ def cut(count: int, programs: int) -> tuple[int, int]:
     return per, ceil_div(count, per)
 
 
-class ContentCall:
-    """The launches for one set of inputs; arguments as `attend.attend_chosen`'s, last dimensions contiguous."""
+@once_per_look
+class MeansCall:
+    """The launch of `attend.segment_means`."""
 
-    def __init__(self, query: Tensor, keys: Tensor, values: Tensor, layout: SourceLayout, chosen: Tensor, dropout):
-        self.query, self.keys, self.values, self.chosen = query, keys, values, chosen
-        self.lengths, self.index, self.dropout = layout.lengths, layout.source_index, dropout
-        self.segment_size, self.max_segments, self.k = layout.segment_size, layout.max_segments, chosen.size(3)
-        self.batch_size, self.num_heads, self.num_queries, self.head_dim = query.shape
-        self.batch_heads, self.pairs = self.batch_size * self.num_heads, self.num_queries * self.k
-        indexed = self.index is not None
-        self.key = (look(query), look(keys), look(values), self.segment_size, self.k, indexed, dropout)
-
-    @cached_property
-    def arithmetic(self) -> dict:
-        return {name: value for name, value in arithmetic_of(self.query.dtype).items() if name in ("DOT", "PREC")}
-
-    def like_output(self) -> Tensor:
-        """(B, H, Q, D) with positions outermost in memory: joining the heads then copies nothing."""
-        shape = (self.num_queries, self.batch_size, self.num_heads, self.head_dim)
-        return self.query.new_empty(shape).permute(1, 2, 0, 3)
-
-    def _new(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=self.query.device)
-
-    def _parts(self) -> Tensor:
-        return self._new(self.batch_heads, self.pairs, self.head_dim, dtype=self.query.dtype)
-
-    def _segment_grid(self) -> tuple[int, int]:
-        return self.max_segments * self.num_heads, self.batch_size
-
-    def _merge_grid(self) -> tuple[int, int]:
-        return ceil_div(self.num_queries, MERGE_QUERIES), self.batch_heads
-
-    def _segment_numbers(self, launch: Launch) -> dict:
-        """Numbers of both segment kernels."""
-        rows = max(16, power_of_2(self.segment_size))
-        warps = max(launch.warps, min(8, rows * self.head_dim * self.query.itemsize // TILE))
-        return {
-            "H": self.num_heads, "Q": self.num_queries, "M": self.max_segments, "dropout": self.dropout, "K": self.k,
-            "SEG": self.segment_size, "D": self.head_dim, "BLOCK_S": rows, "BLOCK_R": READERS,
-            "HAS_INDEX": self.index is not None, "DROPOUT": self.dropout > 0, **self.arithmetic,
-            **strides("q", self.query), **source_strides("k", self.keys), **source_strides("v", self.values),
-            "num_warps": warps, "num_stages": launch.stages,
+    def __init__(self, keys: Look, segment_size: int, num_heads: int, indexed: bool):
+        source_length, batch_size, width = keys.shape
+        count, head_dim = num_segments(source_length, segment_size), width // num_heads
+        rows = power_of_2(segment_size)
+        columns = min(max(16, MEAN_TILE // rows), power_of_2(width))
+        self.shape, self.device = (batch_size, num_heads, count, head_dim), keys.device
+        self.grid, self.launch = (count * ceil_div(width, columns), batch_size), Launches().launch
+        self.numbers = {
+            "M": count, "WIDTH": width, "SEG": segment_size, "D": head_dim, "BLOCK_S": rows, "BLOCK_C": columns,
+            "HAS_INDEX": indexed, **source_strides("k", keys.strides), **MEAN_KEYS.options(),
         }  # fmt: skip
 
-    def _merge_numbers(self) -> dict:
-        """Numbers of both kernels that go from pairs to queries."""
-        return {
-            "H": self.num_heads,
-            "Q": self.num_queries,
-            "K": self.k,
-            "GROUP": min(MERGE_GROUP, kept_places(self.k)),
-            "D": self.head_dim,
-            "BLOCK_Q": MERGE_QUERIES,
-            **MERGE.options(),
-        }
+    def __call__(self, keys: Tensor, lengths: Tensor, index: Tensor | None) -> Tensor:
+        means = torch.empty(self.shape, dtype=torch.float32, device=self.device)
+        tensors = {"keys": keys, "means": means, "lengths": lengths, "index": index}
+        self.launch(choosing.mean_keys, self.grid, tensors, lambda: self.numbers)
+        return means
 
-    def readers(self) -> tuple[Tensor, Tensor]:
+
+@once_per_look
+class ChoiceCall:
+    """The launches of `attend.choose`, from `count` segments."""
+
+    def __init__(self, query: Look, count: int, k: int):
+        batch_size, num_heads, num_queries, head_dim = query.shape
+        heads, kept = batch_size * num_heads, kept_places(k)
+        block = min(CHOOSE_QUERIES, max(16, power_of_2(num_queries)))
+        blocks = ceil_div(num_queries, block)
+        per, parts = cut(count, blocks * heads)
+        self.device, self.launch = query.device, Launches().launch
+        self.shape, self.best_shape = (batch_size, num_heads, num_queries, k), (heads, num_queries, parts, kept)
+        self.grid, self.pick_grid = (blocks, heads, parts), (ceil_div(heads * num_queries, PICK_QUERIES),)
+        self.has_parts = parts > 1
+        self.numbers = {
+            "H": num_heads, "Q": num_queries, "M": count, "PER": per, "PARTS": parts, "D": head_dim,
+            "BLOCK_Q": block, "BLOCK_M": CHOOSE_SEGMENTS, "K": k, "KEPT": kept, "WHOLE": parts == 1,
+            **strides("q", query.strides), **exactness(query.dtype), **CHOOSE.options(),
+        }  # fmt: skip
+        self.pick_numbers = {
+            "QUERIES": heads * num_queries, "PARTS": parts, "BLOCK_Q": PICK_QUERIES,
+            "RANKS": power_of_2(parts * kept), "K": k, "KEPT": kept, **PICK.options(),
+        }  # fmt: skip
+
+    def __call__(self, query: Tensor, means: Tensor, segment_counts: Tensor) -> Tensor:
+        chosen, best = torch.empty(self.shape, dtype=torch.int32, device=self.device), None
+        if self.has_parts:
+            best = torch.empty(self.best_shape, dtype=torch.int64, device=self.device)
+        tensors = {"q": query, "means": means, "counts": segment_counts, "best": best, "chosen": chosen}
+        self.launch(choosing.choose_segments, self.grid, tensors, lambda: self.numbers)
+        if self.has_parts:
+            tensors = {"best": best, "chosen": chosen}
+            self.launch(choosing.pick_segments, self.pick_grid, tensors, lambda: self.pick_numbers)
+        return chosen
+
+
+@once_per_look
+class ContentCall:
+    """The launches of `attend.attend_chosen`."""
+
+    def __init__(self, query: Look, keys: Look, values: Look, segment_size: int, k: int, indexed: bool, dropout: float):
+        batch_size, num_heads, num_queries, head_dim = query.shape
+        heads, pairs, words = batch_size * num_heads, num_queries * k, ceil_div(num_queries, 32)
+        count = num_segments(keys.shape[0], segment_size)
+        self.device, self.dtype, self.source_shape = query.device, query.dtype, keys.shape
+        self.launch = Launches().launch
+        self.gradient_launches: defaultdict[tuple, Launches] = defaultdict(Launches)
+
+        # Positions outermost in memory: joining the heads then copies nothing.
+        self.output = query.shape, (num_heads * head_dim, head_dim, batch_size * num_heads * head_dim, 1)
+        self.parts, self.part_lse, self.lse = (heads, pairs, head_dim), (heads, pairs), (heads, num_queries)
+        self.marks, self.starts, self.listed = (heads, count, words), (heads, count + 1), (heads, pairs)
+
+        self.mark_grid, self.list_grid = (ceil_div(count, 32), heads), (ceil_div(pairs, LIST_PAIRS), heads)
+        self.segment_grid = count * num_heads, batch_size
+        self.merge_grid = ceil_div(num_queries, MERGE_QUERIES), heads
+
+        sizes = {"Q": num_queries, "M": count, "WORDS": words, "K": k}
+        self.mark_numbers = {**sizes, "KEPT": kept_places(k), **MARK_READERS.options()}
+        self.list_numbers = {
+            **sizes, "BLOCK_P": LIST_PAIRS, "BLOCK_W": min(16, power_of_2(words)), **LIST_READERS.options(),
+        }  # fmt: skip
+        rows, arithmetic = max(16, power_of_2(segment_size)), arithmetic_of(query.dtype)
+        self.most_warps = min(8, rows * head_dim * query.dtype.itemsize // TILE)
+        self.segment_numbers = {  # of both segment kernels
+            "H": num_heads, "Q": num_queries, "M": count, "dropout": dropout, "K": k, "SEG": segment_size,
+            "D": head_dim, "BLOCK_S": rows, "BLOCK_R": READERS, "HAS_INDEX": indexed, "DROPOUT": dropout > 0,
+            "DOT": arithmetic["DOT"], "PREC": arithmetic["PREC"], **strides("q", query.strides),
+            **source_strides("k", keys.strides), **source_strides("v", values.strides),
+        }  # fmt: skip
+        self.merge_numbers = {  # of both kernels that go from pairs to queries
+            "H": num_heads, "Q": num_queries, "K": k, "GROUP": min(MERGE_GROUP, kept_places(k)), "D": head_dim,
+            "BLOCK_Q": MERGE_QUERIES, **strides("o", self.output[1]), **MERGE.options(),
+        }  # fmt: skip
+
+    def _new(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=self.device)
+
+    def _like_output(self) -> Tensor:
+        return torch.empty_strided(*self.output, dtype=self.dtype, device=self.device)
+
+    def _options(self, launch: Launch) -> dict:
+        """Of a segment kernel."""
+        return {"num_warps": max(launch.warps, self.most_warps), "num_stages": launch.stages}
+
+    def readers(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """`starts` and `readers` of kernels/readers.py."""
-        launch = launches(("readers", self.chosen.shape, self.max_segments)).launch
-        words = ceil_div(self.num_queries, 32)
-        marks = self._new(self.batch_heads, self.max_segments, words, dtype=torch.int32)
-        starts = self._new(self.batch_heads, self.max_segments + 1, dtype=torch.int32)
-        listed = self._new(self.batch_heads, self.pairs, dtype=torch.int32)
-        sizes = {"Q": self.num_queries, "M": self.max_segments, "WORDS": words, "K": self.k}
-        launch(
-            readers.mark_readers,
-            (ceil_div(self.max_segments, 32), self.batch_heads),
-            {"chosen": self.chosen, "marks": marks, "starts": starts},
-            lambda: {**sizes, "KEPT": kept_places(self.k), **MARK_READERS.options()},
-        )
-        launch(
-            readers.list_readers,
-            (ceil_div(self.pairs, LIST_PAIRS), self.batch_heads),
-            {"chosen": self.chosen, "marks": marks, "starts": starts, "readers": listed},
-            lambda: {
-                **sizes,
-                "BLOCK_P": LIST_PAIRS,
-                "BLOCK_W": min(16, power_of_2(words)),
-                **LIST_READERS.options(),
-            },
-        )
+        marks, starts, listed = (self._new(shape, torch.int32) for shape in (self.marks, self.starts, self.listed))
+        tensors = {"chosen": chosen, "marks": marks, "starts": starts}
+        self.launch(readers.mark_readers, self.mark_grid, tensors, lambda: self.mark_numbers)
+        tensors = {"chosen": chosen, "marks": marks, "starts": starts, "readers": listed}
+        self.launch(readers.list_readers, self.list_grid, tensors, lambda: self.list_numbers)
         return starts, listed
 
-    def forward(self, seed: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(
+        self, query: Tensor, keys: Tensor, values: Tensor, layout: SourceLayout, chosen: Tensor, seed: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """The output, and for the backward pass the log-sum-exp of its softmax and who reads which segment."""
-        starts, listed = self.readers()
-        launch = launches(self.key).launch
-        parts, part_lse = self._parts(), self._new(self.batch_heads, self.pairs, dtype=torch.float32)
-        launch(
-            forward.attend_segment, self._segment_grid(),
+        starts, listed = self.readers(chosen)
+        parts, part_lse = self._new(self.parts, self.dtype), self._new(self.part_lse, torch.float32)
+        self.launch(
+            forward.attend_segment, self.segment_grid,
             {
-                "q": self.query, "k": self.keys, "v": self.values, "lengths": self.lengths, "index": self.index,
+                "q": query, "k": keys, "v": values, "lengths": layout.lengths, "index": layout.source_index,
                 "starts": starts, "readers": listed, "parts": parts, "part_lse": part_lse, "seed": seed,
             },
-            lambda: self._segment_numbers(SEGMENT_FORWARD),
+            lambda: {**self.segment_numbers, **self._options(SEGMENT_FORWARD)},
         )  # fmt: skip
-        output, lse = self.like_output(), self._new(self.batch_heads, self.num_queries, dtype=torch.float32)
-        launch(
-            forward.merge_parts,
-            self._merge_grid(),
-            {"chosen": self.chosen, "parts": parts, "part_lse": part_lse, "out": output, "lse": lse},
-            lambda: {
-                "KEPT": kept_places(self.k),
-                **strides("o", output),
-                **self._merge_numbers(),
-            },
-        )
+        output, lse = self._like_output(), self._new(self.lse, torch.float32)
+        self.launch(
+            forward.merge_parts, self.merge_grid,
+            {"chosen": chosen, "parts": parts, "part_lse": part_lse, "out": output, "lse": lse},
+            lambda: {"KEPT": kept_places(self.merge_numbers["K"]), **self.merge_numbers},
+        )  # fmt: skip
         return output, lse, starts, listed
 
-    def backward(self, upstream: Tensor, seed: Tensor | None, output, lse, starts, listed) -> tuple[Tensor, ...]:
+    def backward(
+        self, upstream: Tensor, query: Tensor, keys: Tensor, values: Tensor, layout: SourceLayout, chosen: Tensor,
+        seed: Tensor | None, output: Tensor, lse: Tensor, starts: Tensor, listed: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         """Gradients of query, keys and values."""
-        launch = launches((self.key, look(upstream), output.stride())).launch
-        dq, dq_parts = self.like_output(), self._parts()
-        dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (self.keys, self.values))
+        launch = self.gradient_launches[look(upstream), output.stride()].launch
+        dq, dq_parts = self._like_output(), self._new(self.parts, self.dtype)
+        dk, dv = (self._new(self.source_shape, self.dtype) for _ in range(2))
         launch(
-            backward.segment_gradients, self._segment_grid(),
+            backward.segment_gradients, self.segment_grid,
             {
-                "q": self.query, "k": self.keys, "v": self.values, "upstream": upstream, "out": output, "lse": lse,
-                "dk": dk, "dv": dv, "dq_parts": dq_parts, "lengths": self.lengths, "index": self.index,
+                "q": query, "k": keys, "v": values, "upstream": upstream, "out": output, "lse": lse,
+                "dk": dk, "dv": dv, "dq_parts": dq_parts, "lengths": layout.lengths, "index": layout.source_index,
                 "starts": starts, "readers": listed, "seed": seed,
             },
             lambda: {
-                "N": self.keys.size(0), **strides("u", upstream), **strides("o", output), **source_strides("g", dk),
-                **self._segment_numbers(SEGMENT_BACKWARD),
+                "N": keys.size(0), **strides("u", upstream.stride()), **strides("o", output.stride()),
+                **source_strides("g", dk.stride()), **self.segment_numbers, **self._options(SEGMENT_BACKWARD),
             },
         )  # fmt: skip
-        launch(
-            backward.sum_parts,
-            self._merge_grid(),
-            {"chosen": self.chosen, "dq_parts": dq_parts, "dq": dq},
-            lambda: {**strides("o", dq), **self._merge_numbers()},
-        )
+        tensors = {"chosen": chosen, "dq_parts": dq_parts, "dq": dq}
+        launch(backward.sum_parts, self.merge_grid, tensors, lambda: self.merge_numbers)
         return dq, dk, dv
+
+
+def segment_means(keys: Tensor, layout: SourceLayout, num_heads: int) -> Tensor:
+    """`attend.segment_means` of keys whose last dimension is contiguous."""
+    index = layout.source_index
+    return MeansCall(look(keys), layout.segment_size, num_heads, index is not None)(keys, layout.lengths, index)
+
+
+def choose(query: Tensor, means: Tensor, segment_counts: Tensor, k: int) -> Tensor:
+    """`attend.choose` of queries whose last dimension is contiguous."""
+    return ChoiceCall(look(query), means.size(2), k)(query, means, segment_counts)
+
+
+def content_call(query: Tensor, keys: Tensor, values: Tensor, layout: SourceLayout, k: int, dropout: float):
+    """The `ContentCall` of tensors whose last dimensions are contiguous."""
+    indexed = layout.source_index is not None
+    return ContentCall(look(query), look(keys), look(values), layout.segment_size, k, indexed, dropout)

@@ -23,8 +23,8 @@ UNSPECIALISED = [*UNSPECIALISED, "PARTS", "B"]
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def scan_backward(
-    q, upstream, dq, excess, weight, total, inverse_norm, total_gradient, norm_parts, scalar_parts,
-    leak, threshold, gate, item_first, item_state, item_count,
+    q, leak, threshold, gate, item_first, item_state, item_count,
+    upstream, dq, excess, weight, total, inverse_norm, total_gradient, norm_parts, scalar_parts,
     H, Q, R, ITEMS, bound, q_b, q_h, q_t, u_b, u_h, u_t, o_b, o_h, o_t,
     D: tl.constexpr, ROWS: tl.constexpr, BLOCK_Q: tl.constexpr, HAS_GATE: tl.constexpr, CLAMP: tl.constexpr,
     DOT: tl.constexpr, LOW: tl.constexpr, PREC: tl.constexpr, MIN_THRESHOLD: tl.constexpr, STAGES: tl.constexpr,
@@ -108,8 +108,8 @@ def _attend_backward(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def segment_backward(
-    q, k, v, weight, upstream, local, lse, dq, dk, dv, excess, total, inverse_norm, total_gradient, norm_parts,
-    weight_parts, gate, lengths, index, state_of, starts, seed,
+    q, k, v, weight, lengths, index, state_of, starts, upstream, local, lse, dq, dk, dv,
+    excess, total, inverse_norm, total_gradient, norm_parts, weight_parts, gate, seed,
     H, Q, N, R, M, SEG, PER, CHUNKS, bound, dropout,
     q_b, q_h, q_t, k_n, k_b, v_n, v_b, u_b, u_h, u_t, o_b, o_h, o_t, g_n, g_b,
     D: tl.constexpr, BLOCK_N: tl.constexpr, SUBS: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCKS: tl.constexpr,

@@ -38,7 +38,7 @@ def _attend_tile(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def segment_forward(
-    q, k, v, weight, y, sums, squares, local, lse, lengths, index, state_of, starts, seed,
+    q, k, v, weight, lengths, index, state_of, starts, y, sums, squares, local, lse, seed,
     H, Q, N, R, M, SEG, PER, CHUNKS, bound, dropout,
     q_b, q_h, q_t, k_n, k_b, v_n, v_b, o_b, o_h, o_t,
     D: tl.constexpr, BLOCK_N: tl.constexpr, SUBS: tl.constexpr, BLOCK_Q: tl.constexpr,
@@ -163,7 +163,7 @@ def total_products(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def scan_forward(
-    q, y, drive, inverse_norm, local, out, excess, leak, threshold, gate, item_first, item_state, item_count,
+    q, leak, threshold, gate, item_first, item_state, item_count, y, drive, inverse_norm, local, out, excess,
     H, Q, R, ITEMS, q_b, q_h, q_t, o_b, o_h, o_t,
     D: tl.constexpr, COLS: tl.constexpr, BLOCK_Q: tl.constexpr, HAS_GATE: tl.constexpr, KEEP: tl.constexpr,
     DOT: tl.constexpr, LOW: tl.constexpr, PREC: tl.constexpr, MIN_THRESHOLD: tl.constexpr, STAGES: tl.constexpr,
