@@ -55,9 +55,7 @@ class FastSequenceGenerator(SequenceGenerator):
         if self.min_len > max_len:
             raise AssertionError("min_len cannot be larger than max_len, please adjust these!")
         rows = source.size(0)
-        source = self._fill_up(source)
-        encoder_out = self.encode(source)
-        found = self._search(encoder_out, tuple(source.shape), max_len)
+        found = self._search(self._fill_up(source), max_len)
         found.search.start(bos, max_len, first)
         for position in range(max_len + 1):
             found.step(position)
@@ -109,19 +107,32 @@ class FastSequenceGenerator(SequenceGenerator):
         more = -rows % ROWS_BUCKET if rows > ROWS_BUCKET else 0
         return torch.cat((source, source[-1:].expand(more, -1))) if more else source
 
-    def _search(self, encoder_out, shape, max_len) -> "_Search":
-        """Buffers for this shape that hold these sources: those that are there, or new ones."""
-        decoder = self.model.single_model.decoder
+    def _search(self, source, max_len) -> "_Search":
+        """Buffers for this shape that hold these sources (B, N): those that are there, or new ones."""
+        try:
+            return self._open_search(source, max_len)
+        except torch.OutOfMemoryError:
+            if not self._searches:
+                raise
+        # outside of the handler, whose exception holds on to what was half done
+        logger.info("--fast-generate gives up the buffers of other batches: the device's memory is full")
+        self.release()
+        torch.cuda.empty_cache()
+        return self._open_search(source, max_len)
+
+    def _open_search(self, source, max_len) -> "_Search":
+        decoder, shape = self.model.single_model.decoder, tuple(source.shape)
         length = min(-(-(max_len + 1) // LENGTH_BUCKET) * LENGTH_BUCKET, self.max_len)
         # a graph holds addresses of weights: of all, since any of them may have been replaced
         weights = tuple((tensor.data_ptr(), tensor.dtype) for tensor in (*decoder.parameters(), *decoder.buffers()))
         key = (shape, length, self._settings(), weights)
         if key in self._searches:
             self._searches.move_to_end(key)
-            self._searches[key].decoder.load(encoder_out)
+            self._searches[key].decoder.load(self.encode(source))
             return self._searches[key]
-        while len(self._searches) >= KEPT_GRAPHS:
+        while len(self._searches) >= KEPT_GRAPHS:  # first, since the encoder needs memory, too
             self._searches.popitem(last=False)
+        encoder_out = self.encode(source)
         found = _Search(StaticDecoder(decoder, encoder_out, self.beam_size, length), self._settings(), shape[0])
         if self._keeps_searches(found.device):
             self._searches[key] = found

@@ -287,6 +287,46 @@ def test_a_kept_search_goes_by_the_options_of_today(model, make_sample, keeping)
 
 
 @torch.no_grad()
+def test_buffers_that_go_are_gone_before_the_encoder_needs_memory(model, make_sample, keeping, monkeypatch):
+    generator = FastSequenceGenerator([model], model.decoder.dictionary, beam_size=3, max_len_b=14)
+    encode, kept = generator.encode, []
+    monkeypatch.setattr(generator, "encode", lambda source: (kept.append(len(generator._searches)), encode(source))[1])
+    for lengths in (LENGTHS, [12] * 2, [5] * 4, [5] * 4):
+        generator.generate([model], make_sample(lengths))
+    assert kept == [0, 1, 1, 2]
+
+
+def fill_memory_once(monkeypatch, generator):
+    """Let the next batch find the device's memory full."""
+    encode, errors = generator.encode, [torch.OutOfMemoryError("CUDA out of memory.")]
+
+    def encode_or_fail(source):
+        if errors:
+            raise errors.pop()
+        return encode(source)
+
+    monkeypatch.setattr(generator, "encode", encode_or_fail)
+
+
+@torch.no_grad()
+def test_buffers_of_another_batch_give_way_where_memory_is_full(model, make_sample, keeping, monkeypatch):
+    options = {"beam_size": 3, "max_len_b": 14}
+    stock, fast = (g([model], model.decoder.dictionary, **options) for g in (SequenceGenerator, FastSequenceGenerator))
+    fast.generate([model], make_sample([12] * 2))
+    fill_memory_once(monkeypatch, fast)
+    check_equal(stock.generate([model], make_sample(LENGTHS)), fast.generate([model], make_sample(LENGTHS)))
+    assert len(fast._searches) == 1
+
+
+@torch.no_grad()
+def test_full_memory_without_buffers_to_give_up_is_an_error(model, make_sample, keeping, monkeypatch):
+    generator = FastSequenceGenerator([model], model.decoder.dictionary, beam_size=3, max_len_b=14)
+    fill_memory_once(monkeypatch, generator)
+    with pytest.raises(torch.OutOfMemoryError):
+        generator.generate([model], make_sample(LENGTHS))
+
+
+@torch.no_grad()
 def test_released_buffers_are_freed(model, make_sample, keeping):
     generator = FastSequenceGenerator([model], model.decoder.dictionary, beam_size=3, max_len_b=14)
     generator.generate([model], make_sample(LENGTHS))

@@ -83,6 +83,12 @@ MUTANTS = [
     },
     {
         "file": FAST,
+        "old": "            if not self._searches:\n                raise\n",
+        "new": "            raise\n",
+        "tests": f"{GENERATION_TESTS} -k where_memory_is_full",
+    },
+    {
+        "file": FAST,
         "old": "        self._searches.clear()\n",
         "new": "        pass\n",
         "tests": f"{GENERATION_TESTS} -k released",
