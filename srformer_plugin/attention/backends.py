@@ -11,11 +11,11 @@ import torch
 
 from ..errors import ConfigurationError
 from ..registry import choose
+from ..triton_here import OLDEST_TRITON, unusable
 from .protocol import Backend, OpenedSource
 from .request import Request
 from .torch.backend import TorchBackend
 from .triton.backend import TritonBackend
-from .triton.support import OLDEST_TRITON, unusable
 
 logger = logging.getLogger(__name__)
 

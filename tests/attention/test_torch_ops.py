@@ -16,8 +16,8 @@ from srformer_plugin.attention.method.memory import NoMemory, inverse_key_norm
 from srformer_plugin.attention.method.raf import MIN_THRESHOLD
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.attention.source_context import SourceContext
-from srformer_plugin.attention.triton.support import unusable
 from srformer_plugin.errors import ConfigurationError
+from srformer_plugin.triton_here import unusable
 
 
 @settings(max_examples=60, deadline=None)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from srformer_plugin import triton_here
 from srformer_plugin.attention import backends
 from srformer_plugin.attention.backends import resolve
 from srformer_plugin.attention.torch import attend as torch_ops
@@ -26,9 +27,9 @@ def test_what_the_kernels_cannot_do_is_done_by_pytorch_and_said_once(caplog):
 
 @pytest.mark.parametrize(("version", "message"), [(None, "is not installed"), ("3.3.1", "3.3.1 is older than 3.6")])
 def test_triton_asked_for_and_missing_or_old_is_one_clear_error(monkeypatch, version, message):
-    monkeypatch.setattr(triton_support, "unusable", triton_support.unusable.__wrapped__)
-    monkeypatch.setattr(backends, "unusable", triton_support.unusable)
-    monkeypatch.setattr(triton_support, "triton_version", lambda: version)
+    for room in (triton_support, backends):
+        monkeypatch.setattr(room, "unusable", triton_here.unusable.__wrapped__)
+    monkeypatch.setattr(triton_here, "triton_version", lambda: version)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ConfigurationError, match=f"--attention-backend triton needs Triton 3.6 or later.*{message}"):
         resolve("triton")

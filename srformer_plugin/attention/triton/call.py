@@ -6,11 +6,11 @@ import torch
 import triton
 from torch import Tensor
 
+from ...triton_here import is_interpreted
 from ..method.memory import MIN_KEY_NORM
 from ..method.raf import MIN_THRESHOLD
 from .kernels import backward, forward
 from .launches import Launch, launches, look
-from .support import is_interpreted
 from .tables import StateTables
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .support import triton_series
+from ...triton_here import triton_series
 
 ALIGNMENT = 16  # bytes; Triton compiles another kernel for a pointer that is not a multiple
 MOST_LOOKS = 1024  # that are kept: batches of an epoch differ in shape

@@ -1,65 +1,21 @@
-"""Whether the fused kernels can run: which Triton, which GPU, which calls.
+"""Whether the fused kernels can run: which GPU, which calls; `triton_here` says whether any kernel can."""
 
-Triton is imported only where something can run a kernel.
-"""
-
-import importlib.util
-import os
 from functools import lru_cache
-from importlib import metadata
 
 import torch
 
+from ...triton_here import is_interpreted, unusable
 from ..method.content import ContentSchedule, MeanScore
 from ..method.memory import NoMemory, RAFMemory
 from ..method.raf import raf_scan
 from ..request import Request
 
-OLDEST_TRITON = (3, 6)  # what the kernels were run with, by the GPU and by the interpreter
 HEAD_DIMS = (16, 32, 64, 128)
 MAX_SEGMENT_SIZE = 256
 MAX_CHOSEN_SIZE = 64  # of segments that are chosen by content
 MOST_CHOSEN = 32  # segments per query: as many as a row of registers holds
 MAX_STEP_TILE = 2**16  # bytes of a segment's keys: what fits in shared memory beside its values and a state
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-
-
-def triton_version() -> str | None:
-    """Of the installed Triton, which comes with PyTorch's CUDA wheels; None: there is none."""
-    if importlib.util.find_spec("triton") is None:
-        return None
-    try:
-        return metadata.version("triton")
-    except metadata.PackageNotFoundError:  # built from source, or under another name
-        import triton
-
-        return triton.__version__
-
-
-def triton_series() -> tuple[int, ...] | None:
-    """The first two numbers of `triton_version`; None: there is none."""
-    version = triton_version()
-    return None if version is None else tuple(map(int, version.split(".")[:2]))
-
-
-@lru_cache
-def unusable() -> str | None:
-    """Why no kernel can be built here; None: they can."""
-    version, series = triton_version(), triton_series()
-    if series is None:
-        return "Triton is not installed"
-    if series < OLDEST_TRITON:
-        return f"Triton {version} is older than {'.'.join(map(str, OLDEST_TRITON))}"
-    return None
-
-
-def is_interpreted() -> bool:
-    """Kernels run in Triton's interpreter, on the CPU (TRITON_INTERPRET=1 when Triton was imported)."""
-    if not os.environ.get("TRITON_INTERPRET") or unusable() is not None:
-        return False
-    import triton
-
-    return triton.knobs.runtime.interpret
 
 
 def needed_shared_memory(dtype: torch.dtype, head_dim: int) -> int:

@@ -9,10 +9,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ....triton_here import is_interpreted, unusable
 from ...method.segments import SourceLayout
 from ..call import arithmetic_of
 from ..launches import MOST_LOOKS, Launch, Launches, Look, look
-from ..support import is_interpreted, unusable
 
 if unusable() is None:
     from .kernels import backward, forward, readers

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from ....triton_here import unusable
 from ..attend import on
 from ..launches import Launch
-from ..support import unusable
 from .attend import with_contiguous_rows
 from .call import ceil_div, exactness, kept_places, power_of_2
 
