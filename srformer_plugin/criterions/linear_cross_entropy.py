@@ -1,15 +1,9 @@
-"""The projection to the vocabulary and the label-smoothed cross-entropy in one, a few rows at a time.
+"""The projection to the vocabulary and the label-smoothed cross-entropy in one, a chunk of rows at a time.
 
-Of a row with logits z = W h, p = softmax(z), target t and V classes, fairseq's loss is, with e = `smoothing` and
-e' = e / (V - 1),
-
-    (1 - e - e') (-log p_t) + e' sum_k (-log p_k),    whose gradient in z_k is    p_k - e' - (1 - e - e') [k = t]
-
-(``fairseq/criterions/label_smoothed_cross_entropy.py``: a target keeps 1 - e, every other class has e'). No more logits
-than those of one chunk of rows exist at a time, so the memory does not grow with rows x V. Logits have the dtype of
-`features` and W; everything of a softmax is computed in float32 (float64 of float64) and rounded once, as autograd does
-it in fairseq's. What a chunk adds to W's gradient is summed in float32: a sum in bfloat16 would be rounded with every
-chunk.
+`label_smoothed_rows` has the formula, and a kernel for it. No more logits than those of one chunk exist at a time, so
+the memory does not grow with rows x V. Logits have the dtype of `features` and W; everything of a softmax is computed
+in float32 (float64 of float64) and rounded once, as autograd does it in fairseq's. What a chunk adds to W's gradient is
+summed in float32: a sum in bfloat16 would be rounded with every chunk.
 """
 
 import functools
@@ -19,9 +13,19 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Elements of a chunk of logits, 128 MiB of float32: 667 rows of BART's vocabulary. Larger chunks have fewer sums of
-# W's gradient, which is read and written with each.
+from .label_smoothed_rows import has_kernel, label_smoothed_rows
+
+# Bytes of a chunk, 256 MiB, where a kernel needs the logits alone: 2,670 rows of BART's vocabulary in half precision.
+# With each chunk the sum of W's gradient (154 MB of float32 for BART-base) is read and written once, and the last tiles
+# of the products leave a part of a GPU idle: smaller chunks have more of both, larger ones more memory.
+KERNEL_BYTES = 2**28
+# Elements of a chunk elsewhere, 128 MiB: PyTorch's operations have probabilities in float32 beside the logits.
 MAX_ELEMENTS = 2**25
+
+
+def chunk_elements(device: torch.device, dtype: torch.dtype) -> int:
+    """Logits of a chunk at most, where nobody says how many."""
+    return KERNEL_BYTES // dtype.itemsize if has_kernel(device, dtype) else MAX_ELEMENTS
 
 
 class Losses(NamedTuple):
@@ -40,7 +44,7 @@ def linear_cross_entropy(
     smoothing: float,
     ignore_index: int,
     reduce: bool = True,
-    max_elements: int = MAX_ELEMENTS,
+    max_elements: int | None = None,
 ) -> Losses:
     """fairseq's label-smoothed cross-entropy of the logits ``features @ weight.T``, without all of these at once.
 
@@ -54,10 +58,10 @@ def linear_cross_entropy(
         features: (N, D), floating point.
         weight: (V, D), of the same dtype and device, V > 1.
         target: (N,), int64: classes, or `ignore_index`.
-        smoothing: e above, from 0 to 1.
+        smoothing: e of `label_smoothed_rows`, from 0 to 1.
         ignore_index: rows with this target have no loss and no gradient.
         reduce: sum over the rows.
-        max_elements: of a chunk of logits; one row at least.
+        max_elements: of a chunk of logits; one row at least. None: `chunk_elements`.
 
     Returns:
         `Losses`: float32, or float64 of float64.
@@ -66,6 +70,8 @@ def linear_cross_entropy(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         features, weight = features.to(dtype), weight.to(dtype)
+    if max_elements is None:
+        max_elements = chunk_elements(features.device, features.dtype)
     early = torch.is_grad_enabled() and reduce and features.dtype is not torch.float16
     with torch.autocast(device, enabled=False):
         return Losses(*_LinearCrossEntropy.apply(
@@ -78,32 +84,31 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, features, weight, target, smoothing, ignore_index, reduce, max_elements, early):
-        ignored = target.eq(ignore_index).unsqueeze(1)
-        target = target.unsqueeze(1).masked_fill(ignored, 0)
-        ctx.smoothing, ctx.max_elements, ctx.early, ctx.dtype = smoothing, max_elements, early, features.dtype
+        ctx.early, ctx.dtype = early, features.dtype
+        ctx.settings, ctx.max_elements = {"smoothing": smoothing, "ignore_index": ignore_index}, max_elements
+        target = target.contiguous()
         wanted = ctx.needs_input_grad[:2] if early else (False, False)
         gradients = _Gradients(features, weight, wanted)
-        ones = ignored.logical_not().to(gradients.wide)
-
-        loss, nll_loss = torch.empty_like(ones), torch.empty_like(ones)
-        correct = torch.empty_like(ignored)
+        loss = torch.empty(len(features), dtype=gradients.wide, device=features.device)
+        nll_loss, correct = torch.empty_like(loss), torch.empty_like(loss, dtype=torch.bool)
+        factor = torch.ones_like(loss) if any(wanted) else None
         for rows in _chunks(len(features), len(weight), max_elements):
             logits = features[rows] @ weight.t()
-            probabilities = torch.softmax(logits, dim=1, dtype=gradients.wide)
-            loss[rows], nll_loss[rows], correct[rows] = _losses(logits, probabilities, target[rows], smoothing)
-            if any(wanted):
-                gradients.add(rows, logits, probabilities, target[rows], smoothing, ones[rows])
-            del logits, probabilities  # before the next ones are made
-        loss.masked_fill_(ignored, 0)
-        nll_loss.masked_fill_(ignored, 0)
-        correct = (correct & ~ignored).squeeze(1)
+            loss[rows], nll_loss[rows], correct[rows] = label_smoothed_rows(
+                logits, target[rows], factor=None if factor is None else factor[rows], **ctx.settings
+            )
+            if factor is not None:
+                gradients.add(rows, logits)
+            del logits  # before the next ones are made
 
         if early:
             ctx.save_for_backward(gradients.features, gradients.weight)
         else:
-            ctx.save_for_backward(features, weight, target, ones)
+            ctx.save_for_backward(features, weight, target)
         if reduce:
             loss, nll_loss = loss.sum(), nll_loss.sum()
+        else:
+            loss, nll_loss = loss.unsqueeze(1), nll_loss.unsqueeze(1)
         ctx.mark_non_differentiable(nll_loss, correct)
         return loss, nll_loss, correct
 
@@ -116,14 +121,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             # In place: they are needed once. A second time PyTorch sees that they were changed, and says so.
             found = (x if x is None else x.mul_(factor).to(ctx.dtype) for x in ctx.saved_tensors)
             return *found, *nothing
-        features, weight, target, ones = ctx.saved_tensors
+        features, weight, target = ctx.saved_tensors
         gradients = _Gradients(features, weight, ctx.needs_input_grad[:2])
-        factor = ones * factor
+        factor = factor.reshape(-1).expand(len(features)).contiguous()
         for rows in _chunks(len(features), len(weight), ctx.max_elements):
             logits = features[rows] @ weight.t()
-            probabilities = torch.softmax(logits, dim=1, dtype=gradients.wide)
-            gradients.add(rows, logits, probabilities, target[rows], ctx.smoothing, factor[rows])
-            del logits, probabilities
+            label_smoothed_rows(logits, target[rows], factor=factor[rows], **ctx.settings)
+            gradients.add(rows, logits)
+            del logits
         return *(x if x is None else x.to(ctx.dtype) for x in (gradients.features, gradients.weight)), *nothing
 
 
@@ -132,22 +137,6 @@ def _chunks(rows, classes, max_elements):
     count = -(-rows // max(1, max_elements // classes))
     for number in range(count):
         yield slice(rows * number // count, rows * (number + 1) // count)
-
-
-def _losses(logits, probabilities, target, smoothing):
-    """Loss, loss without smoothing, and whether the target is the best class, (rows, 1) each.
-
-    The log of the sum of exponentials is taken from the best class: its probability is at least 1 / V.
-    """
-    classes, wide = logits.size(1), probabilities.dtype
-    best = logits.argmax(dim=1, keepdim=True)
-    highest, shift = logits.gather(1, best).to(wide), probabilities.gather(1, best).log()
-    nll_loss = highest - logits.gather(1, target).to(wide) - shift
-    if smoothing == 0:
-        return nll_loss, nll_loss, best.eq(target)
-    smooth_loss = (classes * highest - logits.sum(dim=1, keepdim=True, dtype=wide)) - classes * shift
-    other = smoothing / (classes - 1)
-    return (1 - smoothing - other) * nll_loss + other * smooth_loss, nll_loss, best.eq(target)
 
 
 class _Gradients:
@@ -159,12 +148,8 @@ class _Gradients:
         self.features = torch.empty_like(features, memory_format=torch.contiguous_format) if wanted[0] else None
         self.weight = torch.zeros_like(weight, dtype=self.wide) if wanted[1] else None
 
-    def add(self, rows, logits, probabilities, target, smoothing, factor):
-        """Those of the loss times `factor` (rows, 1); `logits` are overwritten."""
-        other = smoothing / (logits.size(1) - 1)
-        at_target = (probabilities.gather(1, target) - (1 - smoothing)) * factor
-        grad_logits = torch.addcmul(-other * factor, probabilities, factor, out=logits)
-        grad_logits.scatter_(1, target, at_target.to(logits.dtype))
+    def add(self, rows, grad_logits):
+        """Those that come from the gradients of the logits of `rows`."""
         if self.features is not None:
             torch.mm(grad_logits, self._weight, out=self.features[rows])
         if self.weight is not None:

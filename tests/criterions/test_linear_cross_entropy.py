@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from largest_tensor import largest_tensor
 
 from srformer_plugin.criterions import linear_cross_entropy as module
-from srformer_plugin.criterions.linear_cross_entropy import MAX_ELEMENTS, _chunks, linear_cross_entropy
+from srformer_plugin.criterions.linear_cross_entropy import _chunks, chunk_elements, linear_cross_entropy
 
 PAD = 1
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -67,6 +67,8 @@ def check(features, weight, target, smoothing, reduce, max_elements, factor=1.0)
             assert apart(a, b) < tolerance
         else:
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+    if not reduce:  # another one for every row
+        factor = factor * torch.linspace(1, 2, len(target), dtype=expected[0].dtype, device=target.device)[:, None]
     pair = (
         gradients(lambda h, w: ours(h, w, target, smoothing, reduce, **options), features, weight, factor),
         gradients(lambda h, w: fairseqs(h, w, target, smoothing, reduce), features, weight, factor),
@@ -279,9 +281,15 @@ def test_no_tensor_of_all_rows_and_all_classes_is_made(dtype, reduce):
     assert found == {"ours": max_elements, "fairseq's": rows * classes}
 
 
-def test_a_chunk_of_barts_vocabulary_has_at_most_128_mib_of_float32():
-    (first, *_) = _chunks(8192, 50264, MAX_ELEMENTS)
-    assert 100 * 2**20 < 4 * 50264 * first.stop <= 128 * 2**20
+@pytest.mark.parametrize(("kernel", "dtype", "bytes_each", "limit"), [
+    (False, torch.bfloat16, 4, 128),  # probabilities
+    (True, torch.bfloat16, 2, 256),
+    (True, torch.float32, 4, 256),
+])  # fmt: skip
+def test_a_chunk_of_barts_vocabulary_keeps_to_its_bytes(monkeypatch, kernel, dtype, bytes_each, limit):
+    monkeypatch.setattr(module, "has_kernel", lambda device, dtype: kernel)
+    (first, *_) = _chunks(80000, 50264, chunk_elements(torch.device("cuda"), dtype))
+    assert 0.9 * limit * 2**20 < bytes_each * 50264 * first.stop <= limit * 2**20
 
 
 @pytest.mark.gpu
@@ -302,5 +310,5 @@ def test_on_a_gpu_a_batch_needs_a_fraction_of_the_memory_and_nobody_waits(dtype)
             torch.cuda.set_sync_debug_mode("default")
         peaks[name] = torch.cuda.max_memory_allocated() - before
     copies = 3 * classes * width * 4  # of the weight: a leaf, the gradient's sum, and that in the weight's dtype
-    assert peaks["ours"] < 3 * MAX_ELEMENTS * 4 + copies
+    assert peaks["ours"] < 1.5 * module.KERNEL_BYTES + copies
     assert peaks["ours"] < peaks["fairseq's"] / 3
