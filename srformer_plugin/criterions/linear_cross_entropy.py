@@ -48,11 +48,11 @@ def linear_cross_entropy(
 ) -> Losses:
     """fairseq's label-smoothed cross-entropy of the logits ``features @ weight.T``, without all of these at once.
 
-    Gradients are those of autograd through fairseq's loss, once (`retain_graph` will not do). They are computed with
-    the loss, where logits are at hand anyway, and multiplied in the backward pass by what arrives there. In float16
-    they are computed in the backward pass, from logits that are computed once more: without the loss scale, which only
-    arrives there, they would underflow. So are those of a loss that is not reduced. Under autocast features and weight
-    are rounded to its dtype, as `torch.nn.functional.linear` does it.
+    Gradients are those of autograd through fairseq's loss, and have none of their own. They are computed with the loss,
+    where logits are at hand anyway, and multiplied in the backward pass by what arrives there. In float16 they are
+    computed in the backward pass, from logits that are computed once more: without the loss scale, which only arrives
+    there, they would underflow. So are those of a loss that is not reduced. Under autocast features and weight are
+    rounded to its dtype, as `torch.nn.functional.linear` does it.
 
     Args:
         features: (N, D), floating point.
@@ -118,9 +118,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         """`factor`: the gradient of the loss, () or (N, 1)."""
         nothing = (None,) * 6
         if ctx.early:
-            # In place: they are needed once. A second time PyTorch sees that they were changed, and says so.
-            found = (x if x is None else x.mul_(factor).to(ctx.dtype) for x in ctx.saved_tensors)
-            return *found, *nothing
+            return *(x if x is None else _times(x, factor, ctx.dtype) for x in ctx.saved_tensors), *nothing
         features, weight, target = ctx.saved_tensors
         gradients = _Gradients(features, weight, ctx.needs_input_grad[:2])
         factor = factor.reshape(-1).expand(len(features)).contiguous()
@@ -130,6 +128,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             gradients.add(rows, logits)
             del logits
         return *(x if x is None else x.to(ctx.dtype) for x in (gradients.features, gradients.weight)), *nothing
+
+
+def _times(gradient, factor, dtype):
+    """Their product, rounded to `dtype` as it is written: W's gradient is large, and is read once."""
+    return torch.mul(gradient, factor, out=torch.empty_like(gradient, dtype=dtype))
 
 
 def _chunks(rows, classes, max_elements):
