@@ -1,0 +1,47 @@
+"""Optimizers take the learning rate that they are given."""
+
+import pytest
+import torch
+from fairseq.optim.adafactor import Adafactor
+from stock_bart import stock
+from torch import nn
+
+import srformer_plugin  # noqa: F401 (applies the mends)
+
+SIZES = (1.0, 0.05, 0.2, 0.05)  # root mean squares of the parameters
+RATE = 0.01
+
+
+def relative_steps(scale_parameter, updates=1):
+    """By how much of its own size each parameter of the given `SIZES` is moved, and the rate of the group after it."""
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(size * torch.randn(30, 40)) for size in SIZES]
+    optimizer = Adafactor(parameters, lr=RATE, scale_parameter=scale_parameter, relative_step=False)
+    for _ in range(updates):
+        before = [p.detach().clone() for p in parameters]
+        for p in parameters:
+            p.grad = torch.randn_like(p)
+        optimizer.step()
+    return [((p - b).norm() / b.norm()).item() for p, b in zip(parameters, before)], optimizer.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+def test_adafactor_moves_every_parameter_by_the_same_share_of_its_size(updates):
+    steps, rate = relative_steps(True, updates)
+    assert steps == pytest.approx([RATE] * len(SIZES), rel=0.05)
+    assert rate == RATE
+
+
+def test_without_scale_parameter_adafactor_steps_are_stocks(monkeypatch):
+    steps, _ = relative_steps(False)
+    for name in ("step", "_get_lr"):
+        monkeypatch.setattr(Adafactor, name, stock(getattr(Adafactor, name)))
+    assert steps == relative_steps(False)[0]
+
+
+def test_stock_multiplies_the_sizes_of_all_parameters_before(monkeypatch):
+    for name in ("step", "_get_lr"):
+        monkeypatch.setattr(Adafactor, name, stock(getattr(Adafactor, name)))
+    steps, rate = relative_steps(True)
+    assert steps == pytest.approx([RATE, RATE, RATE * 0.05, RATE * 0.05 * 0.2], rel=0.1)
+    assert rate < RATE / 1000
