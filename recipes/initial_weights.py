@@ -7,7 +7,8 @@ dimensions the branches beside the residual path then start so weak, and the emb
 hundreds of updates pass before the decoder looks at its source at all. Here a matrix gets 1 / sqrt(inputs) and an
 embedding 1 / sqrt(dimensions). Learned positions start as sines and cosines of that size: to find the token before
 another one, which copying needs, a head would otherwise have to learn every position's neighbour by heart, in far fewer
-dimensions than there are positions. ``fairseq-train --finetune-from-model OUT.pt`` starts from the result.
+dimensions than there are positions. T5 has scales of its own that suit any width, and positions that are relative: its
+weights are drawn as T5 draws them. ``fairseq-train --finetune-from-model OUT.pt`` starts from the result.
 """
 
 import logging
@@ -23,6 +24,14 @@ from torch import nn
 from data_prep.errors import UserError, command
 
 logger = logging.getLogger(__name__)
+
+
+def draw(model):
+    """Draw the weights of ``model`` anew, in place: as it draws them itself if it can, else scaled to its width."""
+    if hasattr(model, "draw_initial_weights"):
+        model.draw_initial_weights()
+    else:
+        scale_to_width(model)
 
 
 def scale_to_width(model):
@@ -57,7 +66,7 @@ def main(argv=None):
     model = tasks.setup_task(cfg.task).build_model(cfg.model)
     # seeded here, so that models that differ in parameters of other kinds start from the same weights
     utils.set_torch_seed(cfg.common.seed)
-    scale_to_width(model)
+    draw(model)
     history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
     state = {
         "args": None,

@@ -13,6 +13,7 @@ from fairseq.models import register_model, register_model_architecture
 from fairseq.models.bart import BARTModel
 from fairseq.models.transformer import TransformerConfig, TransformerModel
 from fairseq.models.transformer.transformer_legacy import base_architecture
+from torch import nn
 
 from ..errors import ConfigurationError
 from ..registry import choose
@@ -72,6 +73,15 @@ class SRformerT5Model(SegmentedModel, TransformerModel):
         super().__init__(args, encoder, decoder)
         for module in self.modules():
             initialise(module)
+
+    def draw_initial_weights(self):
+        """Draw anew, module by module, all that T5 draws; norms and memories stay."""
+        for module in self.modules():
+            if isinstance(module, T5Embedding):
+                module.reset_parameters()
+            initialise(module)
+        if not self.decoder.share_input_output_embed:
+            nn.init.normal_(self.decoder.output_projection.weight, std=self.decoder.output_embed_dim**-0.5)
 
     set_beam_size = BARTModel.set_beam_size  # keys and values once per sentence; uses nothing of BART's
 

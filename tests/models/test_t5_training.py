@@ -25,6 +25,35 @@ def test_the_padding_row_learns_as_the_start_of_targets_does(build_t5, make_samp
     assert model.decoder.embed_tokens.weight.grad[PAD].any()
 
 
+@pytest.mark.parametrize("untied", [False, True], ids=["tied", "untied"])
+def test_weights_are_drawn_anew_by_the_seed_in_t5s_scales(build_t5, untied):
+    def drawn(number, **options):
+        model = build_t5(untied_output=untied, encoder_embed_dim=64, decoder_embed_dim=64, d_kv=16, **options)
+        torch.manual_seed(number)
+        model.draw_initial_weights()
+        return model.state_dict()
+
+    weights = drawn(3, cross_attention="full", seed=1)
+    again, other = drawn(3, cross_attention="full", seed=2), drawn(4, cross_attention="full")
+    scales = {
+        "encoder.embed_tokens": 1,
+        "encoder.layers.0.self_attn.q_proj": (64 * 16) ** -0.5,
+        "decoder.layers.0.encoder_attn.k_proj": 64**-0.5,
+        "decoder.layers.0.encoder_attn.out_proj": 32**-0.5,
+        "encoder.layers.0.fc1": 64**-0.5,
+        "decoder.relative_attention_bias": 64**-0.5,
+        "decoder.output_projection": 64**-0.5 if untied else 1,
+    }
+    for name, scale in scales.items():
+        name = f"{name}.weight"
+        assert weights[name].std().item() == pytest.approx(scale, rel=0.3), name
+        assert torch.equal(weights[name], again[name]), name
+        assert not torch.equal(weights[name], other[name]), name
+    assert weights["decoder.embed_tokens.weight"][PAD].any()
+    segmented = drawn(3, memory_gate=True)  # the same weights beside its memory
+    assert [name for name in weights if not torch.equal(weights[name], segmented[name])] == []
+
+
 def test_activation_checkpointing_changes_no_gradient(build_t5, make_sample):
     gradients = []
     for checkpointed in (False, True):

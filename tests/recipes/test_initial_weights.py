@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import USER_DIR
 from fairseq.modules import LearnedPositionalEmbedding
 from torch import nn
 
@@ -50,6 +51,14 @@ def test_how_alike_two_positions_are_depends_on_their_distance_alone(model):
     assert alike[0, 1] > alike[0, 2] > alike[0, 4]
     torch.testing.assert_close(alike.diagonal(), torch.ones(len(positions)))  # of the embeddings' size
     assert not model.positions.weight[1].any()
+
+
+def test_t5_keeps_its_own_scales(tiny_corpus, tmp_path):
+    flags = ["--user-dir", str(USER_DIR), "--arch", "srformer_t5_tiny", "--cross-attention", "full"]
+    assert main([str(tmp_path / "model.pt"), str(tiny_corpus.binarised), *flags]) == 0
+    weights = torch.load(tmp_path / "model.pt", weights_only=False)["model"]
+    assert weights["encoder.embed_tokens.weight"].std().item() == pytest.approx(1, rel=0.1)
+    assert weights["decoder.embed_tokens.weight"][1].any()  # of <pad>, with which T5's targets start
 
 
 def test_help_and_missing_arguments_end_in_no_traceback(capsys):
