@@ -89,8 +89,10 @@ def sizes(plan, place):
 def head_size(plan):
     """Numbers of a decoder's head, from the flags or else the architecture."""
     words = dict(zip(plan.train, plan.train[1:]))
-    known = {"srformer_bart_tiny": (32, 2), "srformer_bart_large": (1024, 16), "srformer_t5_tiny": (32, 2)}
-    width, heads = known.get(words.get("--arch"), (768, 12))
+    arch = words.get("--arch", "")
+    if arch.startswith("srformer_t5"):  # a flag of its own, whatever the width
+        return int(words.get("--d-kv", 8 if arch == "srformer_t5_tiny" else 64))
+    width, heads = {"srformer_bart_tiny": (32, 2), "srformer_bart_large": (1024, 16)}.get(arch, (768, 12))
     return int(words.get("--decoder-embed-dim", width)) // int(words.get("--decoder-attention-heads", heads))
 
 

@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 
 from recipes.evidence.plan import START, PlanError, read_plan
-from recipes.evidence.work import SYMBOLS
+from recipes.evidence.report import head_size
+from recipes.evidence.work import SYMBOLS, Place, cell_stages
+from recipes.later_arguments import refused
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.models.encoders.settings import EncoderSettings
 
 KINDS = (SegmentSettings, EncoderSettings)
-PLANS = sorted((Path(__file__).resolve().parents[3] / "recipes/plans").glob("*.toml"))
+ROOT = Path(__file__).resolve().parents[3]
+PLANS = sorted((ROOT / "recipes/plans").glob("*.toml"))
 PLAN = """
 title = "A plan"
 [data]
@@ -122,6 +125,46 @@ def test_the_settings_of_every_plan_are_such_as_the_models_take(path):
         for settings in KINDS:
             settings.from_namespace(parser.parse_args(system.flags)).check()
     assert set(found.against) <= {system.name for system in found.systems}
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
+def test_the_training_of_every_plan_is_such_as_fairseq_train_takes(path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # where commands run, and find the plugin
+    plan = read_plan(path)
+    training = cell_stages(plan, Place(Path("out"), Path("raw")), plan.cells[1])[0]
+    assert training.commands[0].words[0] == "fairseq-train"
+    assert refused(training) is None
+
+
+@pytest.mark.parametrize(
+    "flags, head",
+    [
+        ("--arch srformer_bart", 64),
+        ("--arch srformer_bart --decoder-embed-dim 512 --decoder-attention-heads 4", 128),
+        ("--arch srformer_bart_tiny", 16),
+        ("--arch srformer_t5", 64),
+        ("--arch srformer_t5_base --decoder-embed-dim 512 --decoder-attention-heads 2", 64),
+        ("--arch srformer_t5 --d-kv 32", 32),
+        ("--arch srformer_t5_tiny", 8),
+    ],
+)
+def test_costs_are_counted_with_the_heads_of_the_model(plan, flags, head):
+    assert head_size(plan("--arch srformer_bart_tiny", flags)) == head
+
+
+def test_t5_is_compared_on_the_data_and_in_the_steps_of_bart():
+    t5, bart = (read_plan(ROOT / f"recipes/plans/{name}.toml") for name in ("t5", "content"))
+    assert (t5.data, t5.decode) == (bart.data, bart.decode)
+    assert {name: value for name, value in t5.start.items() if name != "flags"} == {
+        name: value for name, value in bart.start.items() if name != "flags"
+    }
+    flags = {
+        system.name: system.flags
+        for name in ("content", "paper")
+        for system in read_plan(ROOT / f"recipes/plans/{name}.toml").systems
+    }
+    assert all(system.flags == flags[system.name] for system in t5.systems)
+    assert all(system.updates == bart.systems[0].updates for system in t5.systems)
 
 
 def test_the_symbols_of_copying_examples_are_those_of_the_tool():
