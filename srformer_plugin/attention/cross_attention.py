@@ -121,7 +121,7 @@ class SegmentedCrossAttention(SharedByBeams):
             key = key.repeat_interleave(rows // key.size(1), dim=1)
         layout = context.layout(rows, key.size(0), self.segment_size, key.device)
         keys, values = self.k_proj(key), self.v_proj(key)
-        queries = self.split_query(self.q_proj(query) * self.scaling, 1)
+        queries = self.project_query(query, 1)
         plan = context.plan(
             self.schedule,
             layout,
@@ -152,7 +152,7 @@ class SegmentedCrossAttention(SharedByBeams):
                 "position": 0,
             }
         keys, values, layout, hypotheses = (saved[k] for k in ("prev_key", "prev_value", "layout", "beam_size"))
-        queries = self.split_query(self.q_proj(query) * self.scaling, hypotheses)
+        queries = self.project_query(query, hypotheses)
         first = saved["position"] if context.first_position is None else context.first_position
         plan = context.plan(
             self.schedule,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigurationError
 from .dropout import current_rate
-from .fused import fused_attention, padding_bias
+from .fused import fused_attention
 from .source_context import SourceContext, as_context
 
 
@@ -52,8 +52,15 @@ class SharedByBeams(nn.Module):
     def _load(self, incremental_state) -> dict:
         return self.get_incremental_state(incremental_state, "attn_state") or {}
 
+    def project_query(self, query: Tensor, hypotheses: int) -> Tensor:
+        """Scaled queries: (T, B * x, C) -> (B, H, x * T, D)."""
+        projected = self.q_proj(query)
+        return self.split_query(projected if self.scaling == 1 else projected * self.scaling, hypotheses)
+
     def split_query(self, projected: Tensor, hypotheses: int) -> Tensor:
         """Heads of projected queries, hypotheses folded into positions: (T, B * x, H * D) -> (B, H, x * T, D)."""
+        if hypotheses == 1:  # fewer views: in training the host's time counts
+            return split_heads(projected, self.num_heads)
         length, rows, _ = projected.shape
         heads = projected.view(length, rows // hypotheses, hypotheses, self.num_heads, self.head_dim)
         return heads.permute(1, 3, 2, 0, 4).flatten(2, 3)
@@ -91,7 +98,7 @@ class SharedByBeams(nn.Module):
             (1, B * x, C).
         """
         hypotheses = query.size(1) // next(iter(source.values())).size(0)
-        queries = self.split_query(self.q_proj(query) * self.scaling, hypotheses)
+        queries = self.project_query(query, hypotheses)
         return self.out_proj(self.join_heads(self._attend_step(queries, source, position), hypotheses))
 
     def _attend_step(self, queries: Tensor, source: "dict[str, Tensor]", position: Tensor) -> Tensor:
@@ -101,6 +108,8 @@ class SharedByBeams(nn.Module):
     @staticmethod
     def join_heads(output: Tensor, hypotheses: int) -> Tensor:
         """The inverse of `split_query`: (B, H, x * T, D) -> (T, B * x, H * D)."""
+        if hypotheses == 1:
+            return merge_heads(output)
         return output.unflatten(2, (hypotheses, -1)).permute(3, 0, 2, 1, 4).flatten(3).flatten(1, 2)
 
     @staticmethod
@@ -133,11 +142,11 @@ class FullCrossAttention(SharedByBeams, MultiheadAttention):
 
     def forward(self, query, key, value, key_padding_mask=None, incremental_state=None, need_weights=True, **kwargs):
         """As in `MultiheadAttention.forward`; `key_padding_mask` may be a `SourceContext`."""
-        mask = as_context(key_padding_mask).padding_mask
+        context = as_context(key_padding_mask)
         if self.training and incremental_state is None and not need_weights and self._is_plain(kwargs):
-            return self._attend_fused(query, key, mask), None
+            return self._attend_fused(query, key, context), None
         before = self._load(incremental_state) if incremental_state is not None else {}
-        output = super().forward(query, key, value, mask, incremental_state, need_weights, **kwargs)
+        output = super().forward(query, key, value, context.padding_mask, incremental_state, need_weights, **kwargs)
         if incremental_state is not None:
             saved = self._load(incremental_state)
             saved["beam_size"] = before.get("beam_size", query.size(1) // saved["prev_key"].size(0))
@@ -149,12 +158,12 @@ class FullCrossAttention(SharedByBeams, MultiheadAttention):
         added = self.bias_k is not None or self.add_zero_attn
         return not (asked or added or self.onnx_trace) and options.get("attn_mask") is None
 
-    def _attend_fused(self, query: Tensor, key: Tensor, padding_mask: Tensor | None) -> Tensor:
+    def _attend_fused(self, query: Tensor, key: Tensor, context: SourceContext) -> Tensor:
         """Without fairseq's scores and weights, (B * H, T, N) several times over. The same but for rounding."""
         hypotheses = query.size(1) // key.size(1)
         queries = self.split_query(self.q_proj(query), hypotheses)
         keys, values = (split_heads(project(key), self.num_heads) for project in (self.k_proj, self.v_proj))
-        bias = padding_bias(padding_mask, queries)
+        bias = context.padding_bias(queries)
         output = fused_attention(queries, keys, values, bias, current_rate(self.dropout_module), self.scaling)
         return self.out_proj(self.join_heads(output, hypotheses))
 

@@ -1,7 +1,9 @@
 """What a decoder's forward pass tells the cross-attention of its layers about the source."""
 
+import torch
 from torch import Tensor
 
+from .fused import padding_bias
 from .method.plan import SegmentPlan
 from .method.segments import SourceLayout
 
@@ -10,7 +12,7 @@ class SourceContext:
     """What one forward pass of the decoder knows and every layer's cross-attention needs.
 
     A decoder hands it to its layers in the place of the padding mask, which fairseq's layers pass on untouched.
-    It lives for one forward pass, so that layout and plan are computed once and not per layer.
+    It lives for one forward pass, so that layout, plan and bias are computed once and not per layer.
 
     Args:
         padding_mask: (B, N) bool, True at padding; None: no padding.
@@ -29,6 +31,7 @@ class SourceContext:
         self.first_position = first_position
         self._layouts: dict[tuple, SourceLayout] = {}
         self._plans: dict[tuple, SegmentPlan] = {}
+        self._biases: dict[torch.dtype, Tensor | None] = {}
 
     def layout(self, batch_size: int, source_length: int, segment_size: int, device) -> SourceLayout:
         """The source's segments, computed once."""
@@ -46,6 +49,12 @@ class SourceContext:
         if key not in self._plans:
             self._plans[key] = schedule.plan(layout, **positions)
         return self._plans[key]
+
+    def padding_bias(self, like: Tensor) -> Tensor | None:
+        """`fused.padding_bias` of the source, computed once for a dtype."""
+        if like.dtype not in self._biases:
+            self._biases[like.dtype] = padding_bias(self.padding_mask, like)
+        return self._biases[like.dtype]
 
 
 def as_context(key_padding_mask) -> SourceContext:

@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from largest_tensor import largest_tensor
 
+from srformer_plugin.attention import source_context
 from srformer_plugin.attention.causal import CausalSelfAttention, attend_without_masks
 from srformer_plugin.attention.fused import aligned, fused_attention, without_cudnn
 from srformer_plugin.attention.shared_by_beams import FullCrossAttention
+from srformer_plugin.attention.source_context import SourceContext
 
 WIDTH, HEADS, SOURCE_WIDTH = 12, 3, 20
 OPTIONS = {"kdim": SOURCE_WIDTH, "vdim": SOURCE_WIDTH, "encoder_decoder_attention": True}
@@ -51,6 +53,18 @@ def test_outputs_and_gradients_are_fairseqs(with_mask):
         results.append([output, *torch.autograd.grad((output * weights).sum(), [query, states, *module.parameters()])])
     for expected, found in zip(*results):
         torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)  # fairseq's softmax is float32's
+
+
+def test_what_hides_the_padding_is_made_once_for_all_layers_of_a_pass(monkeypatch):
+    made, make = [], source_context.padding_bias
+    monkeypatch.setattr(source_context, "padding_bias", lambda *arguments: made.append(make(*arguments)) or made[-1])
+    query, states, mask = batch()
+    context, modules = SourceContext(mask), [pair()[1] for _ in range(2)]
+    for module in modules:
+        assert torch.equal(attend(module, query, states, context), attend(module, query, states, mask))
+    assert len(made) == 1 + len(modules)
+    attend(pair(torch.float32)[1], query.float(), states.float(), context)
+    assert made[-1].dtype == torch.float32
 
 
 def test_in_training_no_tensor_has_all_targets_by_all_sources():
