@@ -4,10 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from srformer_plugin.attention.method.reference import segment_of_position
 from srformer_plugin.attention.method.schedule import SCHEDULES, build_schedule
 from srformer_plugin.attention.method.segments import SourceLayout
+from srformer_plugin.attention.triton.tables import state_tables
 from srformer_plugin.errors import ConfigurationError
 
 
@@ -63,6 +65,32 @@ def test_a_target_without_a_token_has_a_schedule_too_and_harms_no_other():
     layout = layout_of([12, 6], segment_size=2)
     plans = [build_schedule("target", 4).plan(layout, 0, 6, target_lengths=torch.tensor([6, n])) for n in (0, 1)]
     assert torch.equal(plans[0].segments, plans[1].segments) and torch.equal(plans[0].states, plans[1].states)
+
+
+class operations(TorchDispatchMode):
+    """`names` of those that are computed inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("policy", ["fixed", "target"])
+@pytest.mark.parametrize("expected", [3, 20])
+def test_the_host_neither_reads_from_the_device_nor_copies_a_number_to_it(policy, expected):
+    """Both wait on a GPU for all that is still to be computed there, an encoder's work."""
+    mask = torch.arange(30) >= torch.tensor([30, 17])[:, None]
+    targets = torch.tensor([9, 2])
+    with operations() as computed:
+        layout = SourceLayout(mask, 2, 30, 4, mask.device)
+        plan = build_schedule(policy, expected).plan(layout, 0, 9, target_lengths=targets)
+        state_tables(plan, layout)
+    assert "searchsorted" in computed.names
+    assert not {"lift_fresh", "_local_scalar_dense", "nonzero"} & set(computed.names)
 
 
 def test_fixed_schedule_never_looks_at_the_target():

@@ -105,8 +105,7 @@ class ClockSchedule:
         With m <= L every segment is visited. With m > L positions 0 .. L-1 visit L different segments and
         position L the last one.
         """
-        by_position = positions.expand_as(segments)
-        by_position = torch.minimum(by_position, torch.as_tensor(lengths, device=segments.device))
+        by_position = positions.expand_as(segments).clamp(max=lengths)
         return torch.where(counts <= lengths, segments, by_position)
 
 

@@ -66,7 +66,7 @@ def state_tables(plan: SegmentPlan, layout: SourceLayout) -> StateTables:
     state_of_segment = states.new_full((batch_size, plan.max_segments + 1), -1)
     segment = number if plan.segment_of_state is None else plan.segment_of_state
     # states that no query reads go to a column that is cut off
-    segment = torch.where(number < reached, segment, plan.max_segments)
+    segment = segment.masked_fill(number >= reached, plan.max_segments)
     state_of_segment = state_of_segment.scatter_(1, segment, number)[:, :-1]
 
     block = _block(num_queries, num_states)
