@@ -121,9 +121,11 @@ def run_side_by_side(*commands, timeout=240):
 @pytest.fixture
 def train_in_process(monkeypatch, caplog):
     """fairseq-train in this process, which spares 5 seconds of imports: its arguments in, what it logged out."""
+    from fairseq import checkpoint_utils
     from fairseq_cli import train
 
     def run(*arguments):
+        vars(checkpoint_utils.save_checkpoint).pop("best", None)  # the best score of the process, from another training
         monkeypatch.setenv("SRFORMER_TRACEBACK", "1")  # errors as exceptions
         monkeypatch.setattr(sys, "argv", ["fairseq-train", *map(str, arguments)])
         caplog.clear()

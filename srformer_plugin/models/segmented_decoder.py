@@ -1,10 +1,15 @@
 """fairseq's transformer decoder with a segmented cross-attention."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
 import torch
 from fairseq.distributed import fsdp_wrap
 from fairseq.models.transformer import TransformerDecoderBase
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
+from torch import Tensor
 
 from ..attention.causal import attend_without_masks
 from ..attention.cross_attention import SegmentedCrossAttention
@@ -44,6 +49,19 @@ class SegmentedDecoderLayer(TransformerDecoderLayerBase):
         """The decoder, not each layer, decides who returns weights."""
 
 
+class TargetPadding(NamedTuple):
+    """What the host knows of how a batch of targets is padded."""
+
+    exists: bool
+    is_left: bool  # in a row padding stands before a token
+
+    @classmethod
+    def read(cls, padding: Tensor) -> "TargetPadding":
+        """Of a mask (B, T) bool, True at padding. The host waits for the device."""
+        is_left = (padding[:, :-1] & ~padding[:, 1:]).any()
+        return cls(*torch.stack((padding.any(), is_left)).tolist())
+
+
 class SegmentedDecoder(TransformerDecoderBase):
     """`TransformerDecoderBase` that tells its cross-attention where in the target a query is.
 
@@ -67,6 +85,28 @@ class SegmentedDecoder(TransformerDecoderBase):
         """Called by fairseq-generate; `need_attn` is set by --print-alignment."""
         self.need_attn = need_attn
 
+    _known = (None, None)  # targets, and their `TargetPadding`
+
+    @contextmanager
+    def padding_known(self, prev_output_tokens: Tensor) -> Iterator[None]:
+        """Read how these targets are padded now, and not when the decoder asks within.
+
+        To be entered before the encoder is called: whoever reads from a GPU waits for all that was launched, and the
+        decoder would begin with the device idle.
+        """
+        self._known = prev_output_tokens, TargetPadding.read(prev_output_tokens.eq(self.padding_idx))
+        try:
+            yield
+        finally:
+            self._known = None, None
+
+    def target_padding(self, prev_output_tokens: Tensor) -> TargetPadding:
+        """How targets (B, T) are padded."""
+        known, found = self._known
+        if known is prev_output_tokens:
+            return found
+        return TargetPadding.read(prev_output_tokens.eq(self.padding_idx))
+
     def extract_features(
         self,
         prev_output_tokens,
@@ -82,9 +122,13 @@ class SegmentedDecoder(TransformerDecoderBase):
         --print-alignment. And targets that are padded on the left are computed as if it were on the right, since the
         schedule counts from a target's first token.
         """
-        padding = prev_output_tokens.eq(self.padding_idx)
-        if incremental_state is None and (padding[:, :-1] & ~padding[:, 1:]).any():
-            order = padding.to(torch.uint8).argsort(dim=1, stable=True)  # real tokens first
+        padding = self.target_padding(prev_output_tokens) if incremental_state is None else None
+        # fairseq then makes a mask without asking the device whether there is padding. In training none is looked at.
+        self.cross_self_attention = padding is not None and (padding.exists or self.training)
+        if padding is not None and padding.is_left:
+            order = (
+                prev_output_tokens.eq(self.padding_idx).to(torch.uint8).argsort(dim=1, stable=True)
+            )  # real tokens first
             tokens = prev_output_tokens.gather(1, order)
             x, extra = self.extract_features(
                 tokens, encoder_out, None, full_context_alignment, alignment_layer, alignment_heads

@@ -80,6 +80,11 @@ class SegmentedModel:
             compile_layers(model)
         return model
 
+    def forward(self, src_tokens, src_lengths, prev_output_tokens, *args, **kwargs):
+        """As the fairseq model's; what the decoder has to know of the targets is read before the encoder runs."""
+        with self.decoder.padding_known(prev_output_tokens):
+            return super().forward(src_tokens, src_lengths, prev_output_tokens, *args, **kwargs)
+
     @classmethod
     def settings_of_weights(cls, args) -> dict:
         """flag -> value, of what changes what the same weights compute and is in no record of theirs.

@@ -155,6 +155,7 @@ class T5Decoder(SegmentedDecoder):
 
         keys = prev_output_tokens.size(1)
         padding_mask = prev_output_tokens.eq(self.padding_idx)
+        padded = self.target_padding(prev_output_tokens).exists
         tokens, first = self.start_with_pad(prev_output_tokens), 0
         if incremental_state is not None:
             tokens, first = tokens[:, -1:], keys - 1
@@ -162,7 +163,7 @@ class T5Decoder(SegmentedDecoder):
             first,
             tokens.size(1),
             keys,
-            padding_mask if padding_mask.any() else None,
+            padding_mask if padded else None,
             causal=incremental_state is None and not full_context_alignment,
         )
         x = residual_stream(self.dropout_module(self.embed_scale * self.embed_tokens(tokens))).transpose(0, 1)
