@@ -111,15 +111,14 @@ def write(plan, place, command, facts, commands):
     write_text(folder / "report.md", text)
     write_json(folder / "report.json", as_json(plan, rows, command, facts))
     for cell in cells_of(plan, place):
-        _keep_hypotheses(place.cell(cell) / "generate/generate-test.txt", folder / f"hypotheses/{cell.name}.txt.gz")
+        if (place.cell(cell) / "score/score.json").exists():  # or decoding may have been cut off
+            _keep_hypotheses(place.cell(cell) / "generate/generate-test.txt", folder / f"hypotheses/{cell.name}.txt.gz")
     draw(folder / "quality_over_cost.png", rows, plan.against)  # last: what was measured is on the disk
     return rows, text
 
 
 def _keep_hypotheses(path, kept):
     """The hypotheses of fairseq-generate's output, a line each in the test set's order, compressed; no data."""
-    if not path.exists():
-        return
     found = {}
     with open(path, encoding="utf-8") as lines:
         for line in lines:

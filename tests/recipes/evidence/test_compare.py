@@ -105,6 +105,15 @@ def test_the_report_of_a_finished_plan_is_whole(tiny):
         assert lines.read() == "the first\nthe second\n"
 
 
+def test_hypotheses_of_a_decoding_that_was_cut_off_are_not_kept(tiny):
+    plan, place = tiny
+    for cell in plan.cells[:2]:
+        finish(plan, place, cell, np.arange(8.0))
+    (place.cell(plan.cells[1]) / "score/score.json").unlink()
+    write(plan, place)
+    assert [path.name for path in (place.out / "report/hypotheses").iterdir()] == [f"{plan.cells[0].name}.txt.gz"]
+
+
 def test_a_difference_from_nothing_is_no_share(tiny):
     plan, place = tiny
     for cell in plan.cells[:3]:
