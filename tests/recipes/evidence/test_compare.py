@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,7 +110,7 @@ def test_hypotheses_of_a_decoding_that_was_cut_off_are_not_kept(tiny):
     plan, place = tiny
     for cell in plan.cells[:2]:
         finish(plan, place, cell, np.arange(8.0))
-    (place.cell(plan.cells[1]) / "score/score.json").unlink()
+    shutil.rmtree(place.cell(plan.cells[1]) / "score")
     write(plan, place)
     assert [path.name for path in (place.out / "report/hypotheses").iterdir()] == [f"{plan.cells[0].name}.txt.gz"]
 
