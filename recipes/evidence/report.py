@@ -110,8 +110,9 @@ def write(plan, place, command, facts, commands):
     text = page(plan, rows, command, facts, commands)
     write_text(folder / "report.md", text)
     write_json(folder / "report.json", as_json(plan, rows, command, facts))
+    complete = {found.name for row in rows for found in row.cells.values()}  # others' decoding may have been cut off
     for cell in cells_of(plan, place):
-        if (place.cell(cell) / "score/score.json").exists():  # or decoding may have been cut off
+        if cell.name in complete:
             _keep_hypotheses(place.cell(cell) / "generate/generate-test.txt", folder / f"hypotheses/{cell.name}.txt.gz")
     draw(folder / "quality_over_cost.png", rows, plan.against)  # last: what was measured is on the disk
     return rows, text
