@@ -34,7 +34,7 @@ stage train "$ARCH, $LENGTH of $BATCH_SIZE documents an update: ${SHARE[*]}" --a
 counts fairseq-train --batch-size "$BATCH_SIZE" --for "$LENGTH"
 run [ "${TRAINER[@]}" ] "$DATA/data" --user-dir srformer_plugin --task summarization --arch "$ARCH" "${ATTENTION[@]}" \
   "${START[@]}" "${TRAINING_MACHINE[@]}" --max-source-positions "$MAX_SOURCE" --dropout "$DROPOUT" \
-  --attention-dropout "$DROPOUT" --criterion label_smoothed_cross_entropy --label-smoothing "$LABEL_SMOOTHING" \
+  --attention-dropout "$DROPOUT" --criterion fused_label_smoothed_cross_entropy --label-smoothing "$LABEL_SMOOTHING" \
   --optimizer fused_adam --adam-betas '(0.9, 0.999)' --adam-eps 1e-08 --weight-decay 0.01 --clip-norm "$CLIP_NORM" \
   --lr "$LR" --lr-scheduler polynomial_decay --warmup-updates "$WARMUP_UPDATES" --required-batch-size-multiple 1 \
   [ --total-num-update "$UPDATES" --max-update "$UPDATES" "${SHARE[@]}" ] --seed "$SEED" \
