@@ -98,7 +98,7 @@ class SegmentedDecoder(TransformerDecoderBase):
         try:
             yield
         finally:
-            self._known = None, None
+            vars(self).pop("_known", None)  # the class's again
 
     def target_padding(self, prev_output_tokens: Tensor) -> TargetPadding:
         """How targets (B, T) are padded."""
@@ -123,8 +123,6 @@ class SegmentedDecoder(TransformerDecoderBase):
         schedule counts from a target's first token.
         """
         padding = self.target_padding(prev_output_tokens) if incremental_state is None else None
-        # fairseq then makes a mask without asking the device whether there is padding. In training none is looked at.
-        self.cross_self_attention = padding is not None and (padding.exists or self.training)
         if padding is not None and padding.is_left:
             order = (
                 prev_output_tokens.eq(self.padding_idx).to(torch.uint8).argsort(dim=1, stable=True)
@@ -147,14 +145,19 @@ class SegmentedDecoder(TransformerDecoderBase):
                 target_lengths, position = None, prev_output_tokens.size(1) - 1
             context = SourceContext(masks[0] if len(masks) > 0 else None, target_lengths, position)
             encoder_out = {**encoder_out, "encoder_padding_mask": [context]}
-        return super().extract_features(
-            prev_output_tokens,
-            encoder_out,
-            incremental_state,
-            full_context_alignment,
-            alignment_layer,
-            alignment_heads,
-        )
+        # fairseq then makes a mask without asking the device whether there is padding. In training none is looked at.
+        self.cross_self_attention = padding is not None and (padding.exists or self.training)
+        try:
+            return super().extract_features(
+                prev_output_tokens,
+                encoder_out,
+                incremental_state,
+                full_context_alignment,
+                alignment_layer,
+                alignment_heads,
+            )
+        finally:
+            self.cross_self_attention = False
 
     def position_table(self, length: int, device) -> torch.Tensor | None:
         """Embeddings of target positions 0, ..., length - 1, (length, C); None: the model has none."""
