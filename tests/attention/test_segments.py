@@ -1,5 +1,6 @@
 """Where segments lie in a padded batch, and the batching of queries by what they read."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,14 @@ def test_segments_start_at_the_first_real_token_whatever_the_padding(lengths, sh
         expected[:length] = torch.arange(1.0, length + 1)
         assert torch.equal(segments[row, 1].flatten(), expected)
         assert layout.segment_counts[row] == max(1, -(-length // segment_size))
+
+
+@pytest.mark.parametrize("mask", [None, torch.zeros(2, 13, dtype=torch.bool)], ids=["without", "with"])
+def test_places_lie_row_by_row_in_memory_with_and_without_a_mask(mask):
+    """Kernels read those of sentence b behind those of all before it."""
+    places = SourceLayout(mask, 2, 13, 8, "cpu").source_index
+    assert places.is_contiguous()
+    assert places[1].flatten()[:13].tolist() == list(range(13))
 
 
 @settings(max_examples=60, deadline=None)

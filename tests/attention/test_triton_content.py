@@ -140,7 +140,7 @@ SMALL = {
     "padding on the left": Case([15, 16, 33], 4, 16, 2, shifts=[18, 17, 0]),
     "padding on the right": Case([100, 63], 35, 16, 4, width=101),
     "no mask, whole segments": Case([32], 6, 8, 2, heads=2, masked=False),
-    "no mask, a partial segment": Case([27], 6, 8, 2, masked=False),
+    "no mask, a partial segment": Case([27, 27], 6, 8, 2, masked=False),
     "a segment size that is no power of two": Case([50, 31], 6, 20, 2, shifts=[0, 19]),
     "more choices than segments": Case([20, 9], 6, 8, 5, shifts=[0, 11]),
     "one choice": Case([40, 25], 6, 8, 1, shifts=[0, 15]),

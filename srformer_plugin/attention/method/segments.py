@@ -80,7 +80,7 @@ class SourceLayout:
                 # real tokens first, in their order: right for padding on the left, on the right, on both sides
                 order = padding_mask.to(torch.uint8).argsort(dim=1, stable=True)
                 order = order[:, index.clamp(max=source_length - 1)]
-            self.source_index = order.reshape(shape)
+            self.source_index = order.reshape(shape).contiguous()  # kernels go from row to row
             self.is_real = (index < self.lengths.unsqueeze(1)).view(shape)
         self.segment_counts = ((self.lengths + segment_size - 1) // segment_size).clamp(min=1)
 
