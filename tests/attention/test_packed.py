@@ -76,6 +76,14 @@ def test_a_processor_and_float32_have_no_packed_kernel():
     assert not is_fast(torch.device("cuda"), torch.float32, 64)
 
 
+@pytest.mark.parametrize(("head_dim", "fast"), [(64, True), (192, True), (200, False), (256, False), (60, False)])
+def test_only_heads_that_no_backward_pass_refuses_are_packed_at_once(monkeypatch, head_dim, fast):
+    """As an RTX 3090's does more than 192 features."""
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    assert is_fast(torch.device("cuda"), torch.bfloat16, head_dim) is fast
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("head_dim", [32, 64, 128])
