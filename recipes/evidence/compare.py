@@ -126,6 +126,10 @@ def turns_of(options):
     return None if options.cpu else Turns(options.free_gb)
 
 
+class LeftOut(BookError):
+    """A training went on without batches for which the device had no memory."""
+
+
 @contextlib.contextmanager
 def on_device(turns, stage, log):
     """Within it the commands of a stage run, in their turn if they need the device."""
@@ -137,7 +141,7 @@ def on_device(turns, stage, log):
     if stage.name == "train" and (count := skipped_batches(log)):
         message = f"the training left out {count} batches for want of the device's memory: {log}"
         if turns.beside:  # chance, and another system with the same seed has seen them
-            raise BookError(message, log=log)
+            raise LeftOut(message, log=log)
         say(f"warning: {message}")
 
 
@@ -175,6 +179,8 @@ def run_cell(options, plan, place):
 
 def lacked_memory(error):
     """Whether a BookError is of a stage that found no memory on the device."""
+    if isinstance(error, LeftOut):  # wherever in its log it says so
+        return True
     return error.log is not None and error.log.stem in ON_DEVICE and wants_memory(error.log)
 
 

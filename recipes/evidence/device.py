@@ -42,7 +42,7 @@ def wants_memory(log):
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - TAIL))
         text = file.read().decode(errors="replace")
-    return bool(WANT.search(text)) or SKIPPED in text
+    return bool(WANT.search(text))
 
 
 def skipped_batches(log):
