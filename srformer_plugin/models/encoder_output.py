@@ -1,7 +1,26 @@
-"""What an encoder of fairseq's returns."""
+"""fairseq's encoder around its layers, for encoders whose layers take something else than a padding mask."""
+
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def through_layers(
+    layers: Iterable[nn.Module], x: Tensor, mask: object, keep: bool = False
+) -> tuple[Tensor, list[Tensor]]:
+    """The output of the last layer, and the input and the outputs of all if they are to be kept.
+
+    Args:
+        layers: of an encoder; those that layer drop leaves out are not among what it gives.
+        mask: what every layer takes for its `encoder_padding_mask`.
+    """
+    states = [x] if keep else []
+    for layer in layers:
+        x = layer(x, encoder_padding_mask=mask)
+        if keep:
+            states.append(x)
+    return x, states
 
 
 def encoder_output(states: Tensor, padding: Tensor, embedding: Tensor | None = None, of_layers=()) -> dict:

@@ -10,7 +10,7 @@ from fairseq.modules import MultiheadAttention
 from torch import Tensor
 
 from ..attention.packed import PackedSelfAttention, Packing, is_fast, read_packing
-from .encoder_output import encoder_output
+from .encoder_output import encoder_output, through_layers
 
 LONG_SOURCE = 4096  # padded length from which on a mask costs more than the launches of a call per sentence
 
@@ -43,24 +43,24 @@ class PackedEncoder(TransformerEncoderBase):
         if packing is None:
             return super().forward_scriptable(src_tokens, src_lengths, return_all_hiddens, token_embeddings)
         x, embedding = self.forward_embedding(src_tokens, token_embeddings)
-        x = packing.pack(x)
-        for layer in self.layers:
-            x = layer(x, encoder_padding_mask=packing)
+        x, _ = through_layers(self.layers, packing.pack(x), packing)
         if self.layer_norm is not None:
             x = self.layer_norm(x)
         return encoder_output(packing.unpack(x), src_tokens.eq(self.padding_idx), embedding)
 
     def _packing(self, src_tokens: Tensor) -> Packing | None:
         """The packing of a batch that is to be computed without padding; None: as fairseq does."""
+        is_long = src_tokens.size(1) >= LONG_SOURCE
+        if not (is_long or self.training) or not _host_may_read(src_tokens):
+            return None
         attentions = [module for module in self.modules() if isinstance(module, PackedSelfAttention)]
         if not attentions or not all(attention.is_plain for attention in attentions):
             return None
-        if not (src_tokens.size(1) >= LONG_SOURCE or (self.training and self._is_fast(attentions[0], src_tokens))):
+        if not (is_long or self._is_fast(attentions[0], src_tokens)):
             return None
-        if not _host_may_read(src_tokens):
-            return None
-        padding = src_tokens.eq(self.padding_idx)
-        return read_packing(padding) if padding.any() else None
+        packing = read_packing(src_tokens.eq(self.padding_idx))
+        there_is_padding = packing is not None and len(packing.places) < src_tokens.numel()
+        return packing if there_is_padding else None
 
     @staticmethod
     def _is_fast(attention: PackedSelfAttention, src_tokens: Tensor) -> bool:

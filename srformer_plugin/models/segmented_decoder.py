@@ -94,7 +94,7 @@ class SegmentedDecoder(TransformerDecoderBase):
         To be entered before the encoder is called: whoever reads from a GPU waits for all that was launched, and the
         decoder would begin with the device idle.
         """
-        self._known = prev_output_tokens, TargetPadding.read(prev_output_tokens.eq(self.padding_idx))
+        self._known = prev_output_tokens, self.target_padding(prev_output_tokens)
         try:
             yield
         finally:
@@ -124,9 +124,8 @@ class SegmentedDecoder(TransformerDecoderBase):
         """
         padding = self.target_padding(prev_output_tokens) if incremental_state is None else None
         if padding is not None and padding.is_left:
-            order = (
-                prev_output_tokens.eq(self.padding_idx).to(torch.uint8).argsort(dim=1, stable=True)
-            )  # real tokens first
+            is_padding = prev_output_tokens.eq(self.padding_idx).to(torch.uint8)
+            order = is_padding.argsort(dim=1, stable=True)  # real tokens first
             tokens = prev_output_tokens.gather(1, order)
             x, extra = self.extract_features(
                 tokens, encoder_out, None, full_context_alignment, alignment_layer, alignment_heads

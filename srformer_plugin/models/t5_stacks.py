@@ -8,7 +8,7 @@ from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor, nn
 
 from ..attention.cross_attention import SegmentedCrossAttention
-from .encoder_output import encoder_output
+from .encoder_output import encoder_output, through_layers
 from .segmented_decoder import SegmentedDecoder, SegmentedDecoderLayer, wrap_layer
 from .t5_modules import (
     GatedLinear,
@@ -98,11 +98,7 @@ class T5Encoder(TransformerEncoderBase):
         bias = self.relative_attention_bias(0, length, length, padding_mask if padding_mask.any() else None)
         x, embedding = self.forward_embedding(src_tokens, token_embeddings)
         x = residual_stream(x).transpose(0, 1)
-        states = [x] if return_all_hiddens else []
-        for layer in self.layers:
-            x = layer(x, encoder_padding_mask=bias)
-            if return_all_hiddens:
-                states.append(x)
+        x, states = through_layers(self.layers, x, bias, return_all_hiddens)
         x = self.dropout_module(self.layer_norm(x))
         return encoder_output(x, padding_mask, embedding, states)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...attention.dropout import current_rate
 from ...attention.shared_by_beams import merge_heads, split_heads
 from ...errors import ConfigurationError
-from ..encoder_output import encoder_output
+from ..encoder_output import encoder_output, through_layers
 from ..packed_encoder import PackedEncoder
 from ..segmented_decoder import wrap_layer
 from .symbols import index_of
@@ -138,11 +138,7 @@ class WindowEncoder:
         tokens = SourceTokens(padding, find_global(padding, self.first_global, chosen))
         x, embedding = self.forward_embedding(src_tokens, token_embeddings)
         x = x.masked_fill(padding.unsqueeze(2), 0).transpose(0, 1)
-        states = [x] if return_all_hiddens else []
-        for layer in self.layers:
-            x = layer(x, encoder_padding_mask=tokens)
-            if return_all_hiddens:
-                states.append(x)
+        x, states = through_layers(self.layers, x, tokens, return_all_hiddens)
         if self.layer_norm is not None:
             x = self.layer_norm(x)
         return encoder_output(x, padding, embedding, states)
