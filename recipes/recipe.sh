@@ -23,7 +23,7 @@ options() {
   script=$(cd "$CALLED_FROM" && realpath "$0") # before the folder changes
   python_of_the_environment
   exec 4>&1
-  assignments=$(cd "$ROOT" && CALLED_FROM=$CALLED_FROM "$PYTHON" -m recipes.options "$script" "$@" 3>&1 1>&4) || exit $?
+  assignments=$(cd "$ROOT" && CALLED_FROM=$CALLED_FROM "$PYTHON" -m recipes.command_line "$script" "$@" 3>&1 1>&4) || exit $?
   exec 4>&-
   [[ -n $assignments ]] || exit 0 # --help
   eval "$assignments"

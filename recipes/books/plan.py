@@ -2,7 +2,7 @@
 
 recipes/recipe.sh writes records of words, each word ended by a zero byte; a record begins with how many words it has:
 
-    book KEY=VALUE...     out, again, changed, remedy, clean; or options, the JSON that recipes.options has printed
+    book KEY=VALUE...     out, again, changed, remedy, clean; or options, the JSON that recipes.command_line has printed
     stage NAME TITLE [--folder F] [--after NAME]... [--always] [--resumable] [--at-once N]
     counts WORD...        more words that the last stage is known by
     run WORD...           a command of the last stage; words between [ and ] do not count

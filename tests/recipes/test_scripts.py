@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from recipe_runs import NAMES, RECIPES, commands, dry_run, environment, recipe, the, value
 
-from recipes import options
+from recipes import command_line, options
 from recipes.options import option_list
 
 SCRIPTS = sorted(RECIPES.glob("*.sh"))
@@ -262,7 +262,7 @@ def test_a_bad_option_is_one_clear_error_before_anything_is_written(arguments, m
         monkeypatch.delenv(name)
     monkeypatch.setenv("CALLED_FROM", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert options.main([str(RECIPES / "xsum.sh"), "xsum", "--beam", "6", "--", *arguments]) == 2
+    assert command_line.main([str(RECIPES / "xsum.sh"), "xsum", "--beam", "6", "--", *arguments]) == 2
     shown = capsys.readouterr().err
     assert len(shown.splitlines()) == 1, shown
     assert re.search(message, shown), shown
