@@ -54,6 +54,19 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+@pytest.fixture
+def triton_asked_anew():
+    """What is known of Triton here is found out again, in the test and behind it."""
+    from srformer_plugin import triton_here
+
+    caches = (triton_here.missing, triton_here.no_launchers, triton_here.can_run_on_gpu)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
 @pytest.fixture(autouse=True)
 def seed():
     """Every test starts from the same random state, alone or in the suite."""

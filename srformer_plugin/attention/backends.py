@@ -11,7 +11,7 @@ import torch
 
 from ..errors import ConfigurationError
 from ..registry import choose
-from ..triton_here import OLDEST_TRITON, unusable
+from ..triton_here import can_run_on_gpu, missing, unusable
 from .protocol import Backend, OpenedSource
 from .request import Request
 from .torch.backend import TorchBackend
@@ -81,17 +81,16 @@ CHOICES = {
 
 
 def resolve(name: str) -> Dispatcher:
-    """The choice registered as `name`; `auto` takes the kernels where there is a GPU to run them.
+    """The choice registered as `name`; `auto` takes the kernels where there is a GPU to run them, and Triton can.
 
     Raises:
         ConfigurationError: there is no such choice, or it cannot run here.
     """
     choose({AUTO: None, **CHOICES}, name, "--attention-backend")
     if name == AUTO:
-        name = "triton" if torch.cuda.is_available() and unusable() is None else "torch"
-    if name == "triton" and unusable() is not None:
-        raise ConfigurationError(
-            f"--attention-backend triton needs Triton {'.'.join(map(str, OLDEST_TRITON))} or later, and {unusable()}; "
-            "pip install -U triton, or use auto or torch"
-        )
+        return CHOICES["triton" if torch.cuda.is_available() and can_run_on_gpu() else "torch"]
+    if name == "triton":
+        reason = unusable() if torch.cuda.is_available() else missing()  # no GPU: nothing will be built
+        if reason is not None:
+            raise ConfigurationError(f"--attention-backend triton: {reason}; or use auto or torch")
     return CHOICES[name]

@@ -7,24 +7,24 @@ Of a row z, p = softmax(z), target t and V classes, fairseq's loss is, with e = 
 (``fairseq/criterions/label_smoothed_cross_entropy.py``: a target keeps 1 - e, every other class has e').
 
 On a GPU a Triton kernel reads the logits twice and writes gradients once (`label_smoothed_rows_kernel`). Everything
-else, which is float64, other devices and a Triton that is missing or too old, is computed by PyTorch operations, which
-go over logits and probabilities some ten times; the kernel is tested against these. Both compute in float32 (float64 of
-float64) and round a gradient once, to the logits' dtype. Relative to the terms of a loss, those of the two are at most
-1e-5 apart, and gradients by one rounding. Where logits are large (1e4) the kernel's losses are the nearer ones: it sums
-the distances from the greatest.
+else, which is float64, other devices and a Triton that is missing, too old or without a compiler, is left to PyTorch
+operations, which go over logits and probabilities some ten times; the kernel is tested against these. Both compute in
+float32 (float64 of float64) and round a gradient once, to the logits' dtype. Relative to the terms of a loss, those of
+the two are at most 1e-5 apart, and gradients by one rounding. Where logits are large (1e4) the kernel's losses are the
+nearer ones: it sums the distances from the greatest.
 """
 
 import torch
 from torch import Tensor
 
-from ..triton_here import unusable
+from ..triton_here import can_run_on_gpu
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether logits there are left to the kernel."""
-    return device.type == "cuda" and dtype in KERNEL_DTYPES and unusable() is None
+    return device.type == "cuda" and dtype in KERNEL_DTYPES and can_run_on_gpu()
 
 
 def label_smoothed_rows(

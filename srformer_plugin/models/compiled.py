@@ -22,6 +22,7 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, Trans
 from torch import nn
 
 from ..errors import ConfigurationError
+from ..triton_here import no_launchers
 
 BACKEND = "inductor"
 # Of one compiled function: with and without gradients, training or not, by dtype, by layers that differ. PyTorch allows
@@ -45,8 +46,8 @@ class CompileSettings(FairseqDataclass):
         default=False,
         metadata={
             "help": "train and validate with compiled layers (torch.compile): what stands around the attention in a "
-            "layer becomes a few fused kernels; needs a C++ compiler on a CPU, Triton and a C compiler on a GPU. The "
-            "checkpoint does not keep it"
+            "layer becomes a few fused kernels; needs a C++ compiler on a CPU, Triton, a C compiler and Python's "
+            "headers on a GPU. The checkpoint does not keep it"
         },
     )
 
@@ -73,16 +74,11 @@ def missing_compiler(cpu: bool = False) -> str | None:
 
         if not has_triton():
             return "torch.compile needs Triton for this GPU: pip install -U triton"
-        # Triton builds its launchers with it
-        if not any(map(shutil.which, _compilers("CC", "gcc", "clang"))):
-            return "Triton needs a C compiler: install gcc, or name one in the variable CC"
-    elif not any(map(shutil.which, _compilers("CXX", "g++", "clang++"))):
+        return no_launchers()
+    named = os.environ.get("CXX")
+    if not any(map(shutil.which, [named] if named else ["g++", "clang++"])):
         return "torch.compile needs a C++ compiler: install g++, or name one in the variable CXX"
     return None
-
-
-def _compilers(variable, *usual):
-    return [os.environ[variable]] if os.environ.get(variable) else usual
 
 
 class Parts(NamedTuple):

@@ -165,9 +165,10 @@ def test_a_target_that_is_no_class_reads_nothing_of_another_row():
     ("cuda", torch.bfloat16, None, False),
     ("cuda", torch.bfloat16, "3.3.1", False),
 ])  # fmt: skip
-def test_the_kernel_computes_what_a_gpu_with_triton_has(monkeypatch, device, dtype, version, expected):
+def test_the_kernel_computes_what_a_gpu_with_triton_has(
+    monkeypatch, triton_asked_anew, device, dtype, version, expected
+):
     monkeypatch.setattr(triton_here, "triton_version", lambda: version)
-    monkeypatch.setattr(module, "unusable", triton_here.unusable.__wrapped__)
     assert module.has_kernel(torch.device(device), dtype) == expected
 
 

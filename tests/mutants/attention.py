@@ -14,8 +14,28 @@ SCHEDULE_TESTS = "tests/attention/test_schedule.py"
 BACKEND_TESTS = "tests/attention/test_backends.py"
 KERNEL_TESTS = "tests/attention/test_triton_ops.py"
 SETTINGS_TESTS = "tests/models/test_settings.py"
+TRITON_HERE = "srformer_plugin/triton_here.py"
+TRITON_HERE_TESTS = "tests/test_triton_here.py"
 
 MUTANTS = [
+    {  # kernels without a compiler
+        "file": TRITON_HERE,
+        "old": "return missing() or (None if is_interpreted() else no_launchers())",
+        "new": "return missing()",
+        "tests": TRITON_HERE_TESTS,
+    },
+    {  # a compiler that finds no Python.h
+        "file": TRITON_HERE,
+        "old": "    if done.returncode == 0:\n",
+        "new": "    if True:\n",
+        "tests": TRITON_HERE_TESTS,
+    },
+    {  # `auto` takes kernels that cannot be built
+        "file": BACKENDS,
+        "old": " and can_run_on_gpu() else",
+        "new": " else",
+        "tests": TRITON_HERE_TESTS,
+    },
     {
         "file": MEMORY,
         "old": "constrain_leak(self.leak.to(dtype))",

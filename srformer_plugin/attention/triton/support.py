@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import torch
 
-from ...triton_here import is_interpreted, unusable
+from ...triton_here import is_interpreted, missing, unusable
 from ..method.content import ContentSchedule, MeanScore
 from ..method.memory import NoMemory, RAFMemory
 from ..method.raf import raf_scan
@@ -43,10 +43,12 @@ def obstacle(request: Request) -> str | None:
     head_dim = request.head_dim
     if request.method == "attend_next":
         return "fairseq's step-by-step decoding has none, --fast-generate has"
-    if unusable() is not None:
-        return unusable()
+    if missing() is not None:
+        return missing()
     if not (request.device.type == "cuda" or is_interpreted()):
         return f"tensors are on the device {request.device.type}"
+    if unusable() is not None:
+        return unusable()
     if request.need_weights:
         return "attention weights are asked for"
     if len(request.dtypes) > 1:

@@ -9,12 +9,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ....triton_here import is_interpreted, unusable
+from ....triton_here import is_interpreted, missing
 from ...method.segments import SourceLayout
 from ..call import arithmetic_of
 from ..launches import MOST_LOOKS, Launch, Launches, Look, look
 
-if unusable() is None:
+if missing() is None:
     from .kernels import backward, forward, readers
     from .kernels import choose as choosing
 

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from ....triton_here import unusable
+from ....triton_here import missing
 from ..attend import on
 from ..launches import Launch
 from .attend import with_contiguous_rows
 from .call import ceil_div, exactness, kept_places, power_of_2
 
-if unusable() is None:
+if missing() is None:
     from .kernels import step
 
 # How kernels are launched (benchmarks/attention_content.py).
