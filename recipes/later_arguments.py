@@ -67,15 +67,15 @@ def _fairseq(name, command):
 
     def parse(arguments):
         from fairseq import options
-        from fairseq.dataclass.utils import convert_namespace_to_omegaconf
         from fairseq.models import ARCH_MODEL_REGISTRY
 
         args = options.parse_args_and_arch(getattr(options, f"get_{name}_parser")(), arguments)
         if hasattr(ARCH_MODEL_REGISTRY.get(getattr(args, "arch", None)), "check_arguments"):
             ARCH_MODEL_REGISTRY[args.arch].check_arguments(args)
+        from srformer_plugin.compat.commands import configuration_of
         from srformer_plugin.compat.refusals import check_command
 
-        check_command(convert_namespace_to_omegaconf(args), command)
+        check_command(configuration_of(args), command)
 
     return parse
 

@@ -6,6 +6,7 @@ import sys
 import traceback
 
 import torch
+from fairseq.dataclass import utils as dataclass_utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import generate
@@ -99,34 +100,50 @@ def end_with_one_line():
         wrap(script, "main", generation)
 
 
+def configuration_of(args: argparse.Namespace, convert=convert_namespace_to_omegaconf):
+    """fairseq's configuration of a command line.
+
+    Raises:
+        ConfigurationError: a text that is no Python value, by the name of its flag.
+    """
+    try:
+        return convert(args)
+    except (ValueError, SyntaxError) as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        readers = [frame for frame in frames if frame.f_code.co_name == "_override_attr"]
+        if not readers:
+            raise
+        name, value = readers[-1].f_locals["k"], readers[-1].f_locals["val"]
+        raise ConfigurationError(
+            f"--{name.replace('_', '-')} {value!r} cannot be read: a Python value is needed, such as True, 3 or "
+            "'(0.9, 0.98)'"
+        ) from error
+
+
 def name_the_setting_that_cannot_be_read():
-    """Name the flag whose text is no Python value, such as ``--update-epoch-batch-itr true``.
+    """Name the flag whose text is no Python value, such as ``--update-epoch-batch-itr true`` or ``--lr 1e-x``.
 
     ``dataclass/utils.py:249`` reads it by ``ast.literal_eval``, before ``call_main``: "malformed node or string on line
-    1". For commands that were imported before this package, as a program's is. Not needed when that error names the
-    flag.
+    1"; and ``:31`` reads a list so, within argparse, which names the flag of a ValueError and lets a SyntaxError pass.
+    For commands that were imported before this package, as a program's is. Not needed when those errors name the flag.
     """
 
     def make_wrapper(original):
         def convert_namespace_to_omegaconf(args):
-            def read(args):
-                try:
-                    return original(args)
-                except (ValueError, SyntaxError) as error:
-                    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-                    readers = [frame for frame in frames if frame.f_code.co_name == "_override_attr"]
-                    if not readers:
-                        raise
-                    name, value = readers[-1].f_locals["k"], readers[-1].f_locals["val"]
-                    raise ConfigurationError(
-                        f"--{name.replace('_', '-')} {value!r} cannot be read: a Python value is needed, such as True, "
-                        "3 or '(0.9, 0.98)'"
-                    ) from error
-
-            return OneLine(read)(args)
+            return OneLine(configuration_of)(args, convert=original)
 
         return convert_namespace_to_omegaconf
 
+    def lists(original):
+        def eval_str_list(x, x_type=float):
+            try:
+                return original(x, x_type)
+            except SyntaxError as error:
+                raise argparse.ArgumentTypeError(f"{x!r} cannot be read as a list of {x_type.__name__}") from error
+
+        return eval_str_list
+
+    wrap(dataclass_utils, "eval_str_list", lists)
     for module in list(sys.modules.values()):
         spec = getattr(module, "__spec__", None)
         if spec and spec.name.startswith("fairseq_cli.") and hasattr(module, convert_namespace_to_omegaconf.__name__):

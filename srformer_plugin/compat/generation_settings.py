@@ -41,6 +41,21 @@ STRATEGIES = {
 }
 
 
+def json_object(text: str, flag: str) -> dict:
+    """The JSON object that `text`, the value of `flag`, is.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    try:
+        found = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ConfigurationError(f"{flag} {text!r} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{flag} {text!r} is not a JSON object")
+    return found
+
+
 def check_generation(
     settings: "str | dict", flag: "str | None", usable: "frozenset | None" = READ_BY_GENERATORS
 ) -> dict:
@@ -55,14 +70,7 @@ def check_generation(
     Raises:
         ConfigurationError: the first that cannot work, by its name.
     """
-    text = settings
-    if isinstance(settings, str):
-        try:
-            settings = json.loads(settings)
-        except json.JSONDecodeError as error:
-            raise ConfigurationError(f"{flag} {text!r} is not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigurationError(f"{flag} {text!r} is not a JSON object")
+    settings = json_object(settings, flag) if isinstance(settings, str) else settings
 
     def refuse(name, what):
         shown = f"--{name.replace('_', '-')} {settings[name]}" if flag is None else f"{flag}: {name!r}"

@@ -12,11 +12,12 @@ import os
 from collections.abc import Mapping, Sequence
 
 import torch
+from fairseq.optim import OPTIMIZER_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigurationError
 from .bounds import check_bound
-from .generation_settings import check_generation
+from .generation_settings import check_generation, json_object
 from .overrides import check_overrides
 
 logger = logging.getLogger(__name__)
@@ -76,13 +77,19 @@ def check_training(cfg) -> None:
     _check_processes(cfg)
     if not cfg.dataset.disable_validation:
         choose_best_by(cfg)
-    task, given = cfg.task, "{}"
+    optimizer = OPTIMIZER_REGISTRY.get(getattr(cfg.optimizer, "_name", None))
+    if hasattr(optimizer, "check_options"):
+        optimizer.check_options(cfg.optimizer)
+    task, nothing = cfg.task, "{}"
     for name in ("rouge", "bleu"):
-        text = getattr(task, f"eval_{name}_args", None) or given
-        if text != given and not getattr(task, f"eval_{name}", False):
+        text = getattr(task, f"eval_{name}_args", None) or nothing
+        if text != nothing and not getattr(task, f"eval_{name}", False):
             raise ConfigurationError(f"--eval-{name}-args {text!r} does nothing without --eval-{name}")
         if getattr(task, f"eval_{name}", False):
             check_generation(text, f"--eval-{name}-args")
+            for part in ("bpe", "detok"):
+                if given := getattr(task, f"eval_{name}_{part}_args", None):
+                    json_object(given, f"--eval-{name}-{part}-args")
 
 
 def _need_batch_size(cfg) -> None:

@@ -29,19 +29,9 @@ def parse_betas(value):
         betas = tuple(map(float, ast.literal_eval(value) if isinstance(value, str) else value))
         if len(betas) == 2 and all(0 <= beta < 1 for beta in betas):
             return betas
-    except (SyntaxError, TypeError, ValueError):
+    except (SyntaxError, TypeError, ValueError, OverflowError, MemoryError, RecursionError):
         pass
     raise ConfigurationError(f"--adam-betas {value!r} is not two numbers of at least 0 and below 1; try '(0.9, 0.999)'")
-
-
-def check_options(cfg):
-    """Refuse what fairseq's Adam takes and this one cannot."""
-    for flag, value in (("--adam-eps", cfg.adam_eps), ("--weight-decay", cfg.weight_decay)):
-        if not value >= 0:
-            raise ConfigurationError(f"{flag} {value} is below 0")
-    for flag, value in (("--fp16-adam-stats", cfg.fp16_adam_stats), ("--use-old-adam", cfg.use_old_adam)):
-        if value:
-            raise ConfigurationError(f"{flag} does not go with --optimizer fused_adam: leave it out, or {INSTEAD}")
 
 
 def check_parameters(params):
@@ -88,13 +78,24 @@ class FusedAdam(FairseqAdam):
 
     def __init__(self, cfg, params):
         FairseqOptimizer.__init__(self, cfg)  # FairseqAdam's own would build another optimizer
-        check_options(cfg)
+        self.check_options(cfg)
         params = list(params)
         check_parameters(params)
         self._optimizer = torch.optim.AdamW(params, fused=True, **self.optimizer_config)
         # FP16Optimizer writes into the gradients of flat parameters (a vector for each device) and sets them to zero
         # without asking whether they are there. Nothing but vectors means those: a model has matrices.
         self._frees_gradients = any(p.dim() != 1 for p in params)
+
+    @staticmethod
+    def check_options(cfg):
+        """Raise a ConfigurationError for what this one cannot take; fairseq-train begins with it."""
+        parse_betas(cfg.adam_betas)
+        for flag, value in (("--adam-eps", cfg.adam_eps), ("--weight-decay", cfg.weight_decay)):
+            if not value >= 0:
+                raise ConfigurationError(f"{flag} {value} is below 0")
+        for flag, value in (("--fp16-adam-stats", cfg.fp16_adam_stats), ("--use-old-adam", cfg.use_old_adam)):
+            if value:
+                raise ConfigurationError(f"{flag} does not go with --optimizer fused_adam: leave it out, or {INSTEAD}")
 
     @property
     def optimizer_config(self):

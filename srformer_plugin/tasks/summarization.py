@@ -1,6 +1,5 @@
 """The `summarization` task: fairseq's translation task with long sources cut and ROUGE during training."""
 
-import json
 import logging
 from argparse import Namespace
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
-from ..compat.generation_settings import check_generation
+from ..compat.generation_settings import check_generation, json_object
 from ..errors import ConfigurationError
 from ..generation import FastSequenceGenerator
 from ..scoring.rouge import ROUGE_TYPES, score_texts
@@ -143,14 +142,7 @@ class SummarizationTask(TranslationTask):
         return super().train_step(*args, **kwargs)
 
     def _json(self, name):
-        flag, text = "--" + name.replace("_", "-"), getattr(self.cfg, name)
-        try:
-            settings = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigurationError(f"{flag} {text!r} is not JSON: {error}") from error
-        if not isinstance(settings, dict):
-            raise ConfigurationError(f"{flag} {text!r} is not a JSON object")
-        return settings
+        return json_object(getattr(self.cfg, name), "--" + name.replace("_", "-"))
 
     def load_dataset(self, split, epoch=1, combine=False, **kwargs):
         super().load_dataset(split, epoch, combine, **kwargs)

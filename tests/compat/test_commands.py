@@ -9,11 +9,12 @@ import torch
 from conftest import USER_DIR
 from fairseq import options
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceConfig
+from fairseq.dataclass import utils as dataclass_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import generate
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
-from stock_bart import full_configuration, generate_arguments, train_arguments
+from stock_bart import full_configuration, generate_arguments, stock, train_arguments
 
 from data_prep.errors import EXIT_STATUS, TRACEBACK
 from srformer_plugin.compat.commands import OneLine, name_the_setting_that_cannot_be_read
@@ -54,6 +55,20 @@ def test_a_text_that_cannot_be_read_is_named(value, train_in_process, tiny_corpu
     arguments = train_arguments(tiny_corpus, tmp_path, "--update-epoch-batch-itr", value)
     with pytest.raises(ConfigurationError, match=re.escape(f"--update-epoch-batch-itr '{value}' cannot be read")):
         train_in_process(*arguments)
+
+
+@pytest.mark.parametrize(("flag", "value", "kind"), [("lr", "1e-x", "float"), ("update-freq", "[1,", "int")])
+def test_a_list_that_cannot_be_read_is_named(flag, value, kind, tiny_corpus, tmp_path, capsys):
+    arguments = [str(x) for x in train_arguments(tiny_corpus, tmp_path, f"--{flag}", value)]
+    with pytest.raises(SystemExit) as ended:
+        options.parse_args_and_arch(options.get_training_parser(), arguments)
+    assert ended.value.code == EXIT_STATUS
+    assert f"argument --{flag}: {value!r} cannot be read as a list of {kind}" in capsys.readouterr().err
+
+
+def test_stock_lists_show_their_insides():
+    with pytest.raises(SyntaxError):
+        stock(dataclass_utils.eval_str_list)("[1,", int)
 
 
 def fail(error, module=__name__):

@@ -58,6 +58,10 @@ def refuses(message):
         (["--eval-bleu-args", '{"beam": 4}'], "does nothing without --eval-bleu"),
         (["--task", "summarization", "--eval-rouge-args", '{"beam": 4}'], "does nothing without --eval-rouge"),
         (["--eval-bleu", "--eval-bleu-args", '{"beam": "4"}'], "--eval-bleu-args: 'beam' must be of type int"),
+        (["--eval-bleu", "--eval-bleu-detok-args", "{"], "--eval-bleu-detok-args '{' is not JSON"),
+        ([*ROUGE, "--eval-rouge-bpe-args", "[]"], "--eval-rouge-bpe-args '[]' is not a JSON object"),
+        (["--optimizer", "fused_adam", "--adam-betas", "(0.9,"], "--adam-betas '(0.9,' is not two numbers"),
+        (["--optimizer", "fused_adam", "--use-old-adam"], "--use-old-adam does not go with --optimizer fused_adam"),
     ],
 )
 def test_a_training_that_cannot_choose_is_refused(flags, message):

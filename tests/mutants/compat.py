@@ -32,6 +32,12 @@ MUTANTS = [
         "new": "True",
         "tests": "tests/compat/test_deferred.py -k missing",
     },
+    {  # an optimizer's options are looked at behind the data
+        "file": REFUSALS,
+        "old": "        optimizer.check_options(cfg.optimizer)\n",
+        "new": "        pass\n",
+        "tests": "tests/compat/test_refusals.py -k cannot_choose",
+    },
     {
         "file": REFUSALS,
         "old": "        _check_gradients(cfg, settings)\n",

@@ -35,6 +35,18 @@ def check(name, given, program=None, selected=("binarise", "train", "generate", 
         ("train", "--segment-size 0", "--segment-size must be at least 1, got 0; the paper uses 16 and 64"),
         ("train", "--lr -1", "--lr -1.0 must be at least 0"),
         ("train", "--attention-dropout 1.5", "--attention-dropout 1.5 must be from 0 to 1"),
+        ("train", "--lr 1e-x", "argument --lr: '1e-x' cannot be read as a list of float"),
+        (
+            "train",
+            "--update-epoch-batch-itr true",
+            "--update-epoch-batch-itr 'true' cannot be read: "
+            "a Python value is needed, such as True, 3 or '(0.9, 0.98)'",
+        ),
+        (
+            "train",
+            "--optimizer fused_adam --adam-betas (0.9,",
+            "--adam-betas '(0.9,' is not two numbers of at least 0 and below 1; try '(0.9, 0.999)'",
+        ),
         ("generate", "--beam 0", "--beam 0 must be at least 1"),
         ("generate", "--lenpen nan", "--lenpen nan is no number: leave it out, or give one"),
     ],
