@@ -8,6 +8,7 @@ docs/platform.md has them in one table; tests/compat shows each fault. Line numb
 from . import deferred  # noqa: F401 (the first to import fairseq)
 from .batches import (
     bucket_batches,
+    decode_nothing,
     keep_last_batch,
     refuse_sentences_in_one_line,
     resume_with_the_same_batches,
@@ -15,7 +16,7 @@ from .batches import (
 from .checkpoints import allow_checkpoint_classes, explain_refused_checkpoint, show_configuration_errors
 from .collation import collate_whole_batches
 from .commands import end_with_one_line, name_the_setting_that_cannot_be_read
-from .data_files import read_the_first_file_once, read_what_is_not_in_memory
+from .data_files import read_the_first_file_once, read_what_is_not_in_memory, refuse_a_split_without_texts
 from .decoding import (
     attend_to_the_own_source,
     block_repeated_ngrams,
@@ -77,6 +78,8 @@ MENDS = (
     read_sums_of_processes_at_once,
     read_the_first_file_once,
     read_what_is_not_in_memory,
+    refuse_a_split_without_texts,
+    decode_nothing,
     name_the_setting_that_cannot_be_read,
     end_with_one_line,  # the last around `call_main`, so that it sees what the others raise
 )

@@ -1,10 +1,14 @@
 """Batches that hold every sentence, and batches in buckets of a length."""
 
 import inspect
+import logging
+import sys
+import traceback
 
 import numpy as np
 from fairseq.data import bucket_pad_length_dataset, data_utils
 from fairseq.tasks import FairseqTask
+from fairseq_cli import generate
 
 from ..errors import ConfigurationError
 from .patching import wrap
@@ -98,6 +102,38 @@ def refuse_sentences_in_one_line():
 
     wrap(data_utils, "batch_by_size", batch)
     wrap(FairseqTask, "filter_indices_by_size", select)
+
+
+def decode_nothing():
+    """Let a share of fairseq-generate that has no batch end as the others do.
+
+    ``fairseq_cli/generate.py:376`` divides by the seconds of a decoding without sentences: more shares
+    (``--distributed-world-size``) than batches, or no sentences at all. Not needed when it prints "Translated 0
+    sentences".
+    """
+
+    def make_wrapper(original):
+        def _main(cfg, output_file):
+            try:
+                return original(cfg, output_file)
+            except ZeroDivisionError as error:
+                *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+                if frame.f_locals.get("num_sentences") != 0:
+                    raise
+                share = cfg.distributed_training
+                if share.distributed_world_size == 1:
+                    raise ConfigurationError(f"--gen-subset {cfg.dataset.gen_subset} has no sentences") from error
+                logging.getLogger("fairseq_cli.generate").info(
+                    f"Translated 0 sentences: share {share.distributed_rank} of {share.distributed_world_size} "
+                    "(from 0) has no batch"
+                )
+
+        return _main
+
+    wrap(generate, "_main", make_wrapper)
+    script = sys.modules["__main__"]
+    if getattr(script, "__spec__", None) and script.__spec__.name == generate.__name__:  # python -m
+        wrap(script, "_main", make_wrapper)
 
 
 def resume_with_the_same_batches():

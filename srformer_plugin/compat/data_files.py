@@ -1,10 +1,13 @@
 """Binarised data: several files of a split (train, train1, ...), and files of the older formats."""
 
 import inspect
+from pathlib import Path
 
+from fairseq.data import indexed_dataset
 from fairseq.data.indexed_dataset import IndexedCachedDataset, IndexedDataset
 from fairseq.tasks import translation
 
+from ..errors import ConfigurationError
 from .patching import wrap
 
 
@@ -27,6 +30,28 @@ def read_the_first_file_once():
         return load_langpair_dataset
 
     wrap(translation, "load_langpair_dataset", make_wrapper)
+
+
+def refuse_a_split_without_texts():
+    """Name a binarised file that is empty: the one that fairseq-preprocess read had no lines.
+
+    ``data/indexed_dataset.py:507`` cannot map it, and its end hides that: "no attribute '_bin_buffer_mmap'". Not needed
+    when the error names the file.
+    """
+
+    def make_wrapper(original):
+        def make_dataset(path, *args, **kwargs):
+            data = Path(f"{path}.bin")
+            if data.is_file() and data.stat().st_size == 0:
+                raise ConfigurationError(
+                    f"{data} is empty: the text file that fairseq-preprocess read for it has no lines; give it some, "
+                    "or leave the split out"
+                )
+            return original(path, *args, **kwargs)
+
+        return make_dataset
+
+    wrap(indexed_dataset, "make_dataset", make_wrapper)
 
 
 def read_what_is_not_in_memory():

@@ -226,6 +226,11 @@ def _check_shards(cfg) -> None:
     """fairseq reads --num-shards in fairseq-eval-lm alone: anywhere else every shard would be the whole."""
     given, used = cfg.dataset, cfg.distributed_training
     shard, whole = (given.shard_id, given.num_shards), (used.distributed_rank, used.distributed_world_size)
+    if not 0 <= used.distributed_rank < used.distributed_world_size:
+        raise ConfigurationError(
+            f"--distributed-rank {used.distributed_rank} is no share of --distributed-world-size "
+            f"{used.distributed_world_size}: they are counted from 0"
+        )
     if shard not in ((0, 1), whole):
         raise ConfigurationError(
             f"--num-shards {given.num_shards} --shard-id {given.shard_id} does nothing here: for a share of the "

@@ -1,5 +1,8 @@
 """Batches of fairseq: none is lost, and buckets work."""
 
+import shutil
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stock_bart import generate_arguments, stock
 
+from srformer_plugin.compat.batches import decode_nothing
 from srformer_plugin.errors import ConfigurationError
 
 
@@ -140,6 +144,52 @@ def test_stock_batching_fails_without_sentences():
     with pytest.raises(IndexError):
         stock(data_utils.batch_by_size)(np.arange(0), None, **nothing)
     assert data_utils.batch_by_size(np.arange(0), None, **nothing) == []
+
+
+# --- a share of the batches -------------------------------------------------------------------------------
+
+
+def share_of_four(corpus, checkpoint, rank, *more):
+    """What a share of two batches logs."""
+    shares = ["--distributed-world-size", 4, "--distributed-rank", rank]
+    return generate_here(corpus, checkpoint, "--batch-size", 6, *shares, *more)
+
+
+def test_a_share_without_a_batch_ends_as_the_others(tiny_corpus, trained, tmp_path):
+    shown = [share_of_four(tiny_corpus, trained.checkpoint, rank) for rank in (0, 1, 2)]
+    assert "Translated 6 sentences" in shown[0] and "Translated 5 sentences" in shown[1]
+    assert "Translated 0 sentences: share 2 of 4 (from 0) has no batch" in shown[2]
+    share_of_four(tiny_corpus, trained.checkpoint, 3, "--results-path", tmp_path)
+    assert "H-" not in (tmp_path / "generate-test.txt").read_text()
+
+
+def test_stock_divides_by_its_time(tiny_corpus, trained, monkeypatch):
+    monkeypatch.setattr(generate, "_main", stock(generate._main))
+    with pytest.raises(ZeroDivisionError):
+        share_of_four(tiny_corpus, trained.checkpoint, 3)
+
+
+def test_a_division_among_sentences_is_no_empty_share():
+    def decode(cfg, output_file):
+        num_sentences = 3
+        return num_sentences / 0
+
+    module = SimpleNamespace(_main=decode, __name__="generate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("srformer_plugin.compat.batches.generate", module)
+        decode_nothing()
+    with pytest.raises(ZeroDivisionError):
+        module._main(None, None)
+
+
+def test_no_sentences_at_all_are_an_error(tiny_corpus, trained, tmp_path):
+    for dictionary in tiny_corpus.binarised.glob("dict.*"):
+        shutil.copy(dictionary, tmp_path)
+    for side in ("source", "target"):
+        (tmp_path / f"test.source-target.{side}").touch()
+    arguments = [tmp_path, *generate_arguments(tiny_corpus, trained.checkpoint)[1:], "--dataset-impl", "raw"]
+    with pytest.raises(ConfigurationError, match="--gen-subset test has no sentences"):
+        here(generate, *arguments, "--batch-size", 6)
 
 
 # --- resuming in a later epoch ----------------------------------------------------------------------------

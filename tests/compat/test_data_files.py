@@ -4,10 +4,13 @@ import shutil
 
 import pytest
 import torch
+from fairseq.data import indexed_dataset
 from fairseq.data.data_utils import load_indexed_dataset
-from fairseq.data.indexed_dataset import IndexedCachedDataset, IndexedDatasetBuilder
+from fairseq.data.indexed_dataset import IndexedCachedDataset, IndexedDatasetBuilder, make_builder
 from fairseq.tasks.translation import TranslationConfig, TranslationTask, load_langpair_dataset
 from stock_bart import stock
+
+from srformer_plugin.errors import ConfigurationError
 
 
 @pytest.fixture
@@ -38,6 +41,22 @@ def test_stock_takes_it_less_than_once(folder, monkeypatch):
     monkeypatch.setattr("fairseq.tasks.translation.load_langpair_dataset", stock(load_langpair_dataset))
     with pytest.raises(ValueError, match="negative"):
         pairs_of(folder)
+
+
+@pytest.mark.parametrize("kind", ["mmap", "lazy"])
+def test_a_split_without_texts_is_named(tmp_path, kind):
+    path = tmp_path / "test.source-target.source"
+    builder = make_builder(f"{path}.bin", kind)
+    builder.finalize(f"{path}.idx")
+    with pytest.raises(ConfigurationError, match="source.bin is empty: the text file .* has no lines"):
+        load_indexed_dataset(str(path))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of its end
+def test_stock_cannot_map_an_empty_file(tmp_path):
+    make_builder(str(tmp_path / "test.bin"), "mmap").finalize(str(tmp_path / "test.idx"))
+    with pytest.raises(ValueError, match="empty"):
+        stock(indexed_dataset.make_dataset)(str(tmp_path / "test"), "mmap")
 
 
 def cached(folder):

@@ -270,6 +270,11 @@ PATH = ["--path", "checkpoint.pt"]
         ("generate", [*PATH, "--model-overrides", "{'model': {'dropout': '0'}}"], "dropout must be a number, got '0'"),
         ("validate", [], "fairseq-validate needs --path"),
         ("validate", [*PATH, "--model-overrides", "{x"], "--model-overrides '{x' is not a Python dictionary"),
+        (
+            "generate",
+            [*PATH, "--distributed-world-size", "2", "--distributed-rank", "2"],
+            "--distributed-rank 2 is no share of --distributed-world-size 2: they are counted from 0",
+        ),
         ("generate", [*PATH, "--num-shards", "2"], "--num-shards 2 --shard-id 0 does nothing here: for a share"),
         ("generate", [*PATH, "--model-overrides", "{'dropout': 7.0}"], "dropout 7.0 must be from 0 to 1"),
         ("generate", [*PATH, "--model-overrides", "{'beam': 3}"], "beam is no setting of a model or task, and does"),
