@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.errors import UserError
-from data_prep.text import SENTENCE_MARK, decode, join_sentences
+from data_prep.text import LONE_SURROGATE, SENTENCE_MARK, decode, has_lone_surrogate, join_sentences
 
 
 class Record(NamedTuple):
@@ -79,13 +79,10 @@ def fold(text):
     """`text` on one line, with single spaces between its words.
 
     Whatever `str.splitlines` takes for the end of a line becomes a space as well, or a later tool would see more lines.
-    Raises MalformedRecord for half of a surrogate pair, which JSON can express and UTF-8 cannot; a byte that is not
-    UTF-8 stands as one where a file was opened with `errors="surrogateescape"`.
+    Raises MalformedRecord where `has_lone_surrogate` says so.
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise MalformedRecord("no text: half of a surrogate pair, or a byte that is not UTF-8") from error
+    if has_lone_surrogate(text):
+        raise MalformedRecord(LONE_SURROGATE)
     return " ".join(text.split())
 
 

@@ -3,7 +3,7 @@
 - `SPLITS`, `SIDES`: the files of a corpus are `{train,valid,test}.{source,target}`.
 - Lines: `lines` of a text, `read_lines` of a file, `binary_lines` of an open file. Only line feed, carriage return and
   both together end a line; U+2028, U+0085 and the like, at which `str.splitlines` splits too, are characters of a text.
-- `decode`, `read_text`: UTF-8 without its byte order mark.
+- `decode`, `read_text`: UTF-8 without its byte order mark. `has_lone_surrogate`: what no UTF-8 can be.
 - Sentences: `SENTENCE_MARK` between those of a target; `join_sentences`, `split_sentences`, `without_marks`.
 - Words: `words`, what white space separates; the mark is none. `first_words` cuts to a number of them.
 """
@@ -19,6 +19,9 @@ SIDES = ("source", "target")
 
 # Stands between the sentences of a target, with a space on either side, until scoring: ROUGE-Lsum needs the sentences.
 SENTENCE_MARK = "<q>"
+
+# What is wrong where `has_lone_surrogate` holds
+LONE_SURROGATE = "no text: half of a surrogate pair, or a byte that is not UTF-8"
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _MARK = re.compile(rf"{SENTENCE_MARK}|\n")
@@ -48,6 +51,18 @@ def binary_lines(file):
 def decode(data: bytes) -> str:
     """UTF-8 without its byte order mark. Raises UnicodeDecodeError."""
     return data.removeprefix(codecs.BOM_UTF8).decode()
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Whether a text holds half of a surrogate pair, which JSON can express and UTF-8 cannot.
+
+    A byte that is not UTF-8 is one, too, where a file or a name was read with `errors="surrogateescape"`.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def read_text(path) -> str:

@@ -26,6 +26,8 @@ from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.models.bart.hub_interface import BARTHubInterface
 from fairseq.sequence_scorer import SequenceScorer
 
+from data_prep.text import LONE_SURROGATE, has_lone_surrogate
+
 from ..attention.settings import CHANGEABLE
 from ..compat.generation_settings import check_generation
 from ..compat.overrides import check_overrides
@@ -46,7 +48,16 @@ NO_SETTINGS = ("verbose", "skip_invalid_size_inputs", "inference_step_args", "pr
 
 
 def check_texts(what: str, texts) -> list[str]:
-    """`texts`, the argument of `what`, as a list; a ConfigurationError where it holds anything but texts."""
+    """`texts`, the argument of `what`, as a list; a ConfigurationError where one is no str or no UTF-8."""
+    texts = check_strings(what, texts)
+    for number, text in enumerate(texts):
+        if has_lone_surrogate(text):
+            raise ConfigurationError(f"{what}: text {number}: {LONE_SURROGATE}")
+    return texts
+
+
+def check_strings(what: str, texts) -> list[str]:
+    """`texts`, the argument of `what`, as a list; a ConfigurationError where it holds anything but str."""
     if isinstance(texts, str) or not isinstance(texts, Iterable):
         raise ConfigurationError(f"{what}: a list of texts is needed, got {texts!r}")
     texts = list(texts)
@@ -69,8 +80,9 @@ class _OnText:
         Raises:
             ConfigurationError: what is no text, or a setting as of `generate`.
         """
-        if not isinstance(sentences, str):
-            sentences = check_texts("sample", sentences)
+        single = isinstance(sentences, str)
+        checked = check_texts("sample", [sentences] if single else sentences)
+        sentences = checked[0] if single else checked
         return super().sample(sentences, *args, **kwargs)
 
     def generate(self, *args, **kwargs):

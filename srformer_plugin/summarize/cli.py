@@ -14,6 +14,7 @@ line. A document that cannot be summarised gets a line on standard error and an 
 
 import argparse
 import contextlib
+import io
 import json
 import logging
 import sys
@@ -212,6 +213,8 @@ def _summarize(args, model, documents):
 
 def _write(out, text):
     if out is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as --out is, whatever the locale
         sys.stdout.write(text)
     else:
         write_text(out, text)
@@ -246,7 +249,9 @@ def as_line(document: Document, summary: Summary, as_json: bool, **others) -> st
             "chunked": summary.chunked,
             "truncated": summary.truncated,
         }
-    return json.dumps({"file": document.file, "line": document.line, **value, **others}, ensure_ascii=False)
+    line = json.dumps({"file": document.file, "line": document.line, **value, **others}, ensure_ascii=False)
+    # bytes of a file's name that are no UTF-8 are half surrogates here, which JSON can escape and UTF-8 cannot hold
+    return line.encode(errors="backslashreplace").decode()
 
 
 def _say_what_was_long(summaries, model):

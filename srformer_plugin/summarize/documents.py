@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_prep.errors import one_line
-from data_prep.text import binary_lines, decode, lines
+from data_prep.text import LONE_SURROGATE, binary_lines, decode, has_lone_surrogate, lines
 
 STDIN = "-"
 JSONL = (".jsonl", ".ndjson")
@@ -54,9 +54,15 @@ def read_documents(files: Iterable[str], field: str | None, stdin: BinaryIO) -> 
 
 
 def _checked(document):
-    if document.error is None and not document.text.strip():
-        return Document(document.file, document.line, error="it is empty")
-    return document
+    error = document.error or what_is_wrong(document.text)
+    return document if error is None else Document(document.file, document.line, error=error)
+
+
+def what_is_wrong(text: str) -> str | None:
+    """Why a text cannot be summarised; None: nothing speaks against it."""
+    if not text.strip():
+        return "it is empty"
+    return LONE_SURROGATE if has_lone_surrogate(text) else None
 
 
 def _whole(file, stdin):
@@ -95,7 +101,7 @@ def _of_object(line, file, number, field):
         value = json.loads(line.decode())
     except UnicodeDecodeError:
         return Document(file, number, error="it is not UTF-8 text")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: nested too deeply
         return Document(file, number, error=f"it is no JSON: {error}")
     if not isinstance(value, dict):
         return Document(file, number, error="it is no JSON object")

@@ -12,16 +12,17 @@ from tqdm import tqdm
 from data_prep.errors import UserError
 
 from ..errors import ConfigurationError
-from ..models.hub import check_texts
+from ..models.hub import check_strings
 from .cache import default_folder
 from .decoding import Decoding
+from .documents import what_is_wrong
 from .long_sources import can_be_changed, changes_for_long_sources
 from .model_folder import find, open_hub
 from .same_weights import with_the_same_weights
 from .search import search
 from .stream import Stream
 from .summary import Summary
-from .tokens import WORD, Tokenizer
+from .tokens import Tokenizer
 
 MAX_TOKENS = 8192  # source tokens of a batch, padding counted
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -168,11 +169,11 @@ class Model:
         Raises:
             ConfigurationError: what is no text, or a setting that cannot work.
         """
-        texts = check_texts("summarize", texts)
+        texts = check_strings("summarize", texts)
         settings = self.decoding.changed(self.target_positions, decoding)
-        sources = [self._source(text) if WORD.search(text) else None for text in texts]
-        results: list[Summary] = [Summary(error="it is empty")] * len(texts)
-        lengths = {number: len(ids) for number, ids in enumerate(sources) if ids is not None}
+        results = [Summary(error=what_is_wrong(text)) for text in texts]
+        sources = {number: self._source(texts[number]) for number, found in enumerate(results) if found.error is None}
+        lengths = {number: len(ids) for number, ids in sources.items()}
         with tqdm(total=len(lengths), unit="text", disable=not progress) as bar:
             for batch in self._batches(lengths, max_tokens):
                 found = self._summarize_batch([sources[number] for number in batch], settings)

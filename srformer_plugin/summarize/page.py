@@ -29,7 +29,7 @@ def page(explanation: Explanation, name: str) -> str:
     if summary.truncated:
         note += "; what is grey was not read"
     fields = {
-        "title": escape(name),
+        "title": escape(name.encode(errors="backslashreplace").decode()),
         "note": escape(note),
         "elsewhere": f"{explanation.elsewhere:.0%}",
         "summary": _summary(explanation),

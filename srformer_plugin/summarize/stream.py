@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import ConfigurationError
 from ..models.encoders.chunked import PORTION
 from ..models.encoders.rows import Row, cut
+from ..models.hub import check_texts
 from .search import search
 from .summary import Summary
 from .tokens import WORD
@@ -46,7 +47,12 @@ class Stream:
         self._rows = 0  # that are final
 
     def append(self, text: str) -> None:
-        """Add text. Words are separated by white space: a word may come in parts."""
+        """Add text. Words are separated by white space: a word may come in parts.
+
+        Raises:
+            ConfigurationError: half of a surrogate pair; nothing is added then.
+        """
+        check_texts("append", [text])
         text = self._unfinished + text
         self.words -= bool(self._unfinished)
         found = WORD.findall(text)

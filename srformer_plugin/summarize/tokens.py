@@ -7,6 +7,8 @@ SentencePiece crosses a space, so the tokens are those of the whole line.
 import re
 from functools import lru_cache
 
+from data_prep.text import LONE_SURROGATE, has_lone_surrogate
+
 from ..errors import ConfigurationError
 
 WORD = re.compile(r"\S+")
@@ -23,7 +25,8 @@ class Tokenizer:
         has_prefix: a prefix ends `start`.
         end: the id of </s>.
     Raises:
-        ConfigurationError: the checkpoint asks for fairseq's --tokenizer, which looks at more than a word.
+        ConfigurationError: the checkpoint asks for fairseq's --tokenizer, which looks at more than a word; or
+            a prefix that is no text.
     """
 
     def __init__(self, hub, prefix: str = ""):
@@ -34,6 +37,8 @@ class Tokenizer:
         self._of_word = lru_cache(maxsize=100_000)(self._encode)
         self.start = [self.dictionary.bos()] if getattr(hub, "prepend_bos", False) else []
         words = prefix.split()
+        if has_lone_surrogate(prefix):
+            raise ConfigurationError(f"--prefix {prefix!r}: {LONE_SURROGATE}")
         self.has_prefix = bool(words)
         for number, word in enumerate(words):
             self.start += self._of_word(word, number == 0)

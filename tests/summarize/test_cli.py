@@ -91,6 +91,8 @@ def test_bad_documents_are_named_and_the_others_go_on(run, files, model, tmp_pat
         b'{"text": 3}',
         b'{"text": ""}',
         b'{"text": "\xef"}',
+        b'{"text": "the \\ud83d storm"}',
+        b"[" * 100_000,
         b'{"text": "the storm"}',
     ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
@@ -104,19 +106,43 @@ def test_bad_documents_are_named_and_the_others_go_on(run, files, model, tmp_pat
         f"{paths[2]}: it is not UTF-8 text (line 2)",
         f"{paths[3]}: Is a directory", f"{a}:2: it is no JSON: Expecting value", f"{a}:3: it is no JSON object",
         f"{a}:4: it has no field 'text'; it has 'body'", f"{a}:5: its field 'text' is no text", f"{a}:6: it is empty",
-        f"{a}:7: it is not UTF-8 text", f"{paths[5]}: it is empty", f"{paths[6]}: No such file or directory",
+        f"{a}:7: it is not UTF-8 text", f"{a}:8: no text: half of a surrogate pair", f"{a}:9: it is no JSON",
+        f"{paths[5]}: it is empty", f"{paths[6]}: No such file or directory",
     ]  # fmt: skip
     assert status == 2
     assert len(err) == len(reasons)
     for line, reason in zip(err, reasons):
         assert line.startswith(f"error: {reason}")
     summaries = model.summarize([TEXTS[0], "the bridge", "the storm", TEXTS[1]])
-    expected = [summaries[0], "", "", "", "", summaries[1], *[""] * 6, summaries[2], "", "", summaries[3]]
+    expected = [summaries[0], "", "", "", "", summaries[1], *[""] * 8, summaries[2], "", "", summaries[3]]
     assert out.splitlines() == expected
     status, as_json, _ = run(files[0], *paths, files[1], "--field", "text", "--json")
     found = [json.loads(line) for line in as_json.splitlines()]
     assert [one.get("summary", "") for one in found] == expected
     assert sum("error" in one for one in found) == len(reasons) and status == 2
+
+
+def test_a_name_that_is_not_utf8_costs_nothing(run, model, tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")
+    with open(path, "w") as file:
+        file.write(TEXTS[0])
+    for out in ([], ["--out", tmp_path / "out"]):
+        status, text, _ = run(path, "--json", *out)
+        found = json.loads(text if not out else (tmp_path / "out").read_bytes())
+        assert (status, found["file"], found["summary"]) == (0, path, model.summarize(TEXTS[0]))
+    assert run(path, "--explain", tmp_path / "page.html")[0] == 0
+    assert "caf\\udce9.txt" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_standard_output_is_utf8_whatever_the_locale(model, monkeypatch):
+    monkeypatch.setattr(cli, "load", lambda *args, **decoding: model)
+    monkeypatch.setattr(cli, "as_line", lambda *args: "\u6771")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXTS[0].encode())))
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert cli.main(["--model", "m"]) == 0
+    sys.stdout.flush()
+    assert written.getvalue() == "\u6771\n".encode()
 
 
 def test_jsonl_without_a_field_is_an_error_and_standard_input_with_one_is_jsonl(run, model, tmp_path):

@@ -63,6 +63,20 @@ def test_an_empty_text_is_named(model):
     assert [s.error for s in model.summarize_texts(["the bridge", ""])] == [None, "it is empty"]
 
 
+def test_half_of_a_surrogate_pair_is_named(model, converted_bart):
+    """JSON can express it, and UTF-8 cannot."""
+    half = "the \ud83d bridge"
+    found = model.summarize_texts(["the bridge", half])
+    assert found[0].error is None and "surrogate" in found[1].error
+    stream = model.open_stream()
+    for call in (lambda: model.summarize([half]), lambda: model.hub.sample(half), lambda: stream.append(half)):
+        with pytest.raises(ConfigurationError, match="surrogate"):
+            call()
+    assert stream.words == 0
+    with pytest.raises(ConfigurationError, match="--prefix"):
+        summarize.load(converted_bart, prefix="\udce9")
+
+
 def test_a_text_whose_search_fails_does_not_take_the_others_along(model, monkeypatch):
     """As where no hypothesis can end: it is an error of the batch."""
     summaries = model.summarize_texts(TEXTS)
