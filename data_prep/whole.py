@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data_prep.errors import UserError
@@ -53,7 +53,8 @@ def whole_file(path, mode="w"):
         # the name that the user gave, and not that of the partial file
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that cannot be written, which has been said
+            partial.unlink()
 
 
 def write_text(path, text: str):
@@ -120,6 +121,9 @@ def new_folder(out: Path, replaceable: set[str] | None = None):
     temporary, old = _beside(out), _beside(out)
     try:
         temporary.mkdir()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out)) from error
+    try:
         yield temporary
         if out.exists():
             out.rename(old)

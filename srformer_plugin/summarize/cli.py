@@ -17,6 +17,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -139,11 +140,9 @@ def run(args) -> int:
         raise ConfigurationError("no documents: name files, or give a text on standard input; --help has examples")
     if files.count(STDIN) > 1:
         raise ConfigurationError("standard input can be read once: give - once")
-    for flag, path in (("--out", args.out), ("--explain", args.explain)):
-        if path is not None and not Path(path).absolute().parent.is_dir():
-            raise ConfigurationError(f"{flag} {path}: there is no folder {Path(path).parent}")
-        if path is not None and Path(path).is_dir():
-            raise ConfigurationError(f"{flag} {path} is a folder: name a file")
+    outputs = {flag: path for flag, path in (("--out", args.out), ("--explain", args.explain)) if path is not None}
+    for flag, path in outputs.items():
+        _check_output(flag, path, [*files, *(other for name, other in outputs.items() if name != flag)])
     _check_single(args, files)
     if args.follow:
         return _follow(args, files[0])
@@ -167,6 +166,20 @@ def run(args) -> int:
     text = "".join(as_line(document, summary, args.json) + "\n" for document, summary in pairs)
     _write(args.out, text)
     return EXIT_STATUS if any(summary.error is not None for _, summary in pairs) else 0
+
+
+def _check_output(flag, path, others):
+    """Refuse, before the model is loaded, what could not be written or would replace one of `others`."""
+    if not Path(path).absolute().parent.is_dir():
+        raise ConfigurationError(f"{flag} {path}: there is no folder {Path(path).parent}")
+    if Path(path).is_dir():
+        raise ConfigurationError(f"{flag} {path} is a folder: name a file")
+    real = os.path.realpath(path)
+    special = os.path.exists(path) and not os.path.isfile(path)  # a pipe, /dev/null
+    if not os.access(path if special else os.path.dirname(real), os.W_OK):
+        raise ConfigurationError(f"{flag} {path} cannot be written: name another file")
+    if not special and real in {os.path.realpath(other) for other in others if other != STDIN}:
+        raise ConfigurationError(f"{flag} {path} is named twice, and would be replaced: name another file")
 
 
 def _check_single(args, files):

@@ -1,6 +1,8 @@
 """Files and folders appear whole or not at all."""
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +77,32 @@ def test_an_error_names_the_file_that_was_asked_for(place, tmp_path):
         write_text(tmp_path / place, "text")
     assert error.value.filename == str(tmp_path / place)
     assert names(tmp_path) == ["folder"]
+
+
+def test_a_folder_that_cannot_be_written_is_not_hidden_by_the_clearing_up(tmp_path, monkeypatch):
+    """As on a file system that is read-only, where nothing can be removed either."""
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system", "another name")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(FileNotFoundError) as error:
+        write_text(tmp_path / "absent" / "file", "text")
+    assert error.value.filename == str(tmp_path / "absent" / "file")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    make = Path.mkdir
+
+    def refuse(self, *args, **kwargs):
+        if self.name.startswith("."):
+            raise OSError(errno.EROFS, "Read-only file system", str(self))
+        make(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(OSError) as error, new_folder(tmp_path / "out"):
+        pytest.fail("made")
+    assert (error.value.errno, error.value.filename) == (errno.EROFS, str(tmp_path / "out"))
 
 
 def test_a_folder_has_its_manifest_last(tmp_path):

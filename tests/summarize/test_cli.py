@@ -162,6 +162,24 @@ def test_the_model_is_not_loaded_where_no_document_is_good(run, monkeypatch, tmp
     assert "once" in run("-", "-")[2][0]
 
 
+def test_what_cannot_be_written_or_would_replace_a_document_is_said_first(run, files, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "load", lambda *args, **how: pytest.fail("loaded"))
+    (tmp_path / "link").symlink_to(files[1])
+    for out in (files[1], tmp_path / "link"):
+        for flags in (["--out", out], ["--explain", out], ["--follow", "--out", out]):
+            status, _, (line,) = run(*files[1:2], *flags)
+            assert (status, line) == (
+                2,
+                f"error: {flags[-2]} {out} is named twice, and would be replaced: name another file",
+            )
+    assert "is named twice" in run(files[0], "--out", tmp_path / "x", "--explain", tmp_path / "x")[2][0]
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path))
+    assert run(files[0], "--out", tmp_path / "x")[2] == [
+        f"error: --out {tmp_path / 'x'} cannot be written: name another file"
+    ]
+    assert files[1].read_text() == TEXTS[1]
+
+
 def test_the_output_file_is_whole_or_as_it_was(run, files, model, tmp_path, monkeypatch):
     out = tmp_path / "out.txt"
     out.write_text("before")
