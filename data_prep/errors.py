@@ -27,7 +27,8 @@ class WrongVocabulary(UserError):
 def one_line(error: BaseException) -> str:
     """What an error says, as a sentence: `FILE: No such file or directory` and not `[Errno 2] ...`."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+        names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        return f"{names}: {error.strerror}" if names else error.strerror
     if isinstance(error, BrokenProcessPool):
         return "a process died, perhaps for want of memory; try fewer --workers"
     return str(error) or type(error).__name__

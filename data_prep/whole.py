@@ -48,7 +48,7 @@ def whole_file(path, mode="w"):
             yield file
         os.replace(partial, path)
     except OSError as error:
-        if error.filename != str(partial):
+        if error.filename not in (None, str(partial)):  # without a name: of writing, such as to a full disk
             raise
         # the name that the user gave, and not that of the partial file
         raise OSError(error.errno, error.strerror, str(path)) from error

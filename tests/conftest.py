@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -73,6 +74,22 @@ def seed():
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
+
+
+@pytest.fixture
+def full_disk():
+    """Function (bytes) -> context in which no file of this process can be longer, as on a disk that is nearly full."""
+
+    @contextlib.contextmanager
+    def limit(size):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))  # the signal that comes with it is ignored by Python
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit
 
 
 def run_fairseq(tool, *args, check=True, env=None, timeout=300, fresh=False):

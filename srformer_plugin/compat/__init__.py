@@ -13,7 +13,12 @@ from .batches import (
     refuse_sentences_in_one_line,
     resume_with_the_same_batches,
 )
-from .checkpoints import allow_checkpoint_classes, explain_refused_checkpoint, show_configuration_errors
+from .checkpoints import (
+    allow_checkpoint_classes,
+    explain_refused_checkpoint,
+    say_why_a_checkpoint_cannot_be_written,
+    show_configuration_errors,
+)
 from .collation import collate_whole_batches
 from .commands import end_with_one_line, name_the_setting_that_cannot_be_read
 from .data_files import read_the_first_file_once, read_what_is_not_in_memory, refuse_a_split_without_texts
@@ -67,6 +72,7 @@ MENDS = (
     stop_where_a_training_ended,
     refuse_a_missing_checkpoint,
     show_models_what_is_resumed,
+    say_why_a_checkpoint_cannot_be_written,
     copy_whole_checkpoints,
     collate_whole_batches,
     sum_gradients_on_cpus,

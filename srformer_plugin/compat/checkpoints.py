@@ -2,6 +2,8 @@
 
 import argparse
 import collections
+import contextlib
+import os
 import pickle
 import re
 import typing
@@ -146,3 +148,49 @@ def show_configuration_errors():
         return load_checkpoint
 
     wrap(Trainer, "load_checkpoint", make_wrapper)
+
+
+def say_why_a_checkpoint_cannot_be_written():
+    """Name the checkpoint and the reason where one cannot be written, and leave no half of it.
+
+    ``checkpoint_utils.py:594`` tries three times, 2.5 seconds apart, each behind what the attempt before has written to
+    the same file, which nothing could read. The reason, a full disk, is not in PyTorch's last error ("unexpected pos
+    128 vs 0"), and half the checkpoint keeps the disk full. Not needed when an error of writing passes through.
+    """
+
+    def once(original):
+        def _torch_persistent_save(obj, f):
+            return original(obj, f) if isinstance(f, str) else save(obj, f)
+
+        return _torch_persistent_save
+
+    def whole(original):
+        def torch_persistent_save(obj, filename, *args, **kwargs):
+            try:
+                return original(obj, filename, *args, **kwargs)
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    os.remove(f"{filename}.tmp")
+                raise OSError(error.errno, error.strerror, filename) from error
+
+        return torch_persistent_save
+
+    wrap(checkpoint_utils, "_torch_persistent_save", once)
+    wrap(checkpoint_utils, "torch_persistent_save", whole)
+
+
+def save(content, file) -> None:
+    """`torch.save` to an open file.
+
+    Raises:
+        OSError: it cannot be written, which PyTorch's RuntimeError does not say.
+    """
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        raise OSError(cause.errno, cause.strerror) from error

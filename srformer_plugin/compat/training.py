@@ -1,6 +1,7 @@
 """A training that is started again, after its end or after a kill."""
 
 import argparse
+import contextlib
 import logging
 import os
 import pickle
@@ -128,9 +129,14 @@ def copy_whole_checkpoints():
             if not overwrite or not PathManager.supports_rename(dst_path):
                 return original(src_path, dst_path, overwrite)
             partial = f"{dst_path}.tmp"
-            copied = original(src_path, partial, True)
-            if copied:
-                os.replace(partial, dst_path)
+            try:
+                copied = original(src_path, partial, True)
+                if copied:
+                    os.replace(partial, dst_path)
+            except OSError:  # a full disk, which half a checkpoint would keep full
+                with contextlib.suppress(OSError):
+                    os.remove(partial)
+                raise
             return copied
 
         return copy

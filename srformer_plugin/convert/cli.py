@@ -5,13 +5,13 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 
 from data_prep.errors import command
 from data_prep.whole import new_folder, whole_file
 
 from ..attention.settings import SegmentSettings
+from ..compat.checkpoints import save
 from ..errors import ConfigurationError
 from ..models.change_attention import change_attention
 from ..models.checkpoint_file import CHECKPOINT, dtype_name, load, read_checkpoint, write_checkpoint
@@ -142,7 +142,7 @@ def change_attention_of_file(
     say_if_all_is_chosen(SegmentSettings.from_namespace(changed), changed.max_source_positions)
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out, "wb") as file:
-        torch.save(content, file)
+        save(content, file)
 
 
 def _family(name, what, attribute, where):

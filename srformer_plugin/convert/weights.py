@@ -130,4 +130,7 @@ def _open_shards(index: Path, open_file):
 
 def write_weights(folder: Path, weights: dict):
     """Write ``model.safetensors`` as `transformers` reads it. No two entries may share memory."""
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / SAFETENSORS, {"format": "pt"})
+    try:
+        save_file({name: x.contiguous() for name, x in weights.items()}, folder / SAFETENSORS, {"format": "pt"})
+    except SafetensorError as error:  # of the disk: the names and tensors are right
+        raise ConfigurationError(f"{folder / SAFETENSORS} cannot be written: {error}") from error

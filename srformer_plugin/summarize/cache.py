@@ -6,14 +6,17 @@ or not at all; a second process that wants the same one waits for the first. The
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
 from pathlib import Path
 
+from data_prep.errors import one_line
 from data_prep.whole import PARTIAL
 
 from ..convert.cli import TOKENIZER_FILES, hf_to_fairseq
+from ..errors import ConfigurationError
 from ..models.checkpoint_file import CHECKPOINT
 from ..version import __version__
 
@@ -33,19 +36,29 @@ def converted(source: Path, cache: Path, say=lambda line: None) -> Path:
     Args:
         say: called with a line before a conversion, which may take a while.
     Raises:
-        ConfigurationError: the folder cannot be converted.
-        OSError: the cache cannot be written.
+        ConfigurationError: the folder cannot be converted, or the cache cannot be written.
     """
     entry = cache / f"{source.resolve().name}-{key_of(source)}"
     if not (entry / CHECKPOINT).is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        with _alone(cache / f".{entry.name}.lock"):
-            if not (entry / CHECKPOINT).is_file():
-                for left in cache.glob(f".{entry.name}.*{PARTIAL}"):  # of a process that was killed
-                    shutil.rmtree(left, ignore_errors=True)
-                say(f"converting {source} once; the result is kept in {entry}")
-                hf_to_fairseq(source, entry, force=True)
+        try:
+            _convert(source, entry, say)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{source} cannot be converted, {one_line(error)}: --cache-dir names another folder for the result"
+            ) from error
     return entry
+
+
+def _convert(source, entry, say):
+    """Convert `source` to the folder `entry`, unless another process does so first."""
+    cache = entry.parent
+    cache.mkdir(parents=True, exist_ok=True)
+    with _alone(cache / f".{entry.name}.lock"):
+        if not (entry / CHECKPOINT).is_file():
+            for left in cache.glob(f".{glob.escape(entry.name)}.*{PARTIAL}"):  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            say(f"converting {source} once; the result is kept in {entry}")
+            hf_to_fairseq(source, entry, force=True)
 
 
 def key_of(source: Path) -> str:

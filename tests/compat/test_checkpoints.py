@@ -6,6 +6,7 @@ import collections
 import os
 import pickle
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import warm
 from conftest import USER_DIR, run_side_by_side
 from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
 from fairseq.logging import meters
 from fairseq.modules import transformer_layer
 from fairseq.trainer import Trainer
@@ -232,3 +234,31 @@ def test_other_errors_keep_the_sentence_of_fairseq(train_here, trained, model_re
     model_refuses(RuntimeError("size mismatch for decoder.embed_positions.weight"))
     with pytest.raises(Exception, match="ensure that the architectures match"):
         train_here("--restore-file", trained.checkpoint)
+
+
+def test_a_stock_checkpoint_on_a_full_disk_has_no_name_and_no_reason(tmp_path, full_disk, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(checkpoint_utils, "_torch_persistent_save", stock(checkpoint_utils._torch_persistent_save))
+    with full_disk(50_000), pytest.raises((RuntimeError, OSError)) as error:
+        stock(checkpoint_utils.torch_persistent_save)({"a": torch.zeros(100_000)}, str(tmp_path / "a.pt"))
+    assert getattr(error.value, "filename", None) is None
+    assert list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("values", [10_000, 100_000])
+def test_a_checkpoint_on_a_full_disk_is_named_and_nothing_of_it_left(values, tmp_path, full_disk):
+    path = str(tmp_path / "a.pt")
+    checkpoint_utils.torch_persistent_save({"a": 1}, path)
+    with full_disk(30_000), pytest.raises(OSError, match="File too large") as error:
+        checkpoint_utils.torch_persistent_save({"a": torch.zeros(values), "b": torch.zeros(10)}, path)
+    assert error.value.filename == path
+    assert os.listdir(tmp_path) == ["a.pt"] and torch.load(path) == {"a": 1}
+    checkpoint_utils.torch_persistent_save({"a": torch.zeros(5000)}, path)
+    with full_disk(10_000), pytest.raises(OSError, match="File too large"):
+        PathManager.copy(path, str(tmp_path / "b.pt"), overwrite=True)
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_other_errors_of_writing_stay_what_they_are(tmp_path):
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        checkpoint_utils.torch_persistent_save({"a": lambda: None}, str(tmp_path / "a.pt"))

@@ -333,3 +333,18 @@ def test_importing_the_plugin_is_quiet_and_leaves_triton_and_the_converters_out_
 def test_pickles_of_this_test_are_dangerous_at_all(tmp_path):
     pickle.loads(pickle.dumps(Malicious(tmp_path / "ran"))).close()
     assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("size", [0, 100, 60_000])
+def test_a_full_disk_is_said_in_one_line(size, bart, converted_bart, convert, tmp_path, full_disk):
+    content = ["--segment-schedule", "content", "--segment-size", "2"]
+    for arguments in (
+        ("hf-to-fairseq", bart[0], tmp_path / "out"),
+        ("fairseq-to-hf", converted_bart / "model.pt", tmp_path / "out"),
+        ("change-attention", converted_bart / "model.pt", tmp_path / "out", *content),
+    ):
+        with full_disk(size):
+            status, out, err = convert(*arguments)
+        assert (status, out) == (EXIT_STATUS, "")
+        assert re.fullmatch(rf"error: .*{re.escape(str(tmp_path))}/.*: .*File too large.*\n", err)
+    assert not list(tmp_path.iterdir())

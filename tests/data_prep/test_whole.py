@@ -91,6 +91,13 @@ def test_a_folder_that_cannot_be_written_is_not_hidden_by_the_clearing_up(tmp_pa
     assert error.value.filename == str(tmp_path / "absent" / "file")
 
 
+def test_a_full_disk_is_said_with_the_files_name(tmp_path, full_disk):
+    with full_disk(10), pytest.raises(OSError, match="File too large") as error:
+        write_text(tmp_path / "file", "text " * 100)
+    assert error.value.filename == str(tmp_path / "file")
+    assert names(tmp_path) == []
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
     make = Path.mkdir
 

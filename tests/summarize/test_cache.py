@@ -14,7 +14,7 @@ from srformer_plugin.summarize import cache
 @pytest.fixture
 def folder(bart, tmp_path):
     """A copy of the small BART that a test may change."""
-    return shutil.copytree(bart[0], tmp_path / "hf")
+    return shutil.copytree(bart[0], tmp_path / "hf [1]*")  # the name is no pattern
 
 
 @pytest.fixture
@@ -77,3 +77,11 @@ def test_a_conversion_that_fails_leaves_nothing_and_one_that_was_killed_is_clear
     (folder / "away.json").rename(folder / "vocab.json")
     assert cache.converted(folder, tmp_path / "cache") == entry
     assert not killed.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_named(folder, tmp_path, full_disk):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"hf .* cannot be converted, .*file: File exists: --cache-dir"):
+        cache.converted(folder, tmp_path / "file")
+    with full_disk(60_000), pytest.raises(ConfigurationError, match="cannot be converted, .*File too large: --cache"):
+        cache.converted(folder, tmp_path / "cache")
