@@ -1,6 +1,7 @@
 """A file or a pipe that grows, and a summary of it again and again."""
 
 import codecs
+import contextlib
 import os
 import select
 import stat
@@ -51,7 +52,7 @@ def growing(file: str, poll: float = POLL) -> Iterator[str]:
 
     Raises:
         OSError: the file cannot be read.
-        UserError: it is not UTF-8 text, or has become shorter.
+        UserError: it is not UTF-8 text, has become shorter, or another file has taken its name.
     """
     name = "standard input" if file == STDIN else file
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
@@ -78,8 +79,12 @@ def _file(path, poll):
             data = opened.read(BLOCK)
             yield data
             if not data:
-                if os.fstat(opened.fileno()).st_size < opened.tell():
+                read = os.fstat(opened.fileno())
+                if read.st_size < opened.tell():
                     raise UserError(f"{path} has become shorter: start again to follow what it is now")
+                with contextlib.suppress(FileNotFoundError):  # removed, or about to be replaced
+                    if not os.path.samestat(read, os.stat(path)):
+                        raise UserError(f"{path} has been replaced by another file: start again to follow that one")
                 time.sleep(poll)
 
 

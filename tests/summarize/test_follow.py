@@ -82,6 +82,21 @@ def test_a_file_is_read_as_it_grows_and_said_to_be_shorter(tmp_path):
         list(parts)
 
 
+def test_another_file_of_the_same_name_is_said(tmp_path):
+    """As where a log is rotated, or an editor saves."""
+    path = tmp_path / "a.txt"
+    path.write_text("the bridge ")
+    parts = growing(str(path), poll=0.001)
+    assert [next(parts), next(parts)] == ["the bridge ", ""]
+    with open(path, "a") as file:
+        path.rename(tmp_path / "a.txt.1")
+        file.write("and the storm")
+    assert [next(parts), next(parts)] == ["and the storm", ""]  # no file has the name: it is followed still
+    path.write_text("the bridge and the storm and the museum")
+    with pytest.raises(UserError, match="replaced"):
+        next(parts)
+
+
 @pytest.mark.parametrize("data", [b"the na\xefve", b"the \xc3"])
 def test_what_is_no_text_is_said(data, monkeypatch, tmp_path):
     path = tmp_path / "latin.txt"
