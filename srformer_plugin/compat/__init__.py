@@ -21,7 +21,12 @@ from .checkpoints import (
 )
 from .collation import collate_whole_batches
 from .commands import end_with_one_line, name_the_setting_that_cannot_be_read
-from .data_files import read_the_first_file_once, read_what_is_not_in_memory, refuse_a_split_without_texts
+from .data_files import (
+    know_validation_sets_by_name,
+    read_the_first_file_once,
+    read_what_is_not_in_memory,
+    refuse_a_split_without_texts,
+)
 from .decoding import (
     attend_to_the_own_source,
     block_repeated_ngrams,
@@ -36,6 +41,7 @@ from .numpy_aliases import restore_numpy_aliases
 from .optimizers import scale_adafactors_rate_by_each_parameter_alone
 from .positions import cut_and_count_sources, take_the_checkpoints_positions
 from .processes import sum_gradients_on_cpus
+from .raw_text import read_texts_as_other_commands_do
 from .statistics import log_without_waiting, read_sums_of_processes_at_once
 from .subwords import keep_added_tokens
 from .training import (
@@ -82,9 +88,11 @@ MENDS = (
     seed_the_devices_that_are_used,
     log_without_waiting,
     read_sums_of_processes_at_once,
+    know_validation_sets_by_name,
     read_the_first_file_once,
     read_what_is_not_in_memory,
     refuse_a_split_without_texts,
+    read_texts_as_other_commands_do,
     decode_nothing,
     name_the_setting_that_cannot_be_read,
     end_with_one_line,  # the last around `call_main`, so that it sees what the others raise

@@ -90,7 +90,9 @@ def refuse_sentences_in_one_line():
             except Exception as error:
                 if type(error) is not Exception:
                     raise
-                raise ConfigurationError(f"{error}; or raise --max-source-positions") from error
+                raise ConfigurationError(
+                    f"{error}; or raise --max-source-positions or --max-target-positions"
+                ) from error
             if len(kept) == 0 and len(indices) > 0:
                 raise ConfigurationError(
                     f"all {len(indices):,} sentences are left out: they have more than {max_positions} tokens (source, "

@@ -3,7 +3,7 @@
 import inspect
 from pathlib import Path
 
-from fairseq.data import indexed_dataset
+from fairseq.data import data_utils, indexed_dataset
 from fairseq.data.indexed_dataset import IndexedCachedDataset, IndexedDataset
 from fairseq.tasks import translation
 
@@ -30,6 +30,22 @@ def read_the_first_file_once():
         return load_langpair_dataset
 
     wrap(translation, "load_langpair_dataset", make_wrapper)
+
+
+def know_validation_sets_by_name():
+    """Take ``--valid-subset valid,valid1`` for pairs of languages.
+
+    ``data/data_utils.py:897`` takes the names of files without their last part, ``valid1.source-target.source``, for
+    those of the sets, and refuses them as left out. Not needed when such a training begins.
+    """
+
+    def make_wrapper(original):
+        def _find_extra_valid_paths(dataset_path):
+            return {name.partition(".")[0] for name in original(dataset_path)}
+
+        return _find_extra_valid_paths
+
+    wrap(data_utils, "_find_extra_valid_paths", make_wrapper)
 
 
 def refuse_a_split_without_texts():

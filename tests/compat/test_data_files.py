@@ -1,10 +1,11 @@
 """Data in several files, and in files of the older formats."""
 
 import shutil
+from argparse import Namespace
 
 import pytest
 import torch
-from fairseq.data import indexed_dataset
+from fairseq.data import data_utils, indexed_dataset
 from fairseq.data.data_utils import load_indexed_dataset
 from fairseq.data.indexed_dataset import IndexedCachedDataset, IndexedDatasetBuilder, make_builder
 from fairseq.tasks.translation import TranslationConfig, TranslationTask, load_langpair_dataset
@@ -35,6 +36,26 @@ def test_the_first_file_counts_as_often_as_it_is_asked_for(folder, settings, cou
     pairs = pairs_of(folder, **settings)
     assert len(pairs) == len(pairs.src_sizes) == len(pairs.tgt_sizes) == count
     assert pairs[count - 1]["target"] is not None
+
+
+def of_validation(folder, named):
+    (folder / "valid1.source-target.source.bin").touch()
+    dataset = Namespace(
+        valid_subset=named, ignore_unused_valid_subsets=False, combine_valid_subsets=None, disable_validation=False
+    )
+    return Namespace(dataset=dataset, task=Namespace(data=str(folder)))
+
+
+def test_validation_sets_are_known_by_name(tmp_path):
+    data_utils.raise_if_valid_subsets_unintentionally_ignored(of_validation(tmp_path, "valid,valid1"))
+    with pytest.raises(ValueError, match=r"\['valid1'\] will be ignored"):
+        data_utils.raise_if_valid_subsets_unintentionally_ignored(of_validation(tmp_path, "valid"))
+
+
+def test_stock_takes_named_sets_for_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_utils, "_find_extra_valid_paths", stock(data_utils._find_extra_valid_paths))
+    with pytest.raises(ValueError, match="will be ignored"):
+        data_utils.raise_if_valid_subsets_unintentionally_ignored(of_validation(tmp_path, "valid,valid1"))
 
 
 def test_stock_takes_it_less_than_once(folder, monkeypatch):
