@@ -5,7 +5,7 @@
 DATA has the raw files of the plan's format; a plan is described in recipes/evidence/plan.py. What is finished is never
 done again: the same command goes on where it was stopped, and a plan to which systems were added runs those. A run that
 fails is named at the end, and the others go on. One that failed because others had the device's memory is tried again
-after them, with fewer at once and at last alone.
+after them, with fewer at once and at last alone; so is the start, as often.
 """
 
 import argparse
@@ -32,6 +32,8 @@ from recipes.evidence.work import BEFORE, ON_DEVICE, Place, cell_stages, cells_o
 from recipes.later_arguments import refused
 
 CHANGED = "choose another --out, or give --changed redo"
+TRIES = 3  # of a stage or a run that others left no memory
+LACKED = "the device's memory was not enough beside others"
 AGAIN = 75  # exit status of a run that is worth another try: <sysexits.h>'s EX_TEMPFAIL
 # What to lower for a stage that has not enough memory even alone.
 LOWER = {
@@ -138,9 +140,9 @@ def on_device(turns, stage, log):
         return
     with turns.turn(stage.name):
         yield
-    if stage.name == "train" and (count := skipped_batches(log)):
+    if stage.name in ("start", "train") and (count := skipped_batches(log)):
         message = f"the training left out {count} batches for want of the device's memory: {log}"
-        if turns.beside:  # chance, and another system with the same seed has seen them
+        if turns.beside and stage.name == "train":  # chance, and another system with the same seed has seen them
             raise LeftOut(message, log=log)
         say(f"warning: {message}")
 
@@ -208,6 +210,24 @@ class Runs:
             say(f"{done} of {len(self.names)} runs done" + (f", about {left:.0f} min left" if left else ""))
 
 
+def run_shared(book, stages, turns):
+    """The data and the start: as a run, a stage that others left no memory is tried again, and goes on where it was.
+
+    Raises:
+        BookError: as `Book.run`, of the last try.
+    """
+    for number in range(1, TRIES + 1):
+        try:
+            return book.run(stages)
+        except BookError as error:
+            if turns is None or not turns.beside or not lacked_memory(error):
+                raise
+            again = number < TRIES
+            say(f"{error.log.stem}: {LACKED}; {'again' if again else 'the same command tries again'}")
+            if not again:
+                raise
+
+
 def run_cells(options, plan, place, after):
     """All runs that have not finished, `--at-once` of them at a time."""
     cells = {cell.name: cell for cell in cells_of(plan, place) if not finished(plan, place, cell)}
@@ -229,10 +249,11 @@ def run_cells(options, plan, place, after):
 def run_tries(names, command_of, at_once, log, show):
     """Run `command_of(name, first)` of all names; those that end with `AGAIN` once more after the others.
 
-    There are three tries: `at_once` at a time, half as many, and one. Returns 0, or the exit status of the first that
-    ends otherwise, which ends the others.
+    There are `TRIES`: `at_once` at a time, half as many, and one. Returns 0, or the exit status of the first that ends
+    otherwise, which ends the others.
     """
     widths = [at_once, max(1, at_once // 2), 1]
+    assert len(widths) == TRIES
     for number, width in enumerate(widths):
         wanting = []
 
@@ -247,9 +268,8 @@ def run_tries(names, command_of, at_once, log, show):
         names = [name for name in names if name in wanting]  # in the plan's order
         if not names:
             return 0
-        lacked = f"{', '.join(names)}: the device's memory was not enough beside others; "
-        then = f"again, {widths[number + 1]} at once" if number + 1 < len(widths) else "the same command tries again"
-        say(lacked + then)
+        then = f"again, {widths[number + 1]} at once" if number + 1 < TRIES else "the same command tries again"
+        say(f"{', '.join(names)}: {LACKED}; {then}")
     return 0
 
 
@@ -324,7 +344,7 @@ def main(argv=None):
     book = book_of(place.out, options, turns)
     try:
         if not options.report_only:
-            book.run(stages)
+            run_shared(book, stages, turns)
             run_cells(options, plan, place, known_by(stages, place, book))
     except BookError as error:
         say(f"error: {error}", sys.stderr)

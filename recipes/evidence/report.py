@@ -83,7 +83,8 @@ def sizes(plan, place):
         with open(path, encoding="utf-8") as lines:
             counts.append(np.array([len(line.split()) + 1 for line in lines]))  # with the end of sentence
     limit = value_of(plan.train, "--max-source-positions", None)
-    return counts[0].clip(max=limit and int(limit)), float(counts[1].mean()), head_size(plan)
+    sources = counts[0] if limit is None else np.minimum(counts[0], int(limit))
+    return sources, float(counts[1].mean()), head_size(plan)
 
 
 def head_size(plan):

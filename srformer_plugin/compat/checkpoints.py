@@ -40,8 +40,9 @@ def checkpoint_classes():
     ):
         if hasattr(module, name):
             named.append((getattr(module, name), f"{module.__name__}.{name}"))
-    # Meters of --eval-bleu keep arrays. NumPy 2 renamed the module of the functions that rebuild them.
-    rebuild = getattr(np, "_core", np.core if np.__version__ < "2" else None).multiarray
+    # Meters of --eval-bleu keep arrays. NumPy 2 renamed the module of the functions that rebuild them; 1.26 has an
+    # empty one of the new name.
+    rebuild = (np.core if np.__version__ < "2" else np._core).multiarray
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
         named += [(rebuild._reconstruct, f"{module}._reconstruct"), (rebuild.scalar, f"{module}.scalar")]
     named += [(np.ndarray, "numpy.ndarray"), (np.dtype, "numpy.dtype")]

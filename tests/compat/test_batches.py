@@ -25,6 +25,10 @@ from stock_bart import generate_arguments, stock
 from srformer_plugin.compat.batches import decode_nothing
 from srformer_plugin.errors import ConfigurationError
 
+REMOVED = pytest.mark.skipif(
+    np.lib.NumpyVersion(np.__version__) < "2.4.0", reason="needs a NumPy that has dropped what fairseq asks for"
+)
+
 
 def test_stock_batching_loses_the_last_sentences():
     batches = stock(data_utils.batch_by_size)(
@@ -88,6 +92,7 @@ def test_stock_validation_on_five_sentences_dies(train_here, monkeypatch):
         train_here("--valid-subset", "test1")
 
 
+@REMOVED
 def test_stock_buckets_fail():
     with pytest.raises(TypeError, match="interpolation"):
         stock(data_utils.get_buckets)(np.arange(10), 2)
@@ -102,6 +107,7 @@ def test_batches_can_be_bucketed(train_here):
     assert "num_updates 2" in train_here("--num-batch-buckets", "3", "--max-tokens", "400")
 
 
+@REMOVED
 def test_stock_batches_cannot_be_bucketed(train_here, monkeypatch):
     monkeypatch.setattr(language_pair_dataset, "np", np)
     with pytest.raises(AttributeError, match="compat"):
@@ -112,7 +118,7 @@ def test_stock_batches_cannot_be_bucketed(train_here, monkeypatch):
 def test_removed_aliases_exist_for_fairseq_alone(module):
     assert (module.np.float, module.np.compat.long) == (float, int)
     assert module.np.int64 is np.int64
-    assert not hasattr(np, "compat")
+    assert not hasattr(np, "float")
 
 
 # --- sentences that are too long --------------------------------------------------------------------------

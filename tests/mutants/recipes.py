@@ -30,6 +30,18 @@ MUTANTS = [
         "new": "if turns is not None:\n            if turns",
         "tests": f"{DEVICE_TESTS} -k fails_otherwise",
     },
+    {  # a start is tried once
+        "file": COMPARE,
+        "old": "if turns is None or not turns.beside or not lacked_memory(error):",
+        "new": "if True:",
+        "tests": f"{DEVICE_TESTS} -k as_runs_do",
+    },
+    {  # a start that fails for any reason is tried again
+        "file": COMPARE,
+        "old": "if turns is None or not turns.beside or not lacked_memory(error):",
+        "new": "if turns is None:",
+        "tests": f"{DEVICE_TESTS} -k tried_once",
+    },
     {  # a later try counts as a new run
         "file": COMPARE,
         "old": "command_of(name, number == 0)",

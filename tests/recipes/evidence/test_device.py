@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from recipes.books import Command, Stage
-from recipes.books.errors import Interrupted
+from recipes.books.errors import BookError, Interrupted
 from recipes.evidence import compare
-from recipes.evidence.compare import AGAIN, parser, place_of, run_cell, run_tries
+from recipes.evidence.compare import AGAIN, parser, place_of, run_cell, run_shared, run_tries
 from recipes.evidence.device import SETTLE, Turns, device_memory, wants_memory
 from recipes.evidence.plan import read_plan
 from recipes.evidence.report import collect
@@ -243,6 +243,56 @@ def test_a_training_that_left_out_batches_beside_others_has_not_finished(place, 
     assert "the training left out 1 batches for want of the device's memory" in capsys.readouterr().out
     record = json.loads((place.folder / ".stages/train.json").read_text())
     assert record["state"] == ("started" if beside else "finished")
+
+
+# ---- the start ----
+
+
+@pytest.fixture
+def begin(place, tmp_path):
+    """Train a start that prints `line` and fails in its first tries; returns how often it was tried, and its error."""
+
+    def run(fails, line=FULL, before=""):
+        tries = tmp_path / "out/start/tries"
+        script = f"{before} echo try >> {tries}; [ $(wc -l < {tries}) -gt {fails} ] || {{ echo '{line}'; exit 1; }}"
+        turns = compare.turns_of(place.options)
+        book = compare.book_of(tmp_path / "out", place.options, turns)
+        error = None
+        try:
+            run_shared(book, [Stage("start", [Command(["sh", "-c", script])], resumable=True)], turns)
+        except BookError as caught:
+            error = caught
+        return tries.read_text().count("try"), error
+
+    return run
+
+
+def test_a_start_that_others_left_no_memory_goes_on_as_runs_do(begin, place, capsys):
+    place.device.others(SETTLE)
+    assert begin(fails=2) == (3, None)
+    assert capsys.readouterr().out.count("start: the device's memory was not enough beside others; again") == 2
+
+
+def test_a_start_is_not_tried_for_ever(begin, place, capsys):
+    place.device.others(SETTLE)
+    count, error = begin(fails=99)
+    assert count == 3 and "start failed" in str(error)
+    assert "beside others; the same command tries again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("beside", "line"), [(False, FULL), (True, "FloatingPointError: gradients are Nan/Inf")])
+def test_a_start_that_would_fail_again_is_tried_once(begin, place, beside, line):
+    if beside:
+        place.device.others(SETTLE)
+    count, error = begin(1, line)
+    assert count == 1 and error.status == 1
+
+
+def test_a_start_says_what_batches_it_left_out(begin, place, capsys):
+    place.device.others(SETTLE)
+    skip = "echo 'WARNING | fairseq.trainer | attempting to recover from OOM in forward/backward pass';"
+    assert begin(0, before=skip) == (1, None)
+    assert "warning: the training left out 1 batches for want of the device's memory" in capsys.readouterr().out
 
 
 # ---- tries ----

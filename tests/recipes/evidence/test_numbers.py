@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from recipes.evidence.comparison import difference, estimate, over_seeds
 from recipes.evidence.cost import cost
 from recipes.evidence.measures import losses, read_cell, scores, speed
+from recipes.evidence.report import sizes
 
 HEAD = 64
 
@@ -79,6 +81,26 @@ def test_a_system_that_cuts_its_sources_is_counted_beside_full_attention_to_the_
 def test_costs_are_means_over_the_sources():
     flags = ["--cross-attention", "segmented", "--segment-size", "100"]
     assert cost(flags, [100, 200], 10, 10, HEAD).keys == pytest.approx((1 + 0.5) / 2)
+
+
+class OfAnOlderNumPy(np.ndarray):
+    """Before 2.1 an array is clipped by a bound at least."""
+
+    def clip(self, min=None, max=None, out=None):
+        assert not (min is None and max is None)
+        return super().clip(min, max, out)
+
+
+@pytest.mark.parametrize(("flags", "lengths"), [([], [3, 5]), (["--max-source-positions", "4"], [3, 4])])
+def test_sources_are_counted_as_they_are_cut(flags, lengths, tmp_path, monkeypatch):
+    (tmp_path / "encoded").mkdir()
+    (tmp_path / "encoded/test.source").write_text("a b\na b c d\n")
+    (tmp_path / "encoded/test.target").write_text("a\n\n")
+    made = np.array
+    monkeypatch.setattr(np, "array", lambda *words, **more: made(*words, **more).view(OfAnOlderNumPy))
+    plan = SimpleNamespace(train=["--arch", "srformer_bart_tiny", *flags])
+    sources, targets, head = sizes(plan, SimpleNamespace(out=tmp_path))
+    assert (sources.tolist(), targets, head) == (lengths, 1.5, 16)
 
 
 # ---- comparison ----
