@@ -211,8 +211,13 @@ def _call(function, modules, *states):
     rows = [torch.ops.aten._unsafe_view(x.contiguous(), (-1, x.size(-1))) for x in states]
     # Layers are compiled one by one: DDP's gradients come layer by layer without its own splitting of graphs.
     # The settings are those of this call, not of the process.
-    with torch._dynamo.config.patch(recompile_limit=MOST_VARIANTS, optimize_ddp=False):
+    with torch._dynamo.config.patch({limit_name(): MOST_VARIANTS, "optimize_ddp": False}):
         return [y.view(shape) for y in function(*modules, *rows)]
+
+
+def limit_name():
+    """PyTorch's setting for how many variants there may be; 2.6 has it by another name."""
+    return "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
 
 
 # What is compiled. Modules and not a layer are arguments, so that encoder and decoder share what they can; states are

@@ -10,7 +10,7 @@ import torch
 from srformer_plugin.attention.triton import launches as launching
 from srformer_plugin.attention.triton.launches import Launches, launches, look
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.6")
 from triton import compiler, knobs, runtime
 
 

@@ -4,6 +4,7 @@ Most tests have Dynamo trace the layers and PyTorch run what it traced, which ta
 """
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,13 +119,19 @@ def test_no_batch_and_no_layer_compiles_anew(pair, inputs, kind, functions):
         assert graphs() == 2 * functions
 
 
+@pytest.mark.parametrize("name", ["recompile_limit", "cache_size_limit"])  # of PyTorch's later releases, and of 2.6
+def test_the_limit_of_variants_is_found_by_either_name(name, monkeypatch):
+    monkeypatch.setattr(torch._dynamo, "config", SimpleNamespace(**{name: 8}))
+    assert compiled.limit_name() == name
+
+
 def test_more_variants_than_pytorch_allows_are_compiled_too(pair, inputs):
     _, fast = pair("BART")
-    with torch._dynamo.config.patch(recompile_limit=1):
+    with torch._dynamo.config.patch({compiled.limit_name(): 1}):
         gradients(fast.train(), inputs(*BATCHES[0]))
         with torch.no_grad():
             fast.eval()(**inputs(*BATCHES[0]))
-        assert torch._dynamo.config.recompile_limit == 1  # that of the process
+        assert getattr(torch._dynamo.config, compiled.limit_name()) == 1  # that of the process
     assert graphs() == 4
 
 

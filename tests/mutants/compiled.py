@@ -44,7 +44,7 @@ MUTANTS = [
     },
     {
         "file": LAYERS,
-        "old": "recompile_limit=MOST_VARIANTS, ",
+        "old": "limit_name(): MOST_VARIANTS, ",
         "new": "",
         "tests": f"{LAYER_TESTS} -k variants",
     },
