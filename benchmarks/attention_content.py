@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import attention_core as core
+from benchmarks.markdown import number
 from benchmarks.rows import Results, add_options, provenance
 from srformer_plugin.attention.method.segments import SourceLayout
 from srformer_plugin.attention.triton.content import plain
@@ -123,7 +124,7 @@ def measure_training(attend, leaves, inputs, quick):
     """`core.measure`, with the shortest of three medians for `both_ms`."""
     numbers = core.measure(attend, leaves, inputs, quick)
     again = [core.milliseconds(lambda: core.gradients(attend, leaves, inputs.upstream), quick) for _ in range(2)]
-    return {**numbers, "both_ms": round(min(numbers["both_ms"], *again), 4)}
+    return {**numbers, "both_ms": min(numbers["both_ms"], *again)}
 
 
 def run_sdpa(name, runs, measure):
@@ -221,7 +222,7 @@ def main():
                 peer = fastest(runs, mode)
                 ours, theirs = runs["triton"][mode], runs[peer][mode]
                 row = results.add({**case, "mode": mode, **common}, peer, ours, theirs, "ms", run=runs)
-                print(f"  {peer} / triton, {mode}: {row['ratio']}", flush=True)
+                print(f"  {peer} / triton, {mode}: {number(row['ratio'], '.3f')}", flush=True)
             torch.cuda.empty_cache()
 
 

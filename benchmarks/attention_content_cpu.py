@@ -150,8 +150,8 @@ def main():
             row |= {"chosen": CHOSEN, "dtype": "float32", "threads": THREADS, "rounds": ROUNDS}
             for mode in dict.fromkeys(mode for mode, _ in times):
                 ours, theirs = times[mode, OURS], times[mode, PEER]
-                shortest = round(min(theirs) / min(ours), 3)
-                medians = (round(statistics.median(x), 3) for x in (ours, theirs))
+                shortest = min(theirs) / min(ours)
+                medians = map(statistics.median, (ours, theirs))
                 added = table.add(
                     {**row, "mode": mode},
                     PEER,

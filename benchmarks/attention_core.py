@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import flex_local
+from benchmarks.markdown import number
 from benchmarks.rows import provenance, write_rows
 from srformer_plugin.attention.method.memory import RAFMemory
 from srformer_plugin.attention.method.schedule import build_schedule
@@ -208,7 +209,7 @@ def measure(attend, leaves, inputs, quick):
         torch.cuda.synchronize()
         print(f"      no CUDA graph: {str(error).splitlines()[0][:100]}")
     numbers["peak_over_inputs"] = peak_bytes(both, inputs) / inputs.bytes()
-    return {name: value if value is None else round(value, 4) for name, value in numbers.items()}
+    return numbers
 
 
 def kernel_times(function, calls=20, kernels=KERNELS):
@@ -284,7 +285,8 @@ def main():
             except RuntimeError as failure:
                 print(f"  {name:15} not timed: {str(failure).splitlines()[0][:100]}", flush=True)
                 continue
-            print(f"  {name:15}", runs[name], flush=True)
+            shown = {what: value if value is None else round(value, 4) for what, value in runs[name].items()}
+            print(f"  {name:15}", shown, flush=True)
         del exact
         if "triton" in runs:
             runs["triton"]["kernels_us"] = breakdown(inputs, *candidates["triton"])
@@ -296,8 +298,8 @@ def main():
         for peer in dict.fromkeys(("sdpa default", fastest, *flex)):
             for mode in ("both_ms", "graph_both_ms"):
                 ours, theirs = runs.get("triton", {}).get(mode), runs[peer][mode]
-                ratio = ours and theirs and round(theirs / ours, 3)
-                print(f"  {peer} / triton, {mode}: {ratio}", flush=True)
+                ratio = ours and theirs and theirs / ours
+                print(f"  {peer} / triton, {mode}: {number(ratio, '.3f')}", flush=True)
                 rows.append(
                     {
                         "benchmark": "attention_core",

@@ -21,6 +21,7 @@ import torch
 from fairseq import utils
 from fairseq.sequence_generator import SequenceGenerator
 
+from benchmarks.markdown import number
 from benchmarks.random_models import HUGGING_FACE, StubTask, build, hugging_face, import_transformers
 from benchmarks.ratios import add_ratio_to_full
 from benchmarks.rows import Results, add_options, provenance, sizes, this_cpu
@@ -181,10 +182,10 @@ def main():
             speed = case[0] * options.tokens / seconds
             theirs = speed if system == names[0] else theirs
             step = 1000 * seconds / (options.tokens + 1)
-            ratio = theirs and round(speed / theirs, 2)
+            ratio = theirs and speed / theirs
             print(
                 f"{case[0]:3} x {case[1]:6} {name:38} {speed:9.1f} tokens/s {step:7.2f} ms/step  "
-                f"{memory or 0:8.0f} MiB  ratio {ratio}",
+                f"{memory or 0:8.0f} MiB  ratio {number(ratio, '.2f')}",
                 flush=True,
             )
             results.add(
@@ -197,16 +198,15 @@ def main():
                     "system": name,
                 },
                 names[0],
-                round(speed, 1),
-                theirs and round(theirs, 1),
+                speed,
+                theirs,
                 "tokens/s",
-                ratio=ratio,
                 peak_mib=memory and round(memory),
                 python=sys.version.split()[0],
             )
         for row in add_ratio_to_full(results.rows):
             if (row["case"]["batch"], row["case"]["source"]) == case and row["ratio_full"] is not None:
-                print(f"{row['case']['system']}: {row['ratio_full']} of full attention, same generator", flush=True)
+                print(f"{row['case']['system']}: {row['ratio_full']:.2f} of full attention, same generator", flush=True)
         results.write()
 
 

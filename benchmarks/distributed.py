@@ -130,9 +130,9 @@ def measure(options, arch: str, source: int, results: Results) -> None:
         for name in ("precision", "ddp_backend", "zero_sharding", "optimizer", "updates"):
             case[name] = getattr(options, name)
         row = results.add(
-            case, "one process", round(ours, 3), round(theirs, 3), "articles/s",
-            ratio=round(ours / theirs, 3), efficiency=round(ours / theirs / processes, 4),
-            efficiency_same_articles=round(ours / same / processes, 4), parameters=run["parameters"], **reduced,
+            case, "one process", ours, theirs, "articles/s",
+            efficiency=ours / theirs / processes,
+            efficiency_same_articles=ours / same / processes, parameters=run["parameters"], **reduced,
             largest_loss_difference=round(difference, 3), losses=[entry["loss"] for entry in run["log"]],
             losses_of_one_process=[entry["loss"] for entry in passes["log"]],
             gib_free=min((entry["gb_free"] for entry in run["log"] if "gb_free" in entry), default=None),

@@ -26,6 +26,7 @@ import torch
 from benchmarks.attention_core import milliseconds
 from benchmarks.encoder_peers import LED, peers
 from benchmarks.fits import add_exponents, series
+from benchmarks.markdown import number
 from benchmarks.random_models import StubTask, build, import_transformers
 from benchmarks.ratios import add_ratio
 from benchmarks.rows import Results, add_options, attempt, provenance, this_device
@@ -166,7 +167,7 @@ def _seconds(function, calls=CALLS):
 
 def measure(function, device, quick):
     """(milliseconds of a call, MiB that it needs or None)."""
-    return round(timed(function, device, quick), 3), _peak(function, device)
+    return timed(function, device, quick), _peak(function, device)
 
 
 def add_ratios_to_led(rows):
@@ -217,15 +218,17 @@ def main():
                     not_timed=failure,
                     load=round(os.getloadavg()[0], 2),
                 )
-                shown = f"not timed: {failure}" if failure else f"{taken:10.1f} ms, {mib} MiB, ratio {row['ratio']}"
+                shown = f"not timed: {failure}" if failure else f"{taken:10.1f} ms, {mib} MiB"
+                shown += f", ratio {number(row['ratio'], '.3f')}"
                 print(f"{length:6} {name:35} {kind:8} {shown}, load {row['load']}", flush=True)
         add_exponents(add_ratios_to_led(table.rows))
         table.write()
     for (name, kind), rows in series(table.rows).items():
         print(f"{name:35} {kind:8} grows as N^{rows[0]['exponent']} from {rows[0]['exponent_from']}", flush=True)
-        beside = {row["case"]["source"]: (row["ratio_led"], row["mib_led"]) for row in rows if row["ratio_led"]}
-        if beside:
-            print(f"    LED's time and memory / its: {beside}", flush=True)
+        for row in rows:
+            if row["ratio_led"]:
+                beside = f"{row['ratio_led']:.2f}, {number(row['mib_led'], '.2f')}"
+                print(f"    {row['case']['source']}: LED's time and memory / its: {beside}", flush=True)
 
 
 def layer_sizes(encoder):

@@ -99,10 +99,10 @@ def main():
                 "benchmark": "hypotheses",
                 "case": {"dtype": dtype, "beam": beam, "sources": len(ours[0]), "max_len": options.max_len, **SEARCH},
                 "peer": "fairseq's SequenceGenerator, same model",
-                "ours": round(tokens / ours[1], 1),
-                "theirs": round(tokens / theirs[1], 1),
+                "ours": tokens / ours[1],
+                "theirs": tokens / theirs[1],
                 "unit": "tokens/s",
-                "ratio": round(theirs[1] / ours[1], 2),
+                "ratio": theirs[1] / ours[1],
                 "equal": round(share, 4),
                 "stock_equal_to_float32": itself and round(itself, 4),
                 "largest_score_difference": off,
@@ -110,7 +110,7 @@ def main():
             }
             print(
                 f"{dtype:9} beam {beam}: {share:7.2%} equal (stock and its float32: {itself or 1:.2%}), scores within "
-                f"{off:.1e}, {row['ours']:,.0f} against {row['theirs']:,.0f} tokens/s = {row['ratio']}x",
+                f"{off:.1e}, {row['ours']:,.0f} against {row['theirs']:,.0f} tokens/s = {row['ratio']:.2f}x",
                 flush=True,
             )
             rows.append(row)

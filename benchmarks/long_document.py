@@ -22,6 +22,7 @@ import torch
 
 from benchmarks import decoding
 from benchmarks.fits import add_exponents, series
+from benchmarks.markdown import number
 from benchmarks.random_models import PUBLISHED_WINDOW, StubTask, build, hugging_face, import_transformers
 from benchmarks.rows import Results, add_options, attempt, provenance, this_device
 from srformer_plugin.generation import FastSequenceGenerator
@@ -141,7 +142,7 @@ class Run:
         row = self.results.add(case, PEER, seconds, self.theirs.get((length, kind)), "s", **more, load=load)
         shown = f"{seconds:8.3f} s" if seconds else f"not timed: {more['not_timed']}"
         memory = f", peak {more['peak_mib']} MiB" if more["peak_mib"] else ""
-        print(f"{length:6} {system:42} {kind:8} {shown}{memory}, ratio {row['ratio']}", flush=True)
+        print(f"{length:6} {system:42} {kind:8} {shown}{memory}, ratio {number(row['ratio'], '.3f')}", flush=True)
 
 
 def main():

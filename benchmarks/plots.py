@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 from benchmarks.fits import series
+from benchmarks.ratios import ratio
 
 KEY = "benchmarks.results"  # of the PNG text that holds the hash
 # pass in scaling.json -> its title
@@ -49,7 +50,7 @@ def ratios(figure, results):
         systems = list(dict.fromkeys(row["case"]["system"] for row in rows))
         width = 0.8 / len(systems)
         for number, system in enumerate(systems):
-            shown = {_size(row): row["ratio"] for row in rows if row["case"]["system"] == system and row["ratio"]}
+            shown = {_size(row): ratio(row) for row in rows if row["case"]["system"] == system and ratio(row)}
             places = [sizes.index(size) + number * width for size in shown]
             panel.bar(places, list(shown.values()), width, label=system)
         panel.axhline(1, color="black", linewidth=0.8)

@@ -137,7 +137,7 @@ def _medians(updates: dict) -> dict:
     """Of the sums of all updates ("update") and of every segment, 0 where an update has none of it."""
     whole = statistics.median(sum(parts.values()) for parts in updates.values())
     parts = {name: statistics.median(parts.get(name, 0.0) for parts in updates.values()) for name in SEGMENTS}
-    return {name: round(value, 3) for name, value in {"update": whole, **parts}.items()}
+    return {"update": whole, **parts}
 
 
 def _busy(profiler) -> dict:
@@ -224,7 +224,7 @@ def bare_step(trainer, batches: list) -> float:
         steps = [first.elapsed_time(second) for first, second in zip(ends, ends[1:])]
     else:
         steps = [1000 * (second - first) for first, second in zip(ends, ends[1:])]
-    return round(statistics.median(steps), 3)
+    return statistics.median(steps)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 
-MORE_IS_BETTER = ("tokens/s", "pairs/s")
+MORE_IS_BETTER = ("tokens/s", "pairs/s", "articles/s")
 # a generator's name at the end of a system's -> full attention with the same generator
 FULL_WITH = {
     "stock generator": "bart_base, stock generator",
@@ -16,6 +16,12 @@ def times_as_fast(unit: str, ours: float, theirs: float) -> float:
     return ours / theirs if unit in MORE_IS_BETTER else theirs / ours
 
 
+def ratio(row: dict) -> float | None:
+    """How many times as fast a row's system is as its peer, not rounded; None where one of them has no number."""
+    ours, theirs = row["ours"], row["theirs"]
+    return times_as_fast(row["unit"], ours, theirs) if ours and theirs else None
+
+
 def add_ratio(rows: list[dict], field: str, other: Callable[[str], str | None], of: str = "ours") -> list[dict]:
     """Put `field` into rows: how many times as fast each is as system `other(its own)` in the same case.
 
@@ -25,7 +31,7 @@ def add_ratio(rows: list[dict], field: str, other: Callable[[str], str | None], 
     measured = {_case(row, row["case"]["system"]): row[of] for row in rows}
     for row in rows:
         ours, theirs = row[of], measured.get(_case(row, other(row["case"]["system"])))
-        row[field] = round(times_as_fast(row["unit"], ours, theirs), 2) if ours and theirs else None
+        row[field] = times_as_fast(row["unit"], ours, theirs) if ours and theirs else None
     return rows
 
 

@@ -93,10 +93,10 @@ def main():
                 "benchmark": "rouge_scoring",
                 "case": {"pairs": options.pairs, "workers": workers},
                 "peer": PEER,
-                "ours": round(ours, 2),
-                "theirs": round(theirs, 2),
+                "ours": ours,
+                "theirs": theirs,
                 "unit": "s",
-                "ratio": round(theirs / ours, 3),
+                "ratio": theirs / ours,
                 **measured_on,
             }
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.ratios import ratio
 from data_prep.whole import write_json
 
 
@@ -96,9 +97,12 @@ class Results:
         self.rows: list[dict] = []
 
     def add(self, case: dict, peer: str, ours: float | None, theirs: float | None, unit: str, **more) -> dict:
-        """Add and write a row; `ratio` is theirs / ours (times: above 1 we are faster) unless `more` holds it."""
+        """Add and write a row; `ratio` says how many times as fast we are, unless `more` holds it.
+
+        Nothing is rounded: tables do that (benchmarks/tables.py).
+        """
         row = {"benchmark": self.benchmark, "case": case, "peer": peer, "ours": ours, "theirs": theirs, "unit": unit}
-        row["ratio"] = round(theirs / ours, 3) if ours and theirs else None
+        row["ratio"] = ratio(row)
         self.rows.append({**row, **more, **self.measured_on})
         self.write()
         return self.rows[-1]

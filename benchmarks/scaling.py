@@ -35,6 +35,7 @@ from benchmarks.attention_core import (
     peak_bytes,
 )
 from benchmarks.fits import add_exponents, series
+from benchmarks.markdown import number
 from benchmarks.rows import Results, add_options, provenance, this_device
 from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
 from srformer_plugin.attention.settings import SegmentSettings
@@ -151,25 +152,25 @@ def main():
     device, dtype = ("cpu", torch.float32) if options.cpu else ("cuda", torch.bfloat16)
     flex = device == "cuda" and not (options.quick or options.no_flex)
     found = Results(options.json, "scaling", provenance(this_device(options.cpu), options.commit))
-    source, number = options.shortest, 0
+    source, turn = options.shortest, 0
     while source <= (options.longest or LONGEST[device]):
         theirs = {}
         for measured in (
-            measure_core(source, dtype, device, flex and number % 2 == 0, options.quick),
+            measure_core(source, dtype, device, flex and turn % 2 == 0, options.quick),
             measure_steps(source, dtype, device, options.quick),
         ):
             for name, kind, taken, size in measured:
-                theirs.setdefault(kind, round(taken, 4) if name == PEER else None)
+                theirs.setdefault(kind, taken if name == PEER else None)
                 case = {"source": source, "targets": TARGETS, "pass": kind, "system": name}
                 case["dtype"] = str(dtype).removeprefix("torch.")
-                row = found.add(case, PEER, round(taken, 4), theirs[kind], "ms", mib=size and round(size / 2**20, 2))
-                shown = f"{taken:9.3f} ms {(size or 0) / 2**20:9.1f} MiB  ratio {row['ratio']}"
+                row = found.add(case, PEER, taken, theirs[kind], "ms", mib=size and round(size / 2**20, 2))
+                shown = f"{taken:9.3f} ms {(size or 0) / 2**20:9.1f} MiB  ratio {number(row['ratio'], '.3f')}"
                 print(f"{source:6} {name:24} {kind:8} {shown}", flush=True)
         add_exponents(found.rows)
         found.write()
         if device == "cuda":
             torch.cuda.empty_cache()
-        source, number = 2 * source, number + 1
+        source, turn = 2 * source, turn + 1
     for (name, kind), rows in sorted(series(found.rows).items()):
         print(f"{name:24} {kind:8} grows as N^{rows[0]['exponent']} from {rows[0]['exponent_from']}", flush=True)
 

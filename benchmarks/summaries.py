@@ -1,7 +1,7 @@
 """SRformer beside its peers in a few lines, made of the rows of all benchmarks."""
 
 from benchmarks.markdown import size
-from benchmarks.ratios import times_as_fast
+from benchmarks.ratios import ratio, times_as_fast
 
 # Of the lines of `summary`, those that README shows: what, and beside what.
 HEADLINE = (
@@ -28,12 +28,11 @@ def summary(results):
 
     def add(what, row, peer=None, theirs=None):
         theirs = row["theirs"] if theirs is None else theirs
-        # that of the row is of times that were not rounded
-        ratio = row["ratio"] if theirs == row["theirs"] else times_as_fast(row["unit"], row["ours"], theirs)
+        faster = times_as_fast(row["unit"], row["ours"], theirs)
         unit = "million operations" if row["unit"] == "operations" else row["unit"]
         ours, theirs = (x / 1e6 if row["unit"] == "operations" else x for x in (row["ours"], theirs))
         ours, theirs = (f"{x:,.0f}" if x >= 1000 else f"{x:.4g}" for x in (ours, theirs))
-        lines.append(f"| {what} | {ours} {unit} | {theirs}, {peer or row['peer']} | {ratio:.2f} |")
+        lines.append(f"| {what} | {ours} {unit} | {theirs}, {peer or row['peer']} | {faster:.2f} |")
 
     if "operations" in results:
         row = results["operations"][0]
@@ -57,7 +56,7 @@ def summary(results):
                     break
     for case, rows in _by_size(results.get("training_long", [])).items():
         for row in rows:
-            if row["case"]["system"].startswith("chunked") and row["case"]["time"] == "wall" and row["ratio"]:
+            if row["case"]["system"].startswith("chunked") and row["case"]["time"] == "wall" and ratio(row):
                 add(f"training step, {case} ({row['case']['system']})", row)
     for row in results.get("training_updates", []):
         if row["case"]["model"] == "srformer_bart_base" and row["case"]["precision"] == "bf16":

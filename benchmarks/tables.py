@@ -1,7 +1,7 @@
 """The table of every benchmark whose rows are lines, made of the rows of its JSON file."""
 
 from benchmarks.markdown import number, size, table
-from benchmarks.ratios import add_ratio_to_full
+from benchmarks.ratios import add_ratio_to_full, ratio
 
 
 def training_updates(rows):
@@ -10,7 +10,7 @@ def training_updates(rows):
     return table(
         "| precision | model | ms per update | stock time / ours | loss at 10 and at the last update |",
         (
-            f"| {row['case']['precision']} | {row['case']['model']} | {row['ours']:.0f} | {row['ratio']:.2f} "
+            f"| {row['case']['precision']} | {row['case']['model']} | {row['ours']:.0f} | {ratio(row):.2f} "
             f"| {row['run']['first_loss']:.2f} -> {row['run']['last_loss']:.2f} |"
             for row in rows
         ),
@@ -31,7 +31,7 @@ def distributed(rows):
         "| of MiB | losses within | GiB free |",
         (
             f"| {row['case']['arch']} | {row['case']['source']:,} | {row['case']['processes']} | {row['ours']:,.2f} "
-            f"| {row['ratio']:.2f} | {row['efficiency']:.1%} | {row['efficiency_same_articles']:.1%} "
+            f"| {ratio(row):.2f} | {row['efficiency']:.1%} | {row['efficiency_same_articles']:.1%} "
             f"| {number(row['all_reduce_ms'], '.2f')} | {number(row['all_reduce_mib'], ',.1f')} "
             f"| {row['largest_loss_difference']:.3f} | {number(row['gib_free'], '.1f')} |"
             for row in rows
@@ -56,7 +56,7 @@ def training_profile(rows):
             case["time"],
             number(row["ours"], ".1f"),
             number(row["theirs"], ".1f"),
-            number(row["ratio"], ".2f"),
+            number(row["ours"] / row["theirs"], ".2f"),
             *(number(row["segments_ms"][name], ".1f") for name in parts),
             number(row["busy"], ".1f"),
             number(row["nccl"], ".1f"),
@@ -81,7 +81,7 @@ def decoding(rows):
         "| sentences x source | system | tokens/s | ours / stock | ours / full attention, same generator | peak MiB |",
         (
             f"| {row['case']['batch']} x {row['case']['source']} | {row['case']['system']} | {row['ours']:,.0f} "
-            f"| {number(row['ratio'], '.1f' if row['peak_mib'] else '.2f')} "
+            f"| {number(ratio(row), '.1f' if row['peak_mib'] else '.2f')} "
             f"| {number(row['ratio_full'], '.2f')} | {number(row['peak_mib'], ',')} |"
             for row in add_ratio_to_full(rows)
         ),
@@ -100,7 +100,7 @@ def hypotheses(rows):
         (
             f"| {row['case']['dtype']} | {row['case']['beam']} | {row['equal']:.1%} "
             f"| {row['stock_equal_to_float32']:.1%} | {row['largest_score_difference']:.1e} "
-            f"| {row['ours']:,.0f} | {row['theirs']:,.0f} | {row['ratio']:.1f} |"
+            f"| {row['ours']:,.0f} | {row['theirs']:,.0f} | {ratio(row):.1f} |"
             for row in rows
         ),
         f"{case['sources']} sources, length penalty {case['len_penalty']:g}, {case['min_len']} to {case['max_len']} "
@@ -117,7 +117,7 @@ def bpe_encoding(rows):
         "| pairs | MB | data_prep.encode, pairs/s | fairseq's encoder, pairs/s | ratio |",
         (
             f"| {row['case']['pairs']:,} | {row['case']['megabytes']:.0f} | {row['ours']:,.0f} "
-            f"| {row['theirs']:,.0f} | {row['ratio']:.1f} |"
+            f"| {row['theirs']:,.0f} | {ratio(row):.1f} |"
             for row in rows
         ),
         f"Articles with their summaries, whole programs, {first['case']['workers']} processes; the outputs are equal",
@@ -130,10 +130,7 @@ def rouge_scoring(rows):
     """Seconds for a test set, a line for each number of processes."""
     return table(
         "| processes | srformer_plugin.scoring, s | rouge-score loop, s | ratio |",
-        (
-            f"| {row['case']['workers']} | {row['ours']:.1f} | {row['theirs']:.1f} | {row['ratio']:.1f} |"
-            for row in rows
-        ),
+        (f"| {row['case']['workers']} | {row['ours']:.1f} | {row['theirs']:.1f} | {ratio(row):.1f} |" for row in rows),
         f"ROUGE-1/2/L/Lsum of {rows[0]['case']['pairs']:,} pairs, whole programs; the scores are equal",
         rows[0],
     )
@@ -147,7 +144,7 @@ def attention_core(rows):
         (
             f"| {size(row)} | {'CUDA graph' if row['case']['mode'].startswith('graph') else 'eager'} "
             f"| {number(row['ours'], '.3f')} | {row['peer']} | {number(row['theirs'], '.3f')} "
-            f"| {number(row['ratio'], '.2f')} |"
+            f"| {number(ratio(row), '.2f')} |"
             for row in rows
         ),
         f"Forward and backward of one layer's attention core, {first['case']['dtype']}, segments of "
@@ -176,7 +173,7 @@ def attention_content(rows):
         targets = f"{case['hypotheses']} hypotheses" if "hypotheses" in case else case["targets"]
         lines.append(
             f"| {case['batch']} x {targets} x {case['source']} | {MODES[case['mode']]} | {number(row['ours'], '.3f')} "
-            f"| {row['peer']} | {number(row['theirs'], '.3f')} | {number(row['ratio'], '.2f')} |"
+            f"| {row['peer']} | {number(row['theirs'], '.3f')} | {number(ratio(row), '.2f')} |"
         )
     return table(
         "| B x T x N | | content, ms | peer | peer, ms | peer / ours |",
@@ -197,7 +194,7 @@ def vocabulary_loss(rows):
         peak = number(row["peak_mib"], ",") if row["ours"] else row["not_timed"]
         lines.append(
             f"| {shape} | {case['precision']} | {case['system']} | {number(row['ours'], ',.2f')} "
-            f"| {number(row['ratio'], '.2f')} | {peak} |"
+            f"| {number(ratio(row), '.2f')} | {peak} |"
         )
     return table(
         "| N x D x V | precision | system | ms | fairseq / this | peak MiB |",
@@ -220,7 +217,7 @@ def training_step(rows):
             row["case"]["system"],
             row["case"]["time"],
             number(row["ours"], ".1f"),
-            number(row["ratio"], ".2f"),
+            number(ratio(row), ".2f"),
             number(row["peak_mib"], ",") if row["ours"] else row["not_timed"],
             *(number(shares.get(part), ".1f") for part in parts),
         ]
@@ -242,7 +239,7 @@ def operations(rows):
         clip = f"{case['clip']:g}" if case["clip"] else "none"
         lines.append(
             f"| {case['targets']} | {case['source']:,} | {case['segment']} | {clip} | {row['ours'] / 1e6:,.0f} "
-            f"| {row['theirs'] / 1e6:,.0f} | {row['ratio']:.2f} | {row['saved_percent']:.1f}% "
+            f"| {row['theirs'] / 1e6:,.0f} | {ratio(row):.2f} | {row['saved_percent']:.1f}% "
             f"| {row['saved_percent_with_projections']:.1f}% |"
         )
     return table(

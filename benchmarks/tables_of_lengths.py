@@ -3,6 +3,7 @@
 from benchmarks import plots
 from benchmarks.fits import series
 from benchmarks.markdown import number, table
+from benchmarks.ratios import ratio
 
 
 def _header(first_columns, lengths):
@@ -17,7 +18,7 @@ def scaling(rows):
     for kind, title in plots.PASSES.items():
         for (system, measured), group in series(rows).items():
             if measured == kind:
-                cells = {row["case"]["source"]: f"{row['ours']:.3g} ({number(row['ratio'], '.2f')})" for row in group}
+                cells = {row["case"]["source"]: f"{row['ours']:.3g} ({number(ratio(row), '.2f')})" for row in group}
                 numbers = " | ".join(cells.get(length, "-") for length in lengths)
                 lines.append(f"| {title} | {system} | {number(group[0]['exponent'], '.2f')} | {numbers} |")
     return table(
@@ -43,7 +44,7 @@ def encoders(rows):
     lines = []
     for (system, measured), group in series(rows).items():
         named = f"| {system} | {ENCODER_PASSES[measured]}"
-        cells = [f"{row['ours']:,.{_digits(row)}f} ({number(row['ratio'], '.2f')})" if row["ours"] else row["not_timed"]
+        cells = [f"{row['ours']:,.{_digits(row)}f} ({number(ratio(row), '.2f')})" if row["ours"] else row["not_timed"]
                  for row in group]  # fmt: skip
         lines.append(f"{named} | {number(group[0]['exponent'], '.2f')} | {' | '.join(cells)} |")
         if any(row.get("ratio_led") for row in group):
@@ -102,4 +103,4 @@ def long_document(rows):
 def _seconds(row):
     if not row["ours"]:
         return row["not_timed"]
-    return f"{row['ours']:.3g}" + (f" ({row['ratio']:.2f})" if row["ratio"] else "")
+    return f"{row['ours']:.3g}" + (f" ({ratio(row):.2f})" if ratio(row) else "")

@@ -82,7 +82,7 @@ def measure(options, system, case, backend, results: Results) -> None:
             continue
         update, bare = parts.pop("update"), report["bare"]
         row = results.add(
-            {**settings, "time": kind}, "the bare step", update, bare, "ms/update", ratio=round(update / bare, 3),
+            {**settings, "time": kind}, "the bare step", update, bare, "ms/update", ratio=update / bare,
             segments_ms=parts, **report,
         )  # fmt: skip
         where = f" x {options.processes} {backend}" if backend else ""

@@ -33,6 +33,7 @@ from fairseq.optim.adam import FairseqAdamConfig
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 from omegaconf import OmegaConf
 
+from benchmarks.markdown import number
 from benchmarks.random_models import HUGGING_FACE, WORDS, StubTask, build, hugging_face, import_transformers
 from benchmarks.ranges import mark, record_function, shares
 from benchmarks.rows import Results, add_options, attempt, provenance, sizes, this_device
@@ -200,8 +201,8 @@ def measure(step, batch, device, repeats, warm_up):
     now, between = (_event, lambda a, b: a.elapsed_time(b)) if device == "cuda" else (time.perf_counter, _milliseconds)
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     whole, passes = [], []
-    for number in range(warm_up + repeats):
-        if device == "cuda" and number == warm_up:
+    for turn in range(warm_up + repeats):
+        if device == "cuda" and turn == warm_up:
             torch.cuda.reset_peak_memory_stats()
         synchronize()
         began, first = time.perf_counter(), now()
@@ -212,7 +213,7 @@ def measure(step, batch, device, repeats, warm_up):
         whole.append(1000 * (time.perf_counter() - began))
         passes.append(between(first, second))
     peak = round(torch.cuda.max_memory_allocated() / 2**20) if device == "cuda" else None
-    return round(statistics.median(whole[warm_up:]), 2), round(statistics.median(passes[warm_up:]), 2), peak
+    return statistics.median(whole[warm_up:]), statistics.median(passes[warm_up:]), peak
 
 
 def _event():
@@ -258,7 +259,7 @@ class Case:
         case = dict(zip(("batch", "targets", "source"), self.shape), system=name, time=kind)
         case["precision"] = "bf16" if self.device == "cuda" else "fp32"
         row = self.results.add(case, PEER, ms, self.stock[kind], "ms/step", not_timed=failure, **more)
-        shown = f"not timed: {failure}" if failure else f"{ms:8.1f} ms/step  ratio {row['ratio']}"
+        shown = f"not timed: {failure}" if failure else f"{ms:8.1f} ms/step  ratio {number(row['ratio'], '.3f')}"
         print("{:3} x {:4} x {:6} ".format(*self.shape) + f"{name:38} {kind:6} {shown}", flush=True)
 
     def _checked(self, name):
@@ -306,7 +307,7 @@ class Case:
             if name in HUGGING_FACE.values() or (system.compiled and system.is_stock):
                 continue  # without ranges of ours
             parts, failure = attempt(self.device, self._profiling, name)
-            busy = parts and round(sum(parts.values()), 2)
+            busy = parts and sum(parts.values())
             self._add(name, "device", busy, failure, forward_backward_ms=None, ranges_ms=parts, **more)
             for part, milliseconds in (parts or {}).items():
                 print(f"    {part:24} {milliseconds:9.2f} ms {milliseconds / busy:6.1%}", flush=True)

@@ -67,7 +67,7 @@ def summarise(log):
         raise SystemExit(f"the loss does not fall: {losses}")
     steady = [1000 / entry["ups"] for entry in log if entry["num_updates"] > WARM_UP]
     return {
-        "ms_per_update": round(statistics.median(steady), 1),
+        "ms_per_update": statistics.median(steady),
         "first_loss": losses[0],
         "last_loss": losses[-1],
         "losses": losses,
@@ -125,7 +125,7 @@ def main():
                     "ours": results[model]["ms_per_update"],
                     "theirs": theirs and theirs["ms_per_update"],
                     "unit": "ms/update",
-                    "ratio": theirs and round(theirs["ms_per_update"] / results[model]["ms_per_update"], 3),
+                    "ratio": theirs and theirs["ms_per_update"] / results[model]["ms_per_update"],
                     "run": results[model],
                     **measured_on,
                 }

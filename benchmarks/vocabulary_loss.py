@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 
+from benchmarks.markdown import number
 from benchmarks.rows import Results, add_options, attempt, provenance, sizes, this_device
 from srformer_plugin.criterions.linear_cross_entropy import linear_cross_entropy
 
@@ -118,7 +119,7 @@ def measure(system, case, precision, device, repeats):
         one_pass(system, precision, *given)
         synchronize()
         times.append(1000 * (time.perf_counter() - began))
-    return round(statistics.median(times[1:]), 3), peak.mib()
+    return statistics.median(times[1:]), peak.mib()
 
 
 def main():
@@ -145,7 +146,8 @@ def main():
                 theirs = ms if system == PEER else theirs
                 named = dict(zip(("rows", "width", "classes"), case), system=system, precision=precision)
                 row = results.add(named, PEER, ms, theirs, "ms", peak_mib=peak, not_timed=failure)
-                shown = f"not timed: {failure}" if failure else f"{ms:10.2f} ms  ratio {row['ratio']}  peak {peak} MiB"
+                shown = f"not timed: {failure}" if failure else f"{ms:10.2f} ms  peak {peak} MiB"
+                shown += f"  ratio {number(row['ratio'], '.3f')}"
                 print("{} x {} x {}".format(*case), precision, f"{system:26}", shown, flush=True)
 
 
