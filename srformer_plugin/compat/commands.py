@@ -1,6 +1,8 @@
 """How the commands of fairseq start, and how they end where the user can mend what is wrong."""
 
 import argparse
+import contextlib
+import logging
 import re
 import sys
 import traceback
@@ -10,6 +12,7 @@ from fairseq.dataclass import utils as dataclass_utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import generate
+from hydra.errors import ConfigCompositionException
 from omegaconf.errors import MissingMandatoryValue
 
 from data_prep.errors import EXIT_STATUS, PREFIX, UserError, one_line, wants_traceback
@@ -18,6 +21,7 @@ from ..errors import ConfigurationError
 from .patching import wrap
 from .refusals import check_command
 
+REFUSED_BY_HYDRA = re.compile(r"Error merging override (?:\w+\.)*(\w+)=(.*)")
 # fairseq's own: "Please install ...", "--sampling requires ...", "Must specify batch size either with --max-tokens ..."
 KINDS_OF_FAIRSEQ = (ImportError, ValueError, AssertionError, Exception)
 REFUSAL_OF_FAIRSEQ = re.compile(r"\s*Please install|(.*\W)?--[a-z]", re.DOTALL)
@@ -104,10 +108,19 @@ def configuration_of(args: argparse.Namespace, convert=convert_namespace_to_omeg
     """fairseq's configuration of a command line.
 
     Raises:
-        ConfigurationError: a text that is no Python value, by the name of its flag.
+        ConfigurationError: a text that is no Python value, or a setting that is needed and not given, by the name of
+            its flag.
     """
     try:
-        return convert(args)
+        with _without_all_settings():
+            return convert(args)
+    except ConfigCompositionException as error:
+        refused = REFUSED_BY_HYDRA.search(str(error))
+        if not refused:
+            raise
+        name, value = refused.groups()
+        what = "is needed, and is not given" if value == "null" else f"{value} cannot be: it is a value of another kind"
+        raise ConfigurationError(f"--{name.replace('_', '-')} {what}") from error
     except (ValueError, SyntaxError) as error:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
         readers = [frame for frame in frames if frame.f_code.co_name == "_override_attr"]
@@ -120,12 +133,26 @@ def configuration_of(args: argparse.Namespace, convert=convert_namespace_to_omeg
         ) from error
 
 
+@contextlib.contextmanager
+def _without_all_settings():
+    """Keep 15 kB of settings out of the log, which fairseq writes there before it passes an error on."""
+    log = logging.getLogger(dataclass_utils.__name__)
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def name_the_setting_that_cannot_be_read():
     """Name the flag whose text is no Python value, such as ``--update-epoch-batch-itr true`` or ``--lr 1e-x``.
 
     ``dataclass/utils.py:249`` reads it by ``ast.literal_eval``, before ``call_main``: "malformed node or string on line
     1"; and ``:31`` reads a list so, within argparse, which names the flag of a ValueError and lets a SyntaxError pass.
-    For commands that were imported before this package, as a program's is. Not needed when those errors name the flag.
+    What is needed and not given, such as ``--source-lang`` by ``--tokenizer moses``, ends in Hydra's error behind all
+    settings (``:401``). For commands that were imported before this package, as a program's is. Not needed when those
+    errors name the flag.
     """
 
     def make_wrapper(original):

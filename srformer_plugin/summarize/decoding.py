@@ -45,6 +45,11 @@ class Decoding:
         if unknown:
             raise ConfigurationError(f"{min(unknown)!r} is no setting of the search")
         changes = {name: value for name, value in changes.items() if value is not None}
+        for name, value in changes.items():
+            kinds = (int, float) if name == "lenpen" else (int,)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                what = "number" if name == "lenpen" else "whole number"
+                raise ConfigurationError(f"--{name.replace('_', '-')} must be a {what}, got {value!r}")
         found, longest = replace(self, **changes), limit - 1
         for name, least in (("beam", 1), ("min_len", 0), ("max_len", 1), ("no_repeat_ngram_size", 0)):
             if getattr(found, name) < least:
@@ -79,7 +84,10 @@ def of_huggingface(folder: Path) -> tuple[Decoding, str]:
     """
     config = read_json(folder / "config.json")
     generation = folder / "generation_config.json"
-    of_task = (config.get("task_specific_params") or {}).get("summarization") or {}
+    tasks = config.get("task_specific_params") or {}
+    of_task = (tasks.get("summarization") or {}) if isinstance(tasks, dict) else tasks
+    if not isinstance(of_task, dict):
+        raise ConfigurationError(f"task_specific_params of {folder / 'config.json'} holds no JSON object of settings")
     stored = {**config, **(read_json(generation) if generation.is_file() else {}), **of_task}
     stored = {name: value for name, value in stored.items() if value is not None}
     read = {
@@ -102,6 +110,11 @@ def of_huggingface(folder: Path) -> tuple[Decoding, str]:
 
 
 def _number(value, kind, name, folder):
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or kind(value) != value:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is(kind, value):
         raise ConfigurationError(f"{name} of {folder} is {value!r}, no number that could be one")
     return kind(value)
+
+
+def _is(kind, value):
+    """Whether a number is one of a kind: JSON writes 4.0 for 4, and Python's reads Infinity."""
+    return math.isfinite(value) and kind(value) == value

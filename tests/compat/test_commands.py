@@ -57,6 +57,14 @@ def test_a_text_that_cannot_be_read_is_named(value, train_in_process, tiny_corpu
         train_in_process(*arguments)
 
 
+def test_a_setting_that_is_needed_and_not_given_is_named(train_in_process, tiny_corpus, tmp_path):
+    name_the_setting_that_cannot_be_read()
+    arguments = train_arguments(tiny_corpus, tmp_path, "--tokenizer", "moses")
+    without = [x for x in arguments if x not in ("--source-lang", "source", "--target-lang", "target")]
+    with pytest.raises(ConfigurationError, match="^--source-lang is needed, and is not given$"):
+        train_in_process(*without)
+
+
 @pytest.mark.parametrize(("flag", "value", "kind"), [("lr", "1e-x", "float"), ("update-freq", "[1,", "int")])
 def test_a_list_that_cannot_be_read_is_named(flag, value, kind, tiny_corpus, tmp_path, capsys):
     arguments = [str(x) for x in train_arguments(tiny_corpus, tmp_path, f"--{flag}", value)]

@@ -48,7 +48,7 @@ def test_a_folder_that_says_nothing_has_the_defaults_and_one_that_says_something
     assert read({"num_beams": 2})[0] == Decoding(beam=2, lenpen=1.0, min_len=0, max_len=140, no_repeat_ngram_size=0)
 
 
-@pytest.mark.parametrize("value", ["4", 1.5, True, [4]])
+@pytest.mark.parametrize("value", ["4", 1.5, True, [4], float("inf"), float("nan")])
 def test_a_setting_that_is_no_number_is_named(read, value):
     with pytest.raises(ConfigurationError, match="num_beams of"):
         read({"num_beams": value})
@@ -79,3 +79,19 @@ def test_a_length_that_was_not_asked_for_gives_way(limit, changes):
 def test_a_value_that_cannot_work_is_named(name, value):
     with pytest.raises(ConfigurationError, match=name if name == "beams" else f"--{name.replace('_', '-')}"):
         Decoding().changed(64, {name: value})
+
+
+@pytest.mark.parametrize("name", ["beam", "min_len", "max_len", "no_repeat_ngram_size", "lenpen"])
+@pytest.mark.parametrize("value", ["4", True, [4], 2.5])
+def test_a_value_of_another_kind_is_named(name, value):
+    if (name, value) == ("lenpen", 2.5):
+        assert Decoding().changed(100, {name: value}).lenpen == value
+        return
+    with pytest.raises(ConfigurationError, match=f"--{name.replace('_', '-')} must be a .*number, got"):
+        Decoding().changed(100, {name: value})
+
+
+@pytest.mark.parametrize("params", ["x", ["x"], {"summarization": "x"}, {"summarization": ["x"]}])
+def test_settings_of_the_task_that_are_no_object_are_named(read, params):
+    with pytest.raises(ConfigurationError, match="task_specific_params"):
+        read({"task_specific_params": params})
