@@ -5,7 +5,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class largest_tensor(TorchDispatchMode):
-    """`elements`: those of the largest tensor that is made inside; views count as what they show.
+    """`elements`: those of the largest tensor that is made inside; views count as what they show, but an expanded one as
+    what it holds in memory.
 
     With `last_size` only tensors count whose last dimension has it.
     """
@@ -18,5 +19,6 @@ class largest_tensor(TorchDispatchMode):
         output = function(*args, **(kwargs or {}))
         for x in output if isinstance(output, (tuple, list)) else (output,):
             if isinstance(x, torch.Tensor) and self._last_size in (None, *x.shape[-1:]):
-                self.elements = max(self.elements, x.numel())
+                held = x.untyped_storage().nbytes() // x.element_size()
+                self.elements = max(self.elements, min(x.numel(), held))
         return output
