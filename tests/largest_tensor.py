@@ -5,8 +5,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class largest_tensor(TorchDispatchMode):
-    """`elements`: those of the largest tensor that is made inside; views count as what they show, but an expanded one as
-    what it holds in memory.
+    """`elements`: those of the largest tensor that is made inside; views count as what they show, expanded
+    ones as what they hold in memory.
 
     With `last_size` only tensors count whose last dimension has it.
     """
