@@ -50,7 +50,13 @@ TABLES = {
     "training_updates_t5": tables.training_updates,
 }
 REPORTS = {
-    f"evidence_{name}": (f"evidence/{name}/report.json", tables_of_evidence.quality) for name in ("content", "switch")
+    f"evidence_{name}": (f"evidence/{name}/report.json", make)
+    for name, make in {
+        "content": tables_of_evidence.quality,
+        "switch": tables_of_evidence.quality,
+        "paper": tables_of_evidence.claim,
+        "lengths": tables_of_evidence.lengths,
+    }.items()
 }
 OF_ALL = {"headline": summaries.headline, "summary": summaries.summary}
 

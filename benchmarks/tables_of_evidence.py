@@ -5,13 +5,13 @@ from statistics import fmean
 FULL = "full"
 
 
-def quality(report):
-    """Scores, loss and cost of the systems that have been run; ROUGE-1 beside full attention's too."""
+def quality(report, peer=FULL):
+    """Scores, loss and cost of the systems that have been run; ROUGE-1 beside that of system `peer` too."""
     lines = []
     for row in report["systems"]:
         if not (score := row["score"]):
             continue
-        beside = row["against"].get(FULL) or {}
+        beside = row["against"].get(peer) or {}
         losses = [run["loss"] for run in row["runs"] if run["loss"] is not None]
         cells = [
             row["system"],
@@ -23,8 +23,18 @@ def quality(report):
             _interval(beside, "{:+.2f}") if beside.get("over_texts") else "",  # with seeds in common
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    heads = ("system", "seeds", "keys attended", "operations", "loss", "ROUGE-1", f"ROUGE-1 beside {FULL}, paired")
+    heads = ("system", "seeds", "keys attended", "operations", "loss", "ROUGE-1", f"ROUGE-1 beside {peer}, paired")
     return "\n".join([f"| {' | '.join(heads)} |", "|---|---|---|---|---|---|---|", *lines, ""])
+
+
+def claim(report):
+    """The paper's claim: the same, beside segments without a memory."""
+    return quality(report, "segmented s=16")
+
+
+def lengths(report):
+    """Scores and loss of the systems that have been run; ROUGE-1 beside the first of them too."""
+    return quality(report, "chunked 1024")
 
 
 def _interval(estimate, form):

@@ -20,6 +20,8 @@ def draw(path, rows, against):
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    shares = [row.cost.operations for row in rows]
+    middle = (min(shares) * max(shares)) ** 0.5
     for row in rows:
         mean, (low, high) = row.score.mean[0], row.score.over_texts[:, 0]
         axes.errorbar(
@@ -32,8 +34,14 @@ def draw(path, rows, against):
             color="black" if row.name in against else "tab:blue",
             mfc=None if row.name in against else "white",
         )
+        side = "right" if row.cost.operations > middle else "left"  # names stay inside the frame
         axes.annotate(
-            row.name, (row.cost.operations, mean), xytext=(5, 4), textcoords="offset points", fontsize="small"
+            row.name,
+            (row.cost.operations, mean),
+            xytext=(5 if side == "left" else -5, 4),
+            textcoords="offset points",
+            ha=side,
+            fontsize="small",
         )
     axes.set(xscale="log", xlabel="operations of the cross-attention, share of full attention's", ylabel="ROUGE-1")
     axes.grid(alpha=0.3)
