@@ -33,7 +33,7 @@ from data_prep.ordered_map import ordered_map
 from data_prep.provenance import sha256_of, versions
 from data_prep.statistics import Lengths, draw_histograms
 from data_prep.text import SENTENCE_MARK, SIDES
-from data_prep.whole import MANIFEST, whole_folder
+from data_prep.whole import MANIFEST, refuse_to_replace, whole_folder
 
 MODEL = "sentencepiece.model"
 
@@ -69,8 +69,9 @@ def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0, s
     `train_size` pieces is trained on the training split, with `fold_case` on its small letters, and written to `out`.
     `limits`: tokens, `{"source": n, "target": n}`, 0 for none.
     Without `separator` the marks between the sentences of targets are left out.
-    Raises BadCorpus and WrongVocabulary; `out` is then as it was before.
+    Raises BadCorpus, WrongVocabulary, and UserError where `out` is `corpus`; `out` is then as it was before.
     """
+    refuse_to_replace("OUT", out, [corpus])
     splits = splits_of(corpus)
     if vocabulary_path is not None:
         # here as well, for a clear error: that of a worker's start is not passed on

@@ -33,7 +33,7 @@ from data_prep.readers import READERS
 from data_prep.record import FileLines, Malformed, RawDataError, Record, parse_unit
 from data_prep.statistics import draw_histograms
 from data_prep.text import SENTENCE_MARK, SIDES, SPLITS
-from data_prep.whole import MANIFEST, whole_folder
+from data_prep.whole import MANIFEST, refuse_to_replace, whole_folder
 
 MOJIBAKE = "UTF-8 that was read as Latin-1 (mojibake)"
 REMOVED_FROM = {"train": ("train",), "all": SPLITS, "none": ()}
@@ -59,8 +59,9 @@ def parse_one(reader_name, mend_mojibake, unit):
 def prepare(reader_name, raw, out, options, workers=1):
     """Read the corpus in folder `raw`, write folder `out`, and return the manifest. `options`: as of `parser`.
 
-    Raises RawDataError and TooManyMalformed; `out` is then as it was before.
+    Raises RawDataError, TooManyMalformed, and UserError where `out` is `raw`; `out` is then as it was before.
     """
+    refuse_to_replace("OUT", out, [raw])
     reader = READERS[reader_name]
     with whole_folder(out) as folder:
         writer = CorpusWriter(

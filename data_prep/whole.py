@@ -3,6 +3,7 @@
 - `whole_file`: an open file that appears at its place when the block ends; `write_text`, `write_json` for short ones.
 - `whole_folder`: files that move into a folder, its manifest last: a folder with a manifest is complete.
 - `new_folder`: a folder that appears at its place as one, by a rename.
+- `refuse_to_replace`: an output that is an input, too.
 
 What is written beside its place until then has a name that begins with "." and ends with ".partial". After an
 exception it is gone; after a killed process it may stay, and no reader takes it for a result.
@@ -25,6 +26,13 @@ PARTIAL = ".partial"
 def _beside(path):
     """A new name in the same folder: a rename is atomic only within one file system."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+
+
+def refuse_to_replace(what: str, out, inputs) -> None:
+    """Raise a UserError where `out`, which errors call `what`, is one of `inputs`, files or folders, by any name."""
+    real = os.path.realpath(out)
+    if real in map(os.path.realpath, inputs) and (os.path.isfile(real) or os.path.isdir(real)):  # no pipe
+        raise UserError(f"{what} {out} is read as well, and would be replaced: give it another name")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data_prep.arguments import positive
 from data_prep.errors import command
-from data_prep.whole import write_text
+from data_prep.whole import refuse_to_replace, write_text
 
 from .evaluate import ALSO, PAIRS_PER_WORKER, evaluate, table, to_json
 from .files import ScoringError, read_hypotheses, read_lines
@@ -63,6 +63,9 @@ def run(options):
     Raises:
         ScoringError: the files do not fit.
     """
+    if options.per_example:
+        read = [options.references, options.hypotheses, options.source, *(path for _, path in options.system)]
+        refuse_to_replace("--per-example", options.per_example, filter(None, read))
     references = read_lines(options.references)
     if not any(line.strip() for line in references):
         raise ScoringError(f"{options.references} is empty")

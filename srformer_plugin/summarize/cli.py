@@ -23,7 +23,7 @@ from pathlib import Path
 
 from data_prep.arguments import non_negative, positive
 from data_prep.errors import EXIT_STATUS, PREFIX, command
-from data_prep.whole import write_text
+from data_prep.whole import refuse_to_replace, write_text
 
 from ..errors import ConfigurationError
 from .cache import default_folder
@@ -142,7 +142,10 @@ def run(args) -> int:
         raise ConfigurationError("standard input can be read once: give - once")
     outputs = {flag: path for flag, path in (("--out", args.out), ("--explain", args.explain)) if path is not None}
     for flag, path in outputs.items():
-        _check_output(flag, path, [*files, *(other for name, other in outputs.items() if name != flag)])
+        _check_output(flag, path)
+        refuse_to_replace(flag, path, [file for file in files if file != STDIN])
+    if len(outputs) == 2 and len(set(map(os.path.realpath, outputs.values()))) == 1:
+        raise ConfigurationError(f"--out and --explain are both {args.out}: name two files")
     _check_single(args, files)
     if args.follow:
         return _follow(args, files[0])
@@ -168,18 +171,15 @@ def run(args) -> int:
     return EXIT_STATUS if any(summary.error is not None for _, summary in pairs) else 0
 
 
-def _check_output(flag, path, others):
-    """Refuse, before the model is loaded, what could not be written or would replace one of `others`."""
+def _check_output(flag, path):
+    """Refuse, before the model is loaded, what could not be written."""
     if not Path(path).absolute().parent.is_dir():
         raise ConfigurationError(f"{flag} {path}: there is no folder {Path(path).parent}")
     if Path(path).is_dir():
         raise ConfigurationError(f"{flag} {path} is a folder: name a file")
-    real = os.path.realpath(path)
     special = os.path.exists(path) and not os.path.isfile(path)  # a pipe, /dev/null
-    if not os.access(path if special else os.path.dirname(real), os.W_OK):
+    if not os.access(path if special else os.path.dirname(os.path.realpath(path)), os.W_OK):
         raise ConfigurationError(f"{flag} {path} cannot be written: name another file")
-    if not special and real in {os.path.realpath(other) for other in others if other != STDIN}:
-        raise ConfigurationError(f"{flag} {path} is named twice, and would be replaced: name another file")
 
 
 def _check_single(args, files):

@@ -16,7 +16,7 @@ import sentencepiece
 from fairseq.data import Dictionary
 
 from data_prep.errors import command
-from data_prep.whole import whole_file
+from data_prep.whole import refuse_to_replace, whole_file
 
 from ..errors import ConfigurationError
 
@@ -59,6 +59,7 @@ def main(argv=None):
     parser.add_argument("out", type=Path, metavar="out_dict", help="dictionary to write")
     parser.add_argument("--add", action="append", default=[], metavar="SYMBOL", help="one more symbol; may be repeated")
     args = parser.parse_args(argv)
+    refuse_to_replace("out_dict", args.out, [args.model])
     dictionary = sentencepiece_dictionary(args.model, args.add)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(args.out) as file:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from data_prep.arguments import positive
 from data_prep.errors import command
-from data_prep.whole import whole_file
+from data_prep.whole import refuse_to_replace, whole_file
 
 from ..convert.t5_dictionary import t5_dictionary
 
@@ -36,6 +36,7 @@ def main(argv=None):
         "--rows", type=positive, help="rows of the model's embedding (default: 32,128 for T5's tokenizer)"
     )
     options = parser.parse_args(argv)
+    refuse_to_replace("out_dict", options.out_dict, [options.spiece_model])
     dictionary = t5_dictionary(options.spiece_model, options.rows)
     out = Path(options.out_dict)
     out.parent.mkdir(parents=True, exist_ok=True)

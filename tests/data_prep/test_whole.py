@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import UserError
-from data_prep.whole import new_folder, whole_file, whole_folder, write_json, write_text
+from data_prep.whole import new_folder, refuse_to_replace, whole_file, whole_folder, write_json, write_text
 
 
 def names(folder):
@@ -110,6 +110,16 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
     with pytest.raises(OSError) as error, new_folder(tmp_path / "out"):
         pytest.fail("made")
     assert (error.value.errno, error.value.filename) == (errno.EROFS, str(tmp_path / "out"))
+
+
+def test_what_is_read_is_not_replaced(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    for out, inputs in (("file", ["other", "link"]), ("link", ["file"]), ("", [""]), ("../" + tmp_path.name, [""])):
+        with pytest.raises(UserError, match="OUT .* is read as well, and would be replaced"):
+            refuse_to_replace("OUT", tmp_path / out, [tmp_path / name for name in inputs])
+    refuse_to_replace("OUT", tmp_path / "new", [tmp_path / "file", tmp_path / "new"])
+    refuse_to_replace("OUT", os.devnull, [os.devnull])
 
 
 def test_a_folder_has_its_manifest_last(tmp_path):
