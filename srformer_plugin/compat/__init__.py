@@ -38,14 +38,16 @@ from .fast_path import avoid_encoder_fast_path, drop_fast_path_parameters
 from .half_precision import survive_overflow_without_cuda, train_half_precision_without_accelerator
 from .loaders import end_loaders_with_their_epoch
 from .numpy_aliases import restore_numpy_aliases
-from .optimizers import scale_adafactors_rate_by_each_parameter_alone
+from .optimizers import average_tied_weights_once, scale_adafactors_rate_by_each_parameter_alone
 from .positions import cut_and_count_sources, take_the_checkpoints_positions
 from .processes import sum_gradients_on_cpus
 from .raw_text import read_texts_as_other_commands_do
 from .statistics import log_without_waiting, read_sums_of_processes_at_once
 from .subwords import keep_added_tokens
 from .training import (
+    begin_averages_where_a_checkpoint_has_none,
     copy_whole_checkpoints,
+    name_another_schedule_of_the_rate,
     refuse_a_missing_checkpoint,
     show_models_what_is_resumed,
     stop_where_a_training_ended,
@@ -78,6 +80,8 @@ MENDS = (
     stop_where_a_training_ended,
     refuse_a_missing_checkpoint,
     show_models_what_is_resumed,
+    begin_averages_where_a_checkpoint_has_none,
+    name_another_schedule_of_the_rate,
     say_why_a_checkpoint_cannot_be_written,
     copy_whole_checkpoints,
     collate_whole_batches,
@@ -85,6 +89,7 @@ MENDS = (
     copy_all_weights_at_once,
     walk_over_modules_once,
     scale_adafactors_rate_by_each_parameter_alone,
+    average_tied_weights_once,
     seed_the_devices_that_are_used,
     log_without_waiting,
     read_sums_of_processes_at_once,

@@ -23,7 +23,7 @@ from .refusals import check_command
 
 REFUSED_BY_HYDRA = re.compile(r"Error merging override (?:\w+\.)*(\w+)=(.*)")
 # fairseq's own: "Please install ...", "--sampling requires ...", "Must specify batch size either with --max-tokens ..."
-KINDS_OF_FAIRSEQ = (ImportError, ValueError, AssertionError, Exception)
+KINDS_OF_FAIRSEQ = (ImportError, ValueError, AssertionError, RuntimeError, Exception)
 REFUSAL_OF_FAIRSEQ = re.compile(r"\s*Please install|(.*\W)?--[a-z]", re.DOTALL)
 
 

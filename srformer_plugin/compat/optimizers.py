@@ -1,5 +1,8 @@
-"""What optimizers do to their own settings."""
+"""What optimizers do to their own settings, and what becomes of the average of the weights."""
 
+from types import SimpleNamespace
+
+from fairseq.models.ema.ema import EMA
 from fairseq.optim.adafactor import Adafactor
 
 from .patching import wrap
@@ -35,3 +38,25 @@ def scale_adafactors_rate_by_each_parameter_alone():
 
     wrap(Adafactor, "_get_lr", rate)
     wrap(Adafactor, "step", steps)
+
+
+def average_tied_weights_once():
+    """Let ``--store-ema`` average a weight once an update, however many names it has.
+
+    ``models/ema/ema.py:148`` goes by names, in place: embeddings that encoder, decoder and output share move three
+    times, with a decay of 0.9999^3. Not needed when the average of a tied weight is that of an untied one.
+    """
+
+    def make_wrapper(original):
+        def _step_internal(self, new_model, updates=None):
+            averages = self.fp32_params if self.config.ema_fp32 else self.model.state_dict()
+            first = {}  # place in memory of an average -> its first name
+            for name, average in averages.items():
+                first.setdefault((average.data_ptr(), average.shape) if average.numel() else name, name)
+            names = set(first.values()) | (new_model.state_dict().keys() - averages.keys())
+            weights = {name: weight for name, weight in new_model.state_dict().items() if name in names}
+            return original(self, SimpleNamespace(state_dict=lambda: weights), updates)
+
+        return _step_internal
+
+    wrap(EMA, "_step_internal", make_wrapper)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import contextvars
 import logging
 import os
 import pickle
@@ -10,6 +11,8 @@ import types
 import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
+from fairseq.optim.lr_scheduler import LR_SCHEDULER_REGISTRY
+from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import FairseqLRScheduler
 from fairseq.trainer import Trainer
 
 from ..errors import ConfigurationError
@@ -104,6 +107,63 @@ def show_models_what_is_resumed():
         return load_checkpoint
 
     wrap(Trainer, "load_checkpoint", make_wrapper)
+
+
+def begin_averages_where_a_checkpoint_has_none():
+    """Let ``--store-ema`` begin with the weights of a checkpoint that was trained without it.
+
+    ``trainer.py:666`` says so and asks for the weights that ``:590`` has thrown away: "KeyError: 'model'", with
+    ``--finetune-from-model`` too. Not needed when a training that began without averages goes on with them.
+    """
+
+    def wanted(original):
+        def load_checkpoint(self, *args, **kwargs):
+            token = _WANTS_AVERAGES.set(self.cfg.ema.store_ema)
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                _WANTS_AVERAGES.reset(token)
+
+        return load_checkpoint
+
+    def read(original):
+        def load_checkpoint_to_cpu(*args, **kwargs):
+            state = original(*args, **kwargs)
+            if _WANTS_AVERAGES.get() and "ema" not in (state.get("extra_state") or {"ema": None}):
+                state["extra_state"] = {**state["extra_state"], "ema": state["model"]}
+            return state
+
+        return load_checkpoint_to_cpu
+
+    wrap(Trainer, "load_checkpoint", wanted)
+    wrap(checkpoint_utils, "load_checkpoint_to_cpu", read)
+
+
+_WANTS_AVERAGES = contextvars.ContextVar("averages of weights are wanted of the checkpoint that is read", default=False)
+
+
+def name_another_schedule_of_the_rate():
+    """Say that a training is resumed with another ``--lr-scheduler`` where its state does not fit.
+
+    ``optim/lr_scheduler/fairseq_lr_scheduler.py:34``: "KeyError: 'best'". Not needed when fairseq names the flag, as it
+    does for another optimizer.
+    """
+
+    def make_wrapper(original):
+        def load_state_dict(self, state_dict):
+            try:
+                return original(self, state_dict)
+            except KeyError as error:
+                raise ConfigurationError(
+                    "the checkpoint was trained with another --lr-scheduler: go on with that one, or begin this run's "
+                    "anew with --reset-lr-scheduler"
+                ) from error
+
+        return load_state_dict
+
+    for kind in (FairseqLRScheduler, *LR_SCHEDULER_REGISTRY.values()):
+        if "load_state_dict" in vars(kind):
+            wrap(kind, "load_state_dict", make_wrapper)
 
 
 def _stored_options(filename) -> "argparse.Namespace | None":

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from fairseq.dataclass.configs import EMAConfig
+from fairseq.models.ema.ema import EMA
 from fairseq.optim.adafactor import Adafactor
 from stock_bart import stock
 from torch import nn
@@ -45,3 +47,32 @@ def test_stock_multiplies_the_sizes_of_all_parameters_before(monkeypatch):
     steps, rate = relative_steps(True)
     assert steps == pytest.approx([RATE, RATE, RATE * 0.05, RATE * 0.05 * 0.2], rel=0.1)
     assert rate < RATE / 1000
+
+
+class Tied(torch.nn.Module):
+    """Two names of one weight, and a weight of its own with the same values."""
+
+    def __init__(self, value, dtype):
+        super().__init__()
+        self.a, self.alone = (torch.nn.Linear(2, 2, bias=False, dtype=dtype) for _ in range(2))
+        self.b = torch.nn.Linear(2, 2, bias=False)
+        self.b.weight = self.a.weight
+        torch.nn.init.constant_(self.a.weight, value)
+        torch.nn.init.constant_(self.alone.weight, value)
+
+
+def averages(fp32, dtype=torch.float32):
+    """The averages of the weights 1 and, after an update, 2."""
+    ema = EMA(Tied(1.0, dtype), EMAConfig(store_ema=True, ema_decay=0.5, ema_fp32=fp32))
+    ema.step(Tied(2.0, dtype))
+    return {name: value.mean().item() for name, value in ema.get_model().state_dict().items()}
+
+
+@pytest.mark.parametrize("fp32, dtype", [(False, torch.float32), (True, torch.float32), (True, torch.float16)])
+def test_tied_weights_are_averaged_once(fp32, dtype):
+    assert averages(fp32, dtype) == {"a.weight": 1.5, "b.weight": 1.5, "alone.weight": 1.5}
+
+
+def test_stock_averages_them_once_a_name(monkeypatch):
+    monkeypatch.setattr(EMA, "_step_internal", stock(EMA._step_internal))
+    assert averages(False) == {"a.weight": 1.75, "b.weight": 1.75, "alone.weight": 1.5}

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from fairseq import checkpoint_utils
+from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import FairseqLRScheduler
+from fairseq.trainer import Trainer
 from stock_bart import stock
 
 from srformer_plugin.errors import ConfigurationError
@@ -65,3 +67,36 @@ def test_the_number_of_epochs_makes_no_difference(epochs, train_here, tmp_path):
     train_here(*epochs)
     train_here(*epochs)
     assert updates(tmp_path) == 2
+
+
+@pytest.mark.parametrize("flag", ["--max-update", "--finetune-from-model"])
+def test_averages_begin_with_the_weights_of_a_checkpoint_that_has_none(flag, train_here, tmp_path):
+    train_here()
+    begun_with = torch.load(tmp_path / "checkpoint_last.pt")["model"]
+    if flag == "--finetune-from-model":
+        (tmp_path / "checkpoint_last.pt").rename(tmp_path / "start.pt")
+    more = [3] if flag == "--max-update" else [tmp_path / "start.pt", "--max-update", 1]
+    train_here(flag, *more, "--store-ema", "--ema-decay", 0.75)
+    found = torch.load(tmp_path / "checkpoint_last.pt")
+    weights, averages = found["model"], found["extra_state"]["ema"]
+    for name, weight in weights.items():
+        if weight.is_floating_point() and not name.endswith("version"):
+            torch.testing.assert_close(averages[name], 0.75 * begun_with[name] + 0.25 * weight)
+    assert any(not torch.equal(averages[name], weights[name]) for name in weights)
+
+
+def test_stock_has_thrown_these_weights_away(train_here, monkeypatch):
+    train_here()
+    monkeypatch.setattr(Trainer, "load_checkpoint", stock(Trainer.load_checkpoint))
+    with pytest.raises(KeyError, match="model"):
+        train_here("--max-update", 3, "--store-ema")
+
+
+def test_another_schedule_of_the_rate_is_named(train_here, monkeypatch):
+    train_here()
+    with pytest.raises(ConfigurationError, match="another --lr-scheduler: .*--reset-lr-scheduler"):
+        train_here("--max-update", 3, "--lr-scheduler", "polynomial_decay", "--total-num-update", 9)
+    train_here("--max-update", 3, "--lr-scheduler", "polynomial_decay", "--total-num-update", 9, "--reset-lr-scheduler")
+    monkeypatch.setattr(FairseqLRScheduler, "load_state_dict", stock(FairseqLRScheduler.load_state_dict))
+    with pytest.raises(KeyError, match="best"):
+        FairseqLRScheduler.load_state_dict(object(), {})
