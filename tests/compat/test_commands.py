@@ -103,6 +103,7 @@ def missing_value():
         (FileNotFoundError("Dataset not found: nope"), "error: Dataset not found: nope\n"),
         (ImportError("\n\nPlease install\n\n  pip install x"), "error: Please install pip install x\n"),
         (AssertionError("--sampling requires --nbest"), "error: --sampling requires --nbest\n"),
+        (RuntimeError("relaunch with `--reset-dataloader`"), "error: relaunch with `--reset-dataloader`\n"),
         (missing_value(), "error: --sentencepiece-model is needed, and is not given\n"),
     ],
 )
