@@ -15,9 +15,12 @@ from types import ModuleType
 
 def load(folder, **options):
     """A model of a checkpoint folder of fairseq's or a Hugging Face folder; arguments and errors: `model.load`."""
-    from .model import load
+    from .quiet import warnings_only
 
-    return load(folder, **options)
+    with warnings_only():  # fairseq logs what it imports and builds
+        from .model import load
+
+        return load(folder, **options)
 
 
 def summarize(texts, model, **options):

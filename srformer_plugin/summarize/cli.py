@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import io
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -33,6 +32,7 @@ from .explain import explain
 from .follow import follow, growing
 from .model import DTYPES, MAX_TOKENS, Model, load
 from .page import page
+from .quiet import warnings_only
 from .summary import Summary
 
 EVERY, PAUSE = 500, 5.0  # of --follow: words, seconds
@@ -289,19 +289,5 @@ def _complain(document, reason):
 def main(argv=None):
     """Command line; returns the exit status."""
     args = parser().parse_args(argv)
-    with _warnings_only("fairseq", "hydra", "srformer_plugin"):
+    with warnings_only():
         return run(args)
-
-
-@contextlib.contextmanager
-def _warnings_only(*names):
-    """These loggers say what goes wrong and nothing else; they are left as they were."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)

@@ -1,6 +1,7 @@
 """Loading a model and summarising texts with it, from Python."""
 
 import json
+import logging
 import shutil
 
 import pytest
@@ -24,6 +25,14 @@ def test_a_summary_is_what_the_models_own_interface_finds(model, converted_bart)
     hub = SRformerBARTModel.from_pretrained(converted_bart)
     expected = hub.sample(TEXTS, beam=4, lenpen=2.0, min_len=2, max_len_b=20, no_repeat_ngram_size=3)
     assert model.summarize(TEXTS) == [" ".join(text.split()) for text in expected]
+
+
+def test_what_goes_on_is_not_logged(converted_bart, caplog):
+    """From Python; the command says progress itself."""
+    logging.getLogger("fairseq").setLevel(logging.INFO)
+    srformer_plugin.summarize(TEXTS[0], converted_bart)
+    assert [one.message for one in caplog.records if one.levelno < logging.WARNING] == []
+    assert logging.getLogger("fairseq").level == logging.INFO
 
 
 @pytest.mark.parametrize("max_tokens", [1, 60, 10_000])

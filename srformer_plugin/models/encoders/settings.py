@@ -106,7 +106,8 @@ class EncoderSettings(FairseqDataclass):
     def _fill_in_chunk(self):
         contexts = 2 * self.encoder_context
         if self.encoder_positions is None:
-            self.encoder_positions = max(STOCK_POSITIONS, (self.encoder_chunk or 1) + contexts)
+            needed = self.encoder_chunk + contexts if self.encoder_chunk else 0
+            self.encoder_positions = max(STOCK_POSITIONS, needed)
         if self.encoder_chunk is None:
             self.encoder_chunk = self.encoder_positions - contexts
         if self.encoder_chunk < 1 or self.encoder_chunk + contexts > self.encoder_positions:

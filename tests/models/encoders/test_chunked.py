@@ -208,6 +208,10 @@ def test_no_tensor_grows_with_the_square_of_the_length(arch, grad, monkeypatch):
         ({"encoder_chunk": 0}, "--encoder-chunk must be at least 1, got 0"),
         ({"encoder_context": -1}, "--encoder-context must be at least 0, got -1"),
         ({"encoder_positions": 64}, "a chunk with --encoder-context 128 on either side does not fit"),
+        (
+            {"encoder_context": 600},
+            "a chunk with --encoder-context 600 on either side does not fit --encoder-positions 1024",
+        ),
         ({"encoder_chunk": 1000, "encoder_positions": 1024}, "--encoder-chunk 1000 with --encoder-context 128"),
     ],
 )
