@@ -13,11 +13,15 @@ multiply-add is 2 operations; projections, which all kinds have, are left out):
 A system with a --max-source-positions of its own reads so many tokens, beside full attention to all N.
 """
 
-import argparse
 import math
 from dataclasses import dataclass
 
 import numpy as np
+from fairseq import options
+
+import srformer_plugin  # noqa: F401 (registers the architectures)
+from recipes.evidence.work import value_of
+from srformer_plugin.attention.settings import SegmentSettings
 
 
 @dataclass(frozen=True)
@@ -28,32 +32,31 @@ class Cost:
     operations: float  # share of full attention's
 
 
-def settings(words):
-    """The settings of the attention among the flags of fairseq-train."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--cross-attention", default="srformer")
-    parser.add_argument("--segment-size", type=int, default=64)
-    parser.add_argument("--segment-schedule", default="fixed")
-    parser.add_argument("--segments-per-query", type=int, default=1)
-    parser.add_argument("--kv-clamp", type=float, default=2.0)
-    parser.add_argument("--expected-target-length", type=int)
-    parser.add_argument("--max-source-positions", type=int, default=math.inf)
-    return parser.parse_known_args(list(words))[0]
+def options_of(words):
+    """What fairseq-train makes of its flags `words`: with what the architecture and the defaults fill in."""
+    return options.parse_args_and_arch(options.get_training_parser(), ["data", "--task", "summarization", *words])
 
 
-def cost(words, sources, targets, length, head):
-    """The `Cost` of what the flags `words` choose.
+def head_size(model):
+    """Numbers of a decoder's head, D; `model` as `options_of` returns it."""
+    if hasattr(model, "d_kv"):  # of T5, whatever the width
+        return model.d_kv
+    return model.decoder_embed_dim // model.decoder_attention_heads
+
+
+def cost(words, sources, targets):
+    """The `Cost` of the model that fairseq-train makes of the flags `words`.
 
     Args:
         sources: tokens of every source, [texts].
-        targets: mean tokens of a target.
-        length: tokens over which the clock walks through the source, unless the flags say it.
-        head: numbers of a head, D.
+        targets: mean tokens of a target, over which the clock walks through the source unless the flags say it.
     """
-    chosen, kinds = settings(words), []
+    model, kinds = options_of(words), []
+    chosen, head = SegmentSettings.from_namespace(model), head_size(model)
+    most = float(value_of(words, "--max-source-positions", math.inf))
     for source in np.asarray(sources, dtype=float):
-        read = min(source, chosen.max_source_positions)
-        kinds.append(_one(chosen, read, targets, chosen.expected_target_length or length, head) * (read / source))
+        read = min(source, most)
+        kinds.append(_one(chosen, read, targets, chosen.expected_target_length or targets, head) * (read / source))
     keys, operations = np.mean(kinds, axis=0)
     return Cost(float(keys), float(operations))
 
@@ -62,9 +65,9 @@ def _one(chosen, source, targets, length, head):
     """[share of keys, share of operations] of one source, beside full attention to what is read of it."""
     size = chosen.segment_size
     count = int(-(-source // size))
-    if chosen.cross_attention == "full":
+    if chosen.is_full:
         return np.ones(2)
-    if chosen.segment_schedule == "content":
+    if chosen.by_content:
         segments = min(chosen.segments_per_query, count)
         keys = min(segments * size, source)
         extra = 2 * targets * count * head + 2 * source * head if count > segments else 0.0
@@ -76,10 +79,10 @@ def _one(chosen, source, targets, length, head):
             sizes = sizes + size * (visited > 0)
         keys, extra = float(sizes.mean()), 0.0
     if chosen.cross_attention == "pooled":
-        extra += 2 * source * head * (1 if chosen.segment_schedule == "content" else 2)
+        extra += 2 * source * head * (1 if chosen.by_content else 2)
         keys += count - segments
     if chosen.cross_attention == "srformer" and count > 1:
         products, weight = 2 * source * head**2, 2 * min(count, targets) * head**3
-        extra += products + (weight if chosen.kv_clamp > 0 else min(weight, products)) + 2 * targets * head**2
+        extra += products + (min(weight, products) if chosen.clamp is None else weight) + 2 * targets * head**2
     full = 4 * targets * source * head
     return np.array((keys / source, (4 * targets * keys * head + extra) / full))

@@ -48,9 +48,10 @@ def collect(plan, place):
             row.cells[cell.seed] = found
         else:
             row.missing.append((cell.seed, found.missing))
-    sources, targets, head = sizes(plan, place)
+    sources, targets = sizes(plan, place)
     for row in rows.values():
-        row.cost = None if sources is None else cost(shlex.split(row.flags), sources, targets, targets, head)
+        words = (*plan.train, *plan.adapt, *shlex.split(row.flags))
+        row.cost = None if sources is None else cost(words, sources, targets)
         if row.cells:
             row.score = estimate(_scores(row))
     for row in rows.values():
@@ -71,30 +72,20 @@ def _difference(row, other):
 
 
 def sizes(plan, place):
-    """`(tokens of every test source, mean tokens of a test target, numbers of a head)`; Nones before they are known.
+    """`(tokens of every test source, mean tokens of a test target)`; Nones before they are known.
 
     Sources are cut as `[train]` cuts them.
     """
     paths = [place.out / "encoded" / f"test.{side}" for side in ("source", "target")]
     if not all(path.exists() for path in paths):
-        return None, None, None
+        return None, None
     counts = []
     for path in paths:
         with open(path, encoding="utf-8") as lines:
             counts.append(np.array([len(line.split()) + 1 for line in lines]))  # with the end of sentence
     limit = value_of(plan.train, "--max-source-positions", None)
     sources = counts[0] if limit is None else np.minimum(counts[0], int(limit))
-    return sources, float(counts[1].mean()), head_size(plan)
-
-
-def head_size(plan):
-    """Numbers of a decoder's head, from the flags or else the architecture."""
-    words = dict(zip(plan.train, plan.train[1:]))
-    arch = words.get("--arch", "")
-    if arch.startswith("srformer_t5"):  # a flag of its own, whatever the width
-        return int(words.get("--d-kv", 8 if arch == "srformer_t5_tiny" else 64))
-    width, heads = {"srformer_bart_tiny": (32, 2), "srformer_bart_large": (1024, 16)}.get(arch, (768, 12))
-    return int(words.get("--decoder-embed-dim", width)) // int(words.get("--decoder-attention-heads", heads))
+    return sources, float(counts[1].mean())
 
 
 def write(plan, place, command, facts, commands):

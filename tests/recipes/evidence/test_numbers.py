@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 
 from recipes.evidence.comparison import difference, estimate, over_seeds
-from recipes.evidence.cost import cost
+from recipes.evidence.cost import cost, head_size, options_of
 from recipes.evidence.measures import losses, read_cell, scores, speed
 from recipes.evidence.report import sizes
 
-HEAD = 64
 
-
-def shares(flags, source=1024, targets=128, length=128):
-    found = cost(flags.split(), [source], targets, length, HEAD)
+def shares(flags, source=1024, targets=128, arch="srformer_bart"):
+    found = cost(["--arch", arch, *flags.split()], [source], targets)
     return found.keys, found.operations
 
 
@@ -65,9 +63,46 @@ def test_shares_of_full_attention(flags, keys, operations):
 
 def test_the_clock_counts_a_short_last_segment():
     # 3 segments of 4, 4 and 1 tokens, 3 positions each
-    assert shares("--cross-attention segmented --segment-size 4", 9, 9, 9)[0] == pytest.approx(3 / 9)
+    flags = "--cross-attention segmented --segment-size 4"
+    assert shares(flags, 9, 9)[0] == pytest.approx(3 / 9)
     # all positions from the third on are beyond the expected length: the last segment
-    assert shares("--cross-attention segmented --segment-size 4", 9, 9, 3)[0] == pytest.approx((4 + 4 + 7) / 9 / 9)
+    assert shares(f"{flags} --expected-target-length 3", 9, 9)[0] == pytest.approx((4 + 4 + 7) / 9 / 9)
+
+
+@pytest.mark.parametrize(
+    ("flags", "arch", "spelled_out"),
+    [
+        ("", "srformer_bart", "--cross-attention srformer --segment-size 64 --kv-clamp 2"),
+        ("--segment-size 16", "srformer_t5", "--segment-size 16 --kv-clamp 0"),
+        (
+            "",
+            "srformer_bart_content",
+            "--cross-attention segmented --segment-schedule content --segment-size 16 --segments-per-query 8",
+        ),
+        ("--segment-schedule content --segment-size 16", "srformer_bart",
+         "--segment-schedule content --segment-size 16 --segments-per-query 8"),
+        ("", "srformer_led", "--cross-attention full"),
+    ],
+)  # fmt: skip
+def test_what_no_flag_says_is_what_the_training_takes(flags, arch, spelled_out):
+    assert shares(flags, arch=arch) == shares(spelled_out)
+
+
+@pytest.mark.parametrize(
+    "flags, head",
+    [
+        ("--arch srformer_bart", 64),
+        ("--arch srformer_bart --decoder-embed-dim 512 --decoder-attention-heads 4", 128),
+        ("--arch srformer_bart_tiny", 16),
+        ("--arch srformer_led_tiny", 16),
+        ("--arch srformer_t5", 64),
+        ("--arch srformer_t5_base --decoder-embed-dim 512 --decoder-attention-heads 2", 64),
+        ("--arch srformer_t5 --d-kv 32", 32),
+        ("--arch srformer_t5_tiny", 8),
+    ],
+)
+def test_costs_are_counted_with_the_heads_of_the_model(flags, head):
+    assert head_size(options_of(flags.split())) == head
 
 
 def test_a_system_that_cuts_its_sources_is_counted_beside_full_attention_to_the_whole():
@@ -79,8 +114,8 @@ def test_a_system_that_cuts_its_sources_is_counted_beside_full_attention_to_the_
 
 
 def test_costs_are_means_over_the_sources():
-    flags = ["--cross-attention", "segmented", "--segment-size", "100"]
-    assert cost(flags, [100, 200], 10, 10, HEAD).keys == pytest.approx((1 + 0.5) / 2)
+    flags = ["--arch", "srformer_bart", "--cross-attention", "segmented", "--segment-size", "100"]
+    assert cost(flags, [100, 200], 10).keys == pytest.approx((1 + 0.5) / 2)
 
 
 class OfAnOlderNumPy(np.ndarray):
@@ -99,8 +134,8 @@ def test_sources_are_counted_as_they_are_cut(flags, lengths, tmp_path, monkeypat
     made = np.array
     monkeypatch.setattr(np, "array", lambda *words, **more: made(*words, **more).view(OfAnOlderNumPy))
     plan = SimpleNamespace(train=["--arch", "srformer_bart_tiny", *flags])
-    sources, targets, head = sizes(plan, SimpleNamespace(out=tmp_path))
-    assert (sources.tolist(), targets, head) == (lengths, 1.5, 16)
+    sources, targets = sizes(plan, SimpleNamespace(out=tmp_path))
+    assert (sources.tolist(), targets) == (lengths, 1.5)
 
 
 # ---- comparison ----

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from recipes.evidence.plan import START, PlanError, read_plan
-from recipes.evidence.report import head_size
 from recipes.evidence.work import SYMBOLS, Place, cell_stages
 from recipes.later_arguments import refused
 from srformer_plugin.attention.settings import SegmentSettings
@@ -134,22 +133,6 @@ def test_the_training_of_every_plan_is_such_as_fairseq_train_takes(path, monkeyp
     training = cell_stages(plan, Place(Path("out"), Path("raw")), plan.cells[1])[0]
     assert training.commands[0].words[0] == "fairseq-train"
     assert refused(training) is None
-
-
-@pytest.mark.parametrize(
-    "flags, head",
-    [
-        ("--arch srformer_bart", 64),
-        ("--arch srformer_bart --decoder-embed-dim 512 --decoder-attention-heads 4", 128),
-        ("--arch srformer_bart_tiny", 16),
-        ("--arch srformer_t5", 64),
-        ("--arch srformer_t5_base --decoder-embed-dim 512 --decoder-attention-heads 2", 64),
-        ("--arch srformer_t5 --d-kv 32", 32),
-        ("--arch srformer_t5_tiny", 8),
-    ],
-)
-def test_costs_are_counted_with_the_heads_of_the_model(plan, flags, head):
-    assert head_size(plan("--arch srformer_bart_tiny", flags)) == head
 
 
 def test_t5_is_compared_on_the_data_and_in_the_steps_of_bart():
