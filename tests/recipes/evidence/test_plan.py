@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from recipes.evidence.plan import START, PlanError, read_plan
-from recipes.evidence.work import SYMBOLS, Place, cell_stages
+from recipes.evidence.work import SYMBOLS, Place, cell_stages, value_of
 from recipes.later_arguments import refused
+from recipes.options import TABLE
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.models.encoders.settings import EncoderSettings
 
@@ -148,6 +149,18 @@ def test_t5_is_compared_on_the_data_and_in_the_steps_of_bart():
     }
     assert all(system.flags == flags[system.name] for system in t5.systems)
     assert all(system.updates == bart.systems[0].updates for system in t5.systems)
+
+
+def test_the_papers_own_table_is_trained_as_its_recipe_trains():
+    plan = read_plan(ROOT / "recipes/plans/bart_cnn_dailymail.toml")
+    script = (ROOT / "recipes/cnn_dailymail.sh").read_text(encoding="utf-8")
+    defaults = {option.name: option.default for section in TABLE.values() for option in section}
+    found = {word: value_of([*plan.train, *plan.adapt], f"--{word}", None) for word in defaults}
+    shared = ("batch-size", "lr", "warmup-updates", "dropout", "label-smoothing", "clip-norm")
+    assert {name: found[name] for name in shared} == {name: defaults[name] for name in shared}
+    assert value_of(plan.train, "--attention-dropout", None) == defaults["dropout"]
+    for flag in ("--criterion", "--optimizer", "--weight-decay"):
+        assert f"{flag} {value_of(plan.train, flag, None)} " in script
 
 
 def test_the_symbols_of_copying_examples_are_those_of_the_tool():
