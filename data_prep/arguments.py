@@ -35,6 +35,13 @@ def vocabulary(text: str) -> int:
     return _at_least(4, text)
 
 
+def word(text: str) -> str:
+    """A text without white space, and not empty."""
+    if text.split() != [text]:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one word")
+    return text
+
+
 def file(text: str) -> Path:
     """The path of a file that is there."""
     path = Path(text)

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 
+from data_prep.spans import SPANS
 from data_prep.statistics import Lengths
 from data_prep.text import SIDES, first_words, words
 from data_prep.whole import whole_file
@@ -11,7 +12,8 @@ DIGEST_BYTES = 16
 
 
 class CorpusWriter:
-    """Takes records in their order and writes `SPLIT.source` and `SPLIT.target` to `folder`.
+    """Takes records in their order and writes `SPLIT.source` and `SPLIT.target` to `folder`, and `SPLIT.spans.jsonl`
+    where they have spans.
 
     Memory: 16-byte digests of every document and every pair, about two hundred bytes a record in all.
 
@@ -63,8 +65,15 @@ class CorpusWriter:
                 counts[f"truncated {side}"] += 1
                 text = first_words(text, limit)
             self.files[record.split, side].write(text.encode() + b"\n")
+            if side == "source" and record.spans is not None:
+                self._write_spans(record.split, record.spans.first(len(text.split())))
         self.sentences[record.split].add(len(record.target))
         counts["written"] += 1
+
+    def _write_spans(self, split, spans):
+        if (split, SPANS) not in self.files:
+            self.files[split, SPANS] = open(self.folder / f"{split}.{SPANS}", "wb")  # noqa: SIM115 (`close` does)
+        self.files[split, SPANS].write(spans.to_json().encode() + b"\n")
 
     def overlaps(self):
         """`{"train and valid": n, ...}`: documents of the first that are in the second, in lines of the first."""
@@ -82,7 +91,7 @@ class CorpusWriter:
         self.close()
         held_out = {d for split in self.documents if split != "train" for d in digests(self.documents[split])}
         stays = [document not in held_out for document in digests(self.documents["train"])]
-        for side in SIDES:
+        for side in (side for split, side in self.files if split == "train"):
             path = self.folder / f"train.{side}"
             with open(path, "rb") as lines, whole_file(path, "wb") as out:
                 out.writelines(line for line, stay in zip(lines, stays) if stay)

@@ -4,7 +4,8 @@
     python -m data_prep.encode CORPUS OUT --bpe sentencepiece [--vocabulary 32000 | --model spiece.model]
 
 reads {train,valid,test}.{source,target} of folder CORPUS, as many splits as there are, and writes the same files to OUT
-with a space between the pieces; manifest.json, report.md and histogram.png say how long the texts are and what was cut.
+with a space between the pieces; so it does SPLIT.spans.jsonl (data_prep/spans.py), where there is one. manifest.json,
+report.md and histogram.png say how long the texts are and what was cut.
 `gpt2` is the BPE of fairseq's BART: FOLDER holds encoder.json and vocab.bpe, which are checked by their checksums.
 `sentencepiece` takes a model file, as T5 has one, or trains one on the training split, with the mark between sentences
 as one piece. Tokens that were added to the vocabulary, in encoder.json or in added_tokens.json beside the model, stay
@@ -20,7 +21,7 @@ import json
 import os
 import sys
 from collections import Counter
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 from tqdm import tqdm
@@ -31,6 +32,7 @@ from data_prep.errors import command
 from data_prep.line_files import BadCorpus, lines_of, splits_of
 from data_prep.ordered_map import ordered_map
 from data_prep.provenance import sha256_of, versions
+from data_prep.spans import SPANS, BadSpans, read_spans
 from data_prep.statistics import Lengths, draw_histograms
 from data_prep.text import SENTENCE_MARK, SIDES
 from data_prep.whole import MANIFEST, refuse_to_replace, whole_folder
@@ -52,14 +54,46 @@ def without_separator(lines):
 
 
 def encode_line(task):
-    """`(pieces of a text, how many tokens it had)`; `task` is the text and a limit.
+    """`(pieces of a text, how many tokens it had, its spans on the pieces)`; `task` is text, limit, spans on words.
 
-    The limit counts the end of sentence as well; 0 is none.
+    The limit counts the end of sentence as well; 0 is none. Spans may be None.
     """
-    line, limit = task
-    pieces = _pieces(" ".join(line.split()))
+    line, limit, spans = task
+    words = line.split()
+    pieces = _pieces(" ".join(words))
     kept = pieces[: limit - 1] if limit else pieces
-    return " ".join(map(str, kept)), len(pieces) + 1
+    if spans is not None:
+        spans = spans.moved(len(pieces), lambda count: common(pieces, _pieces(" ".join(words[:count]))))
+        spans = spans.first(len(kept))
+    return " ".join(map(str, kept)), len(pieces) + 1, spans
+
+
+def common(pieces, others):
+    """With how many equal ones two lists begin: the pieces of a text, and of its first words."""
+    pairs = enumerate(zip(pieces, others))
+    return next((number for number, (one, other) in pairs if one != other), min(len(pieces), len(others)))
+
+
+def spans_of(corpus, split, lines):
+    """The spans of a split's sources, for each of its `lines`; None for each where there is no file of them.
+
+    Raises:
+        BadSpans: the file is damaged, or belongs to other lines.
+    """
+    path = corpus / f"{split}.{SPANS}"
+    if not path.exists():
+        return repeat(None, lines)
+    found = read_spans(path)
+    source = path.with_name(f"{split}.source")
+    if len(found) != lines:
+        raise BadSpans(f"{path} has {len(found)} lines, but {source.name} {lines}: prepare them anew, or remove it")
+    for number, (spans, line) in enumerate(zip(found, lines_of(source)), 1):
+        if spans.length != (length := len(line.split())):
+            raise BadSpans(
+                f"{path}:{number}: of a source of {spans.length:,} words, but that of {source.name} has {length:,}: "
+                "prepare them anew, or remove it"
+            )
+    return found
 
 
 def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0, separator=True, fold_case=False):
@@ -69,7 +103,7 @@ def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0, s
     `train_size` pieces is trained on the training split, with `fold_case` on its small letters, and written to `out`.
     `limits`: tokens, `{"source": n, "target": n}`, 0 for none.
     Without `separator` the marks between the sentences of targets are left out.
-    Raises BadCorpus, WrongVocabulary, and UserError where `out` is `corpus`; `out` is then as it was before.
+    Raises BadCorpus, BadSpans, WrongVocabulary, and UserError where `out` is `corpus`; `out` is then as it was before.
     """
     refuse_to_replace("OUT", out, [corpus])
     splits = splits_of(corpus)
@@ -88,15 +122,21 @@ def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0, s
         files = [(split, side) for split in splits for side in SIDES]
         # one map over all files: the workers load their vocabulary once
         kept = {"source": iter, "target": iter if separator else without_separator}
+        spans = {(split, "source"): spans_of(corpus, split, splits[split]) for split in splits}
         tasks = (
-            (line, limits[side]) for split, side in files for line in kept[side](lines_of(corpus / f"{split}.{side}"))
+            (line, limits[side], known)
+            for split, side in files
+            for line, known in zip(
+                kept[side](lines_of(corpus / f"{split}.{side}")), spans.get((split, side), repeat(None))
+            )
         )
         results = ordered_map(encode_line, tasks, workers, 100, start_worker, (bpe, vocabulary_path))
         for split, side in files:
             name, limit = f"{split}.{side}", limits[side]
             progress = tqdm(islice(results, splits[split]), name, splits[split], unit="line", mininterval=1)
+            relevant = []
             with open(folder / name, "w", encoding="utf-8", newline="\n") as encoded:
-                for pieces, tokens in progress:
+                for pieces, tokens, known in progress:
                     encoded.write(pieces + "\n")
                     lengths[side][split].add(tokens)
                     if not pieces:
@@ -104,11 +144,20 @@ def encode(corpus, out, bpe, vocabulary_path, limits, workers=1, train_size=0, s
                     if limit and tokens > limit:
                         counts[split][f"truncated {side}"] += 1
                         counts[split][f"tokens cut from {side}"] += tokens - limit
+                    if known is not None:
+                        relevant.append(known.to_json() + "\n")
+            if relevant:
+                (folder / f"{split}.{SPANS}").write_text("".join(relevant), encoding="utf-8")
             counts[split]["lines"] = splits[split]
         manifest = {
             "bpe": bpe,
             "vocabulary_sha256": checksums(vocabulary_path),
-            "corpus_sha256": {f"{s}.{side}": sha256_of(corpus / f"{s}.{side}") for s in splits for side in SIDES},
+            "corpus_sha256": {
+                name: sha256_of(corpus / name)
+                for split in splits
+                for name in (f"{split}.source", f"{split}.target", f"{split}.{SPANS}")
+                if (corpus / name).exists()
+            },
             "counts": {split: dict(sorted(counts[split].items())) for split in splits},
             "tokens": {side: {split: lengths[side][split].summary() for split in splits} for side in SIDES},
             "options": {

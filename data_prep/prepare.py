@@ -3,7 +3,8 @@
     python -m data_prep.prepare FORMAT RAW OUT [options]
 
 writes to OUT: {train,valid,test}.{source,target}, one document a line with its white space folded, the sentences of a
-target joined by " <q> "; manifest.json (counts, lengths, checksums, options, versions), report.md with histogram.png,
+target joined by " <q> "; of formats that know it, SPLIT.spans.jsonl, what is relevant in every source
+(data_prep/spans.py); manifest.json (counts, lengths, checksums, options, versions), report.md with histogram.png,
 and malformed.jsonl with the file, line and reason of every record that could not be read.
 
 A malformed record is skipped and counted; where a file has a record a line, every line is accounted for. It is an error
@@ -53,6 +54,11 @@ def parse_one(reader_name, mend_mojibake, unit):
     mended = result._replace(source=mend(result.source), target=tuple(map(mend, result.target)))
     if mended[:4] == result[:4]:
         return result
+    if result.spans is not None and mend_mojibake:
+        words = result.source.split()  # one that is mended may become two
+        mended = mended._replace(
+            spans=result.spans.moved(len(mended.source.split()), lambda n: len(mend(" ".join(words[:n])).split()))
+        )
     return (mended if mend_mojibake else result)._replace(notes=(*result.notes, MOJIBAKE))
 
 

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.errors import UserError
+from data_prep.spans import Spans
 from data_prep.text import LONE_SURROGATE, SENTENCE_MARK, decode, has_lone_surrogate, join_sentences
 
 
 class Record(NamedTuple):
     """One document and its summary; all texts are folded (see `fold`) and may be empty.
 
-    `notes` name what a user should know about the document though it is kept; they are counted.
+    `notes` name what a user should know about the document though it is kept; they are counted. `spans` is what is
+    known to be relevant in the source: of all records of a split, or of none.
     """
 
     id: str
@@ -24,6 +26,7 @@ class Record(NamedTuple):
     source: str
     target: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    spans: Spans | None = None
 
     @property
     def target_line(self):

@@ -10,7 +10,16 @@ A reader is a module with
 The first line of the module's docstring is its help.
 """
 
-from data_prep.readers import cnn_dailymail, fields, lines, mediasum, pointer_generator, scientific_papers, xsum
+from data_prep.readers import (
+    cnn_dailymail,
+    fields,
+    lines,
+    mediasum,
+    pointer_generator,
+    qmsum,
+    scientific_papers,
+    xsum,
+)
 
 READERS = {
     "cnn_dailymail": cnn_dailymail,
@@ -19,6 +28,7 @@ READERS = {
     "arxiv": scientific_papers,
     "pubmed": scientific_papers,
     "mediasum": mediasum,
+    "qmsum": qmsum,
     "fields": fields,
     "lines": lines,
 }
