@@ -22,6 +22,7 @@ class Packing(NamedTuple):
 
     shape: torch.Size  # (B, N)
     places: Tensor  # (M,) int64, of all tokens in the flat (B, N), in order
+    places_by_position: Tensor  # (M,) int64, of the same tokens in the flat (N, B)
     lengths: list[int]  # of the sentences that have tokens
     borders: Tensor  # (sentences + 1,) int32, where each begins among the M tokens, and M
 
@@ -30,10 +31,10 @@ class Packing(NamedTuple):
         return x.flatten(0, 1).index_select(0, self.places).unsqueeze(1)
 
     def unpack(self, x: Tensor) -> Tensor:
-        """(M, 1, C) -> (N, B, C), zero at padding."""
+        """(M, 1, C) -> (N, B, C), zero at padding; contiguous, since every layer of a decoder multiplies it."""
         batch, length = self.shape
-        rows = x.new_zeros(batch * length, x.size(2)).index_copy(0, self.places, x.squeeze(1))
-        return rows.view(batch, length, -1).transpose(0, 1)
+        rows = x.new_zeros(batch * length, x.size(2)).index_copy(0, self.places_by_position, x.squeeze(1))
+        return rows.view(length, batch, -1)
 
     def runs(self) -> "Iterator[tuple[int, int]]":
         """(how many, their length) of neighbouring sentences that are equally long."""
@@ -51,7 +52,9 @@ def read_packing(padding: Tensor) -> Packing | None:
     if not lengths:
         return None
     borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=padding.device)
-    return Packing(padding.shape, places, lengths, borders)
+    batch, length = padding.shape
+    places_by_position = places % length * batch + places // length
+    return Packing(padding.shape, places, places_by_position, lengths, borders)
 
 
 def is_fast(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
