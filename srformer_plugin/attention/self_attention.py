@@ -1,8 +1,12 @@
 """fairseq's self-attention, some calls of which are computed in another way."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
+
+from .projections import project_together
 
 
 class OwnSelfAttention(MultiheadAttention):
@@ -46,9 +50,9 @@ class OwnSelfAttention(MultiheadAttention):
         """(N, B, C) -> (N, B, C), of one call on the whole sequence that wants no weights; None: fairseq's way."""
         raise NotImplementedError
 
-    def project_in(self, states: Tensor) -> list[Tensor]:
-        """Queries, keys and values, of the states' shape."""
-        return [project(states, p) for p in (self.q_proj, self.k_proj, self.v_proj)]
+    def project_in(self, states: Tensor) -> Sequence[Tensor]:
+        """Queries, keys and values, of the states' shape; in training slices of one tensor."""
+        return project_together(states, (self.q_proj, self.k_proj, self.v_proj))
 
 
 def project(states: Tensor, projection: nn.Module) -> Tensor:
