@@ -76,6 +76,8 @@ def mark(model, criterion):
     for layer in model.decoder.layers:
         layer.self_attn.forward = ranged("decoder self-attention", layer.self_attn.forward)
         layer.encoder_attn.forward = ranged("cross-attention", layer.encoder_attn.forward)
+    if hasattr(model.decoder, "project_source"):
+        model.decoder.project_source = ranged("cross-attention", model.decoder.project_source)
     model.decoder.output_layer = ranged("vocabulary and loss", model.decoder.output_layer)
     criterion.compute_loss = ranged("vocabulary and loss", criterion.compute_loss)
 

@@ -117,10 +117,10 @@ class SegmentedCrossAttention(SharedByBeams):
     def _attend_whole(self, query: Tensor, key: Tensor, context: SourceContext, need_weights: bool):
         """All positions at once, by the chosen backend: output and weights."""
         length, rows, _ = query.shape
+        keys, values = self.project_source(key, context)
         if key.size(1) != rows:  # teacher forcing of several targets per source
-            key = key.repeat_interleave(rows // key.size(1), dim=1)
+            keys, values = (x.repeat_interleave(rows // key.size(1), dim=1) for x in (keys, values))
         layout = context.layout(rows, key.size(0), self.segment_size, key.device)
-        keys, values = self.k_proj(key), self.v_proj(key)
         queries = self.project_query(query, 1)
         plan = context.plan(
             self.schedule,
@@ -143,7 +143,7 @@ class SegmentedCrossAttention(SharedByBeams):
         saved = self._load(incremental_state)
         if not saved:
             layout = context.layout(key.size(1), key.size(0), self.segment_size, key.device)
-            keys, values = (layout.split_heads(x, self.num_heads) for x in (self.k_proj(key), self.v_proj(key)))
+            keys, values = (layout.split_heads(x, self.num_heads) for x in self.project_source(key, context))
             saved = {
                 "prev_key": keys,
                 "prev_value": values,
@@ -181,9 +181,8 @@ class SegmentedCrossAttention(SharedByBeams):
         plan = context.plan(self.schedule, layout, first_position=0, length=length)
         if plan.choice is None and not plan.state_follows_segment:
             raise ConfigurationError("a --segment-schedule of several segments or of segments that differ by head")
-        source = self.backend.open_source(
-            self.k_proj(encoder_states), self.v_proj(encoder_states), self.num_heads, layout, plan, self.memory
-        )
+        keys, values = self.project_source(encoder_states, context)
+        source = self.backend.open_source(keys, values, self.num_heads, layout, plan, self.memory)
         for name in ("segments", "states"):  # there where a backend counts those it keeps anew
             table = getattr(plan, name)
             if table is not None:

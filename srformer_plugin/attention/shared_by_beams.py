@@ -52,6 +52,10 @@ class SharedByBeams(nn.Module):
     def _load(self, incremental_state) -> dict:
         return self.get_incremental_state(incremental_state, "attn_state") or {}
 
+    def project_source(self, states: Tensor, context: SourceContext) -> tuple[Tensor, Tensor]:
+        """Keys and values of encoder states (N, B, C_enc), each (N, B, H * D), unless `context` has them already."""
+        return context.projected.get(self) or (self.k_proj(states), self.v_proj(states))
+
     def project_query(self, query: Tensor, hypotheses: int) -> Tensor:
         """Scaled queries: (T, B * x, C) -> (B, H, x * T, D)."""
         projected = self.q_proj(query)
@@ -77,10 +81,8 @@ class SharedByBeams(nn.Module):
         Raises:
             ConfigurationError: this attention cannot be computed with tensors of fixed shapes.
         """
-        source = {
-            "keys": split_heads(self.k_proj(encoder_states), self.num_heads),
-            "values": split_heads(self.v_proj(encoder_states), self.num_heads),
-        }
+        projected = self.project_source(encoder_states, context)
+        source = dict(zip(("keys", "values"), (split_heads(x, self.num_heads) for x in projected)))
         padding_mask = context.padding_mask
         if padding_mask is not None:
             bias = source["keys"].new_zeros(padding_mask.shape).masked_fill(padding_mask, self.masked_score)
@@ -162,7 +164,7 @@ class FullCrossAttention(SharedByBeams, MultiheadAttention):
         """Without fairseq's scores and weights, (B * H, T, N) several times over. The same but for rounding."""
         hypotheses = query.size(1) // key.size(1)
         queries = self.split_query(self.q_proj(query), hypotheses)
-        keys, values = (split_heads(project(key), self.num_heads) for project in (self.k_proj, self.v_proj))
+        keys, values = (split_heads(x, self.num_heads) for x in self.project_source(key, context))
         bias = context.padding_bias(queries)
         output = fused_attention(queries, keys, values, bias, current_rate(self.dropout_module), self.scaling)
         return self.out_proj(self.join_heads(output, hypotheses))

@@ -1,11 +1,14 @@
 """What a decoder's forward pass tells the cross-attention of its layers about the source."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .fused import padding_bias
 from .method.plan import SegmentPlan
 from .method.segments import SourceLayout
+from .projections import project_together
 
 
 class SourceContext:
@@ -18,6 +21,9 @@ class SourceContext:
         padding_mask: (B, N) bool, True at padding; None: no padding.
         target_lengths: (B,) int64, true target lengths where they are known (teacher forcing).
         first_position: t of the first query; None: the position that the incremental state has reached.
+
+    Attributes:
+        projected: attention -> its keys and values, of attentions whose source was projected for all of them together.
     """
 
     def __init__(
@@ -29,9 +35,16 @@ class SourceContext:
         self.padding_mask = padding_mask
         self.target_lengths = target_lengths
         self.first_position = first_position
+        self.projected: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self._layouts: dict[tuple, SourceLayout] = {}
         self._plans: dict[tuple, SegmentPlan] = {}
         self._biases: dict[torch.dtype, Tensor | None] = {}
+
+    def project_for(self, attentions: Sequence[nn.Module], states: Tensor) -> None:
+        """Fill `projected` with the keys and values (N, B, H * D) of states (N, B, C), by one product for all."""
+        projections = [p for attention in attentions for p in (attention.k_proj, attention.v_proj)]
+        parts = project_together(states, projections)
+        self.projected = dict(zip(attentions, zip(parts[::2], parts[1::2], strict=True), strict=True))
 
     def layout(self, batch_size: int, source_length: int, segment_size: int, device) -> SourceLayout:
         """The source's segments, computed once."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from fairseq.distributed import fsdp_wrap
 from fairseq.models.transformer import TransformerDecoderBase
+from fairseq.modules import LayerDropModuleList
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from torch import Tensor
@@ -143,6 +144,8 @@ class SegmentedDecoder(TransformerDecoderBase):
             else:
                 target_lengths, position = None, prev_output_tokens.size(1) - 1
             context = SourceContext(masks[0] if len(masks) > 0 else None, target_lengths, position)
+            if self.training and incremental_state is None:
+                self.project_source(context, encoder_out["encoder_out"][0])
             encoder_out = {**encoder_out, "encoder_padding_mask": [context]}
         # fairseq then makes a mask without asking the device whether there is padding. In training none is looked at.
         self.cross_self_attention = padding is not None and (padding.exists or self.training)
@@ -157,6 +160,19 @@ class SegmentedDecoder(TransformerDecoderBase):
             )
         finally:
             self.cross_self_attention = False
+
+    def project_source(self, context: SourceContext, states: Tensor) -> None:
+        """Project encoder states (N, B, C) for all layers' cross-attention at once, where all will read them.
+
+        Not where layers are dropped, computed anew (--checkpoint-activations) or gathered one by one (FSDP), nor where
+        a projection is more than its weights.
+        """
+        if not torch.is_grad_enabled() or isinstance(self.layers, LayerDropModuleList):
+            return
+        is_own = all(type(x) is self.layer_class and not hasattr(x, "precheckpoint_forward") for x in self.layers)
+        attentions = [layer.encoder_attn for layer in self.layers] if is_own else []
+        if attentions and all(a is not None and is_bare(a.k_proj) and is_bare(a.v_proj) for a in attentions):
+            context.project_for(attentions, states)
 
     def position_table(self, length: int, device) -> torch.Tensor | None:
         """Embeddings of target positions 0, ..., length - 1, (length, C); None: the model has none."""
@@ -191,6 +207,11 @@ class SegmentedDecoder(TransformerDecoderBase):
         fill_memory(state_dict, own)
         check_schedule(state_dict, f"{name}.segment_schedule", own.get(f"{name}.segment_schedule"))
         return state_dict
+
+
+def is_bare(projection: torch.nn.Module) -> bool:
+    """A linear map by the module's weights alone: no hook such as quantization noise's, no class of one's own."""
+    return type(projection) is torch.nn.Linear and not (projection._forward_pre_hooks or projection._forward_hooks)
 
 
 def wrap_layer(layer, cfg):

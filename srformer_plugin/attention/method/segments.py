@@ -98,8 +98,7 @@ class SourceLayout:
         source_length, batch_size, width = projected.shape
         shape = (batch_size, num_heads, self.max_segments, self.segment_size, width // num_heads)
         if self.source_index is None:
-            heads = projected.view(source_length, batch_size * num_heads, -1).transpose(0, 1)
-            return heads.contiguous().view(shape)
+            return projected.unflatten(2, (num_heads, -1)).permute(1, 2, 0, 3).reshape(shape)
         # one gather moves the rows to their segments and the heads to the front, and another one back
         rows = projected.reshape(source_length * batch_size * num_heads, -1)
         return _MoveRows.apply(rows, *self._moves(num_heads)).view(shape)
