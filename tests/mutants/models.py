@@ -13,6 +13,7 @@ HUB = "srformer_plugin/models/hub.py"
 STATE_TESTS = "tests/models/test_checkpoint_state.py"
 GENERATION_TESTS = "tests/generation/test_fast_generator.py"
 HUB_TESTS = "tests/convert/test_hub.py"
+SOURCE_TESTS = "tests/models/test_source_projections.py"
 
 MUTANTS = [
     {
@@ -122,5 +123,29 @@ MUTANTS = [
         "old": "(padding.exists or self.training)",
         "new": "padding.exists",
         "tests": "tests/models/test_waits.py -k nothing_is_read",
+    },
+    {
+        "file": "srformer_plugin/models/segmented_decoder.py",
+        "old": 'and not hasattr(x, "precheckpoint_forward")',
+        "new": "",
+        "tests": f"{SOURCE_TESTS} -k project_for_themselves",
+    },
+    {
+        "file": "srformer_plugin/models/segmented_decoder.py",
+        "old": "isinstance(self.layers, LayerDropModuleList)",
+        "new": "False",
+        "tests": f"{SOURCE_TESTS} -k project_for_themselves",
+    },
+    {
+        "file": "srformer_plugin/attention/source_context.py",
+        "old": "zip(parts[::2], parts[1::2], strict=True)",
+        "new": "zip(parts[1::2], parts[::2], strict=True)",
+        "tests": f"{SOURCE_TESTS} -k one_by_one",
+    },
+    {
+        "file": "srformer_plugin/attention/packed.py",
+        "old": "places % length * batch + places // length",
+        "new": "places",
+        "tests": "tests/attention/test_packed.py -k unpacking",
     },
 ]
