@@ -7,7 +7,7 @@ import torch
 from ..errors import ConfigurationError
 from ..models.checkpoint_state import POSITIONS_BEFORE_THE_FIRST
 from . import bart_dictionary
-from .fields import check_config, choose, flag, from_options, to_options
+from .fields import check_config, choose, flag, from_options, switch, to_options
 from .rename import Names, Parameter
 
 MODEL_TYPES = ("bart",)
@@ -80,7 +80,7 @@ def fairseq_options(config: dict, generation: dict, fields: dict = FIELDS, whose
         "decoder_input_dim": options["decoder_embed_dim"],
         "decoder_output_dim": options["decoder_embed_dim"],
         "activation_fn": choose(ACTIVATIONS, activation, "activation_function in config.json"),
-        "no_scale_embedding": not config.get("scale_embedding", False),
+        "no_scale_embedding": not switch(config, "scale_embedding", False),
         **OF_EVERY_FAIRSEQ_BART,
         "share_all_embeddings": True,
         "cross_attention": "full",

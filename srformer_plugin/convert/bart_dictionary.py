@@ -36,24 +36,22 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """The byte-level BPE of a Hugging Face folder: vocab.json and merges.txt, or tokenizer.json.
 
     Raises:
-        ConfigurationError: neither is there, or it is not a BART tokenizer.
+        ConfigurationError: neither is there, or it is damaged or not a BART tokenizer.
     """
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        ids = read_json(folder / "vocab.json")
+        file, ids = folder / "vocab.json", read_json(folder / "vocab.json")
         lines = read_lines(folder / "merges.txt")
         merges = [line for line in lines if line and not line.startswith("#version")]
     elif (folder / "tokenizer.json").is_file():
-        content = read_json(folder / "tokenizer.json")
-        model = content.get("model", {})
-        if model.get("type") != "BPE":
-            raise ConfigurationError(f"{folder / 'tokenizer.json'} is a {model.get('type')} tokenizer; BART's is BPE")
-        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-        ids = model["vocab"]
+        file = folder / "tokenizer.json"
+        ids, merges = _vocabulary_and_merges(file)
     else:
         raise ConfigurationError(
             f"{folder} has no tokenizer (vocab.json with merges.txt, or tokenizer.json), which the dictionaries are "
             "made of"
         )
+    if not all(isinstance(number, int) for number in ids.values()):
+        raise ConfigurationError(f"{file} is damaged: an id of a token is no whole number")
     added = {token: number for token, number in added_tokens(folder).items() if token not in ids}
     ids = {**ids, **added}
     tokens = sorted(ids, key=ids.get)
@@ -64,6 +62,20 @@ def read_tokenizer(folder: Path) -> Tokenizer:
             f"the tokenizer in {folder} begins with {tokens[: len(SPECIAL_TOKENS)]}, BART's with {list(SPECIAL_TOKENS)}"
         )
     return Tokenizer(tokens, merges, [token for token in tokens if token in added and token not in FAIRSEQS_OWN])
+
+
+def _vocabulary_and_merges(file: Path) -> tuple[dict, list[str]]:
+    """token -> id, and "a b" in the order of their rank, of a tokenizer.json."""
+    model = read_json(file).get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if kind != "BPE":
+        raise ConfigurationError(f"{file} is a {kind} tokenizer; BART's is BPE")
+    vocabulary, merges = model.get("vocab"), model.get("merges")
+    if isinstance(vocabulary, dict) and isinstance(merges, list):
+        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+        if all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) for x in pair) for pair in pairs):
+            return vocabulary, [" ".join(pair) for pair in pairs]
+    raise ConfigurationError(f"{file} is damaged: a BPE has a vocab, token to id, and merges, pairs of tokens")
 
 
 def spelled(token: str) -> str:

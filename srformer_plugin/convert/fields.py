@@ -8,12 +8,42 @@ def to_options(config: dict, fields: dict) -> dict:
 
     Args:
         fields: Hugging Face's field -> (fairseq's options, the value where config.json is silent).
+    Raises:
+        ConfigurationError: a field that is no such number.
     """
     options = {}
     for name, (targets, default) in fields.items():
-        value = config.get(name)
-        options.update(dict.fromkeys(targets, default if value is None else value))
+        options.update(dict.fromkeys(targets, number(config, name, default)))
     return options
+
+
+def number(config: dict, name: str, default):
+    """A number of config.json: where the default is a whole one a size, from 1 on, else a rate, from 0 to 1.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    value = config.get(name)
+    if value is None:
+        return default
+    is_size = isinstance(default, int)
+    kinds, fits = ((int,), lambda: value >= 1) if is_size else ((int, float), lambda: 0 <= value <= 1)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not fits():
+        what = "a whole number from 1 on" if is_size else "a number from 0 to 1"
+        raise ConfigurationError(f"config.json has {name} {value!r}, which must be {what}")
+    return value
+
+
+def switch(config: dict, name: str, default: bool) -> bool:
+    """Something that config.json says is so or not.
+
+    Raises:
+        ConfigurationError: it says something else.
+    """
+    value = config.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise ConfigurationError(f"config.json has {name} {value!r}, which must be true or false")
+    return default if value is None else value
 
 
 def from_options(options: dict, fields: dict, whose: str) -> dict:
@@ -40,16 +70,17 @@ def check_config(config: dict, expected: dict, whose: str):
             raise ConfigurationError(f"config.json has {name} {found}, but {whose} has {value}")
 
 
-def choose(table: dict, value, name: str):
+def choose(table: dict[str, str], value, name: str) -> str:
     """`table[value]`.
 
     Raises:
         ConfigurationError: the table has no such entry; `name` is where the value comes from.
     """
-    if value not in table:
+    if not isinstance(value, str) or value not in table:
         raise ConfigurationError(f"{name} is {value}, but only {', '.join(map(str, table))} can be converted")
     return table[value]
 
 
 def flag(option: str) -> str:
+    """An option's flag on fairseq's command line."""
     return f"--{option.replace('_', '-')}"

@@ -12,7 +12,7 @@ from data_prep.whole import write_json
 from ..errors import ConfigurationError
 from ..models.t5_names import OUTPUT, ROWS_ARE_TOKENS, SHARED_EMBEDDINGS, t5_names, t5_row_of_fairseq_id
 from .added_tokens import added_tokens
-from .fields import check_config, choose, from_options, to_options
+from .fields import check_config, choose, from_options, number, switch, to_options
 from .rename import Names, Parameter
 from .t5_dictionary import FIRST_PIECE, read_pieces, t5_dictionary
 
@@ -50,14 +50,13 @@ def fairseq_options(config: dict, generation: dict) -> dict:
     check_config({**config, **generation}, SPECIAL_IDS, "srformer_t5")
     check_config(config, OF_EVERY_T5, "srformer_t5")
     options = to_options(config, FIELDS)
-    layers = config.get("num_decoder_layers")
     # Until transformers 5 an output that is not scaled was said to be not tied, which newer ones take apart.
-    scaled = config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False)
+    scaled = switch(config, "scale_decoder_outputs", switch(config, "tie_word_embeddings", True))
     feed_forward = config.get("feed_forward_proj", "relu")
     return {
         **options,
-        **dict.fromkeys(DROPOUTS, config.get("dropout_rate", 0.1)),
-        "decoder_layers": options["encoder_layers"] if layers is None else layers,
+        **dict.fromkeys(DROPOUTS, number(config, "dropout_rate", 0.1)),
+        "decoder_layers": number(config, "num_decoder_layers", options["encoder_layers"]),
         "decoder_input_dim": options["decoder_embed_dim"],
         "decoder_output_dim": options["decoder_embed_dim"],
         "feed_forward": choose(FEED_FORWARDS, feed_forward, "feed_forward_proj in config.json"),

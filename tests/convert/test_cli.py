@@ -44,6 +44,11 @@ def change_json(path, **values):
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
 
 
+def only_tokenizer_json(folder, **content):
+    (folder / "vocab.json").unlink()
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
 def change_weights(folder, change):
     weights = load_file(folder / "model.safetensors")
     change(weights)
@@ -93,6 +98,26 @@ DAMAGES = {
         lambda folder: change_json(folder / "config.json", activation_function="silu"),
         "activation_function in config.json is silu, but only gelu, relu",
     ),
+    "an activation that is none": (
+        lambda folder: change_json(folder / "config.json", activation_function=["gelu"]),
+        r"activation_function in config.json is \['gelu'\], but only gelu, relu",
+    ),
+    "a size that is a text": (
+        lambda folder: change_json(folder / "config.json", encoder_layers="2"),
+        "config.json has encoder_layers '2', which must be a whole number from 1 on",
+    ),
+    "a size below 1": (
+        lambda folder: change_json(folder / "config.json", decoder_attention_heads=0),
+        "config.json has decoder_attention_heads 0, which must be a whole number from 1 on",
+    ),
+    "a rate that is none": (
+        lambda folder: change_json(folder / "config.json", dropout=1.5),
+        "config.json has dropout 1.5, which must be a number from 0 to 1",
+    ),
+    "a switch that is none": (
+        lambda folder: change_json(folder / "config.json", scale_embedding="no"),
+        "config.json has scale_embedding 'no', which must be true or false",
+    ),
     "a special id": (
         lambda folder: change_json(folder / "generation_config.json", decoder_start_token_id=0),
         "has decoder_start_token_id 0, but fairseq's BART has 2",
@@ -111,6 +136,18 @@ DAMAGES = {
         "the tokenizer has 362 tokens, but the embedding has only 360 rows",
     ),
     "a tokenizer with gaps": (lambda folder: change_json(folder / "vocab.json", one=999), "have gaps or repeat"),
+    "an id that is no number": (
+        lambda folder: change_json(folder / "vocab.json", one="7"),
+        "vocab.json is damaged: an id of a token is no whole number",
+    ),
+    "a tokenizer.json without a model": (
+        lambda folder: only_tokenizer_json(folder, model=[]),
+        "tokenizer.json is a None tokenizer",
+    ),
+    "a tokenizer.json without merges": (
+        lambda folder: only_tokenizer_json(folder, model={"type": "BPE", "vocab": {"a": 1}, "merges": [1]}),
+        "tokenizer.json is damaged: a BPE has a vocab",
+    ),
     "a token with a space": (
         lambda folder: change_json(folder / "vocab.json", **{"<mask>": None, "a b": 359}),
         "cannot hold the token 'a b'",
