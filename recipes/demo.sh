@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole way of a summarizer on two CPU cores in about ten minutes: corpus, SentencePiece, fairseq-preprocess,
+# The whole way of a summarizer on two CPU cores in about eight minutes: corpus, SentencePiece, fairseq-preprocess,
 # training, beam search, scores. The paper's SRformer, the same without its memory, and segments chosen by content.
 #
 #   make demo            run, or go on where an interrupted run stopped

@@ -20,8 +20,8 @@ class SRformerLEDModel(SRformerBARTModel):
     """BART whose encoder attends within a window and to global tokens; cross-attention is full by default.
 
     The logits are those of `transformers`' LED with `global_attention_mask` on the first token, and on all that are
-    `--encoder-global-symbol`. A checkpoint of a BART
-    starts it as well: positions are repeated and the first token's projections copied, as LED's authors did.
+    `--encoder-global-symbol`. A checkpoint of a BART starts it as well: positions are repeated and the first token's
+    projections copied, as LED's authors did.
     """
 
     @classmethod

@@ -146,7 +146,7 @@ def _architecture(args, width, ffn, layers, heads, v1_1=False, **others):
         "decoder_attention_heads": getattr(args, "encoder_attention_heads", heads),
         "feed_forward": "gated-gelu" if v1_1 else "relu",
         "untied_output": v1_1,
-        # the paper (MATH.md section 3)
+        # the paper (docs/attention.md, section 3)
         "segment_size": 64,
         "raf_leak": 0.1,
         "raf_threshold": 0.1,

@@ -189,7 +189,7 @@ def test_initial_values_are_t5s(build_t5):
         layer.fc2: 512**-0.5,
         model.decoder.relative_attention_bias: 256**-0.5,
         model.encoder.embed_tokens: 1.0,
-        layer.encoder_attn.memory.proj: 64**-0.5 / 3**0.5,  # uniform in +-64^-0.5: MATH.md section 3
+        layer.encoder_attn.memory.proj: 64**-0.5 / 3**0.5,  # uniform in +-64^-0.5: docs/attention.md, section 3
     }
     for module, std in expected.items():
         assert module.weight.std().item() == pytest.approx(std, rel=0.2)
