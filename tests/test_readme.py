@@ -5,10 +5,17 @@ from pathlib import Path
 
 from conftest import ROOT
 
+from recipes.checks import BART_POSITIONS
+from recipes.options import TABLE
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.models.encoders.settings import EncoderSettings
 
+KINDS = (SegmentSettings, EncoderSettings)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def names_of(kind):
+    return [name for name in kind.__dataclass_fields__ if not name.startswith("_")]
 
 
 def test_every_file_that_is_named_exists():
@@ -19,10 +26,26 @@ def test_every_file_that_is_named_exists():
 
 
 def test_every_flag_of_the_attention_is_documented():
-    fields = (*SegmentSettings.__dataclass_fields__, *EncoderSettings.__dataclass_fields__)
-    names = [name for name in fields if not name.startswith("_")]
+    names = [name for kind in KINDS for name in names_of(kind)]
     choices = (ROOT / "docs" / "choices.md").read_text(encoding="utf-8")
     assert [name for name in names if f"`--{name.replace('_', '-')}`" not in choices] == []
+
+
+def test_the_defaults_that_the_choices_name_are_those_of_the_settings():
+    defaults = {"--" + name.replace("_", "-"): getattr(kind(), name) for kind in KINDS for name in names_of(kind)}
+    chunked = EncoderSettings(encoder_attention="chunked").check()
+    defaults |= {"--encoder-chunk": chunked.encoder_chunk, "--encoder-positions": chunked.encoder_positions}
+    shown = {False: "off", None: "none", defaults["--kv-clamp"]: f"{defaults['--kv-clamp']:g}"}
+    choices = (ROOT / "docs" / "choices.md").read_text(encoding="utf-8")
+    found = {}
+    for flags, named in re.findall(r"^\| (`--.*?`) \| ([^|]*) \|", choices, flags=re.M):
+        found |= dict(zip(re.findall(r"`(--[\w-]+)", flags), named.replace("`", "").split(", ")))
+    del defaults["--expected-target-length"]  # of the data
+    assert {flag: found[flag] for flag in defaults} == {flag: shown.get(v, str(v)) for flag, v in defaults.items()}
+    options = {option.name: option.help for section in TABLE.values() for option in section}
+    for name in ("cross-attention", "segment-size", "encoder-chunk", "encoder-context"):
+        assert f"(of the architecture: {defaults[f'--{name}']})" in options[name]
+    assert chunked.encoder_positions == BART_POSITIONS
 
 
 def test_every_module_that_is_run_exists():
