@@ -47,7 +47,6 @@ TABLES = {
     "training_updates": tables.training_updates,
     "vocabulary_loss": tables.vocabulary_loss,
     "vocabulary_loss_cpu": tables.vocabulary_loss,
-    "training_updates_t5": tables.training_updates,
 }
 REPORTS = {
     f"evidence_{name}": (f"evidence/{name}/report.json", make)

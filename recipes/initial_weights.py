@@ -22,6 +22,7 @@ from fairseq.modules import LearnedPositionalEmbedding, SinusoidalPositionalEmbe
 from torch import nn
 
 from data_prep.errors import UserError, command
+from srformer_plugin.models.checkpoint_file import as_before_training
 
 logger = logging.getLogger(__name__)
 
@@ -67,17 +68,8 @@ def main(argv=None):
     # seeded here, so that models that differ in parameters of other kinds start from the same weights
     utils.set_torch_seed(cfg.common.seed)
     draw(model)
-    history = {"criterion_name": "", "optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}
-    state = {
-        "args": None,
-        "cfg": cfg,
-        "model": model.state_dict(),
-        "optimizer_history": [history],
-        "extra_state": {},
-        "last_optimizer_state": None,
-    }
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    checkpoint_utils.torch_persistent_save(state, out)
+    checkpoint_utils.torch_persistent_save(as_before_training(cfg, model.state_dict()), out)
     logger.info("%s: %d parameters", out, sum(p.numel() for p in model.parameters()))
 
 

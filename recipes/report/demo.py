@@ -9,12 +9,12 @@ Scores are those of `srformer-score`: mean ROUGE F1 times 100, with a 95% bootst
 
 import argparse
 import json
-import re
 from pathlib import Path
 
 from sacrebleu.metrics import CHRF
 
 from data_prep.docstring_corpus import HEADER_END
+from data_prep.text import split_sentences
 from recipes.report import learning_curves
 from recipes.report.examples import examples
 from recipes.report.training_log import read_training_log
@@ -23,7 +23,6 @@ from srformer_plugin.scoring.files import read_hypotheses, read_lines
 from srformer_plugin.scoring.statistics import SAMPLES, SEED, bootstrap_means, interval
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeLsum")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def header(source):
@@ -33,7 +32,7 @@ def header(source):
 
 def first_sentence(source):
     """The first sentence of the description in ``source``, that is, after its header."""
-    return _SENTENCE_END.split(source.partition(HEADER_END)[2] or source, maxsplit=1)[0]
+    return split_sentences(source.partition(HEADER_END)[2] or source)[0]
 
 
 def score(hypotheses, references):

@@ -51,7 +51,7 @@ def _templates(gated: bool) -> dict[str, str]:
 
 
 # Hugging Face name -> our name, with N for the layer; by the kind of feed-forward: "relu" (T5), "gated-gelu" (v1.1).
-T5_NAMES = {"relu": _templates(gated=False), "gated-gelu": _templates(gated=True)}
+_NAMES = {"relu": _templates(gated=False), "gated-gelu": _templates(gated=True)}
 
 
 def t5_names(encoder_layers: int, decoder_layers: int, feed_forward: str = "relu", tied: bool = True) -> dict[str, str]:
@@ -66,18 +66,13 @@ def t5_names(encoder_layers: int, decoder_layers: int, feed_forward: str = "relu
     names = {"shared.weight": SHARED_EMBEDDINGS[0]}
     if not tied:
         names["lm_head.weight"] = OUTPUT
-    for hf, ours in T5_NAMES[feed_forward].items():
+    for hf, ours in _NAMES[feed_forward].items():
         if ".layers.N." not in ours:
             names[hf] = ours
             continue
         for number in range(layers[ours.split(".")[0]]):
             names[hf.replace(".N.", f".{number}.")] = ours.replace(".N.", f".{number}.")
     return names
-
-
-def hf_names(encoder_layers: int, decoder_layers: int, feed_forward: str = "relu", tied: bool = True) -> dict[str, str]:
-    """The inverse of `t5_names`: our name -> Hugging Face name."""
-    return {ours: hf for hf, ours in t5_names(encoder_layers, decoder_layers, feed_forward, tied).items()}
 
 
 def t5_row_of_fairseq_id(fairseq_id, rows: int):
@@ -89,8 +84,3 @@ def t5_row_of_fairseq_id(fairseq_id, rows: int):
     Works on integers and on tensors: `ours = theirs[t5_row_of_fairseq_id(torch.arange(rows), rows)]`.
     """
     return (fairseq_id - 1) % rows
-
-
-def fairseq_id_of_t5_row(t5_row, rows: int):
-    """The inverse of `t5_row_of_fairseq_id`."""
-    return (t5_row + 1) % rows

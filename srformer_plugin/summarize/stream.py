@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
+from ..models.encoder_output import encoder_output
 from ..models.encoders.chunked import PORTION
 from ..models.encoders.rows import Row, cut
 from ..models.hub import check_texts
@@ -103,17 +104,7 @@ class Stream:
             return network.encoder(torch.tensor([ids], device=self.model.hub.device))
         rows = self._cut(network.encoder, length)[self._rows :]
         states = torch.cat([*self._final, *self._encode(network.encoder, rows, ids)])
-        mask = torch.zeros(1, length, dtype=torch.bool, device=states.device)
-        lengths = torch.full((1, 1), length, dtype=torch.int32, device=states.device)
-        return {
-            "encoder_out": [states],
-            "encoder_padding_mask": [mask],
-            "encoder_embedding": [],
-            "encoder_states": [],
-            "fc_results": [],
-            "src_tokens": [],
-            "src_lengths": [lengths],
-        }
+        return encoder_output(states, torch.zeros(1, length, dtype=torch.bool, device=states.device))
 
     @torch.inference_mode()
     def _encode_finished_rows(self):

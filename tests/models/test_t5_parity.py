@@ -14,7 +14,6 @@ from srformer_plugin.models.t5_names import (
     OUTPUT,
     ROWS_ARE_TOKENS,
     SHARED_EMBEDDINGS,
-    hf_names,
     t5_names,
     t5_row_of_fairseq_id,
 )
@@ -132,8 +131,7 @@ def test_every_parameter_has_one_name_in_both_worlds(transformers, build_t5, ver
     assert names.keys() == dict(hugging_face_t5(transformers, options).named_parameters()).keys()
     model = build_t5(cross_attention="full", **options)
     assert set(names.values()) == {name for name, _ in model.named_parameters()}
-    assert hf_names(*shape) == {ours: theirs for theirs, ours in names.items()}
-    assert len(hf_names(*shape)) == len(names)
+    assert len(set(names.values())) == len(names)
     copies = set(model.state_dict()) - set(names.values()) - {"encoder.version", "decoder.version"}
     assert copies == {SHARED_EMBEDDINGS[1], *(() if options["untied_output"] else (OUTPUT,))}
 
