@@ -55,6 +55,7 @@ MEASURE = $(BIN)/python -m benchmarks.$(1) --json $(RESULTS)/$(or $(2),$(1)).jso
 
 bench: $(STAMP)  ## measure on the CPU, renew the tables (CORPUS, GPT2_FILES: BPE too; HYP, REF: ROUGE too)
 	$(call MEASURE,operations)
+	$(call MEASURE,host_operations)
 	$(call MEASURE,scaling,scaling_cpu) --cpu
 	$(call MEASURE,decoding,decoding_cpu) --device cpu --systems 0 2 3 --repeats 2 --warm-up 1
 ifneq ($(and $(CORPUS),$(GPT2_FILES)),)

@@ -34,6 +34,7 @@ TABLES = {
     "scaling": tables_of_lengths.scaling,
     "scaling_cpu": tables_of_lengths.scaling,
     "operations": tables.operations,
+    "host_operations": tables.host_operations,
     "distributed": tables.distributed,
     "distributed_cpu": tables.distributed,
     "rouge_scoring": tables.rouge_scoring,

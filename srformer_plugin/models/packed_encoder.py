@@ -10,6 +10,7 @@ from fairseq.modules import MultiheadAttention
 from torch import Tensor
 
 from ..attention.packed import PackedSelfAttention, Packing, is_fast, read_packing
+from ..compat.updates import modules_of
 from .encoder_output import encoder_output, through_layers
 
 LONG_SOURCE = 4096  # padded length from which on a mask costs more than the launches of a call per sentence
@@ -53,7 +54,7 @@ class PackedEncoder(TransformerEncoderBase):
         is_long = src_tokens.size(1) >= LONG_SOURCE
         if not (is_long or self.training) or not _host_may_read(src_tokens):
             return None
-        attentions = [module for module in self.modules() if isinstance(module, PackedSelfAttention)]
+        attentions = [module for module in modules_of(self) if isinstance(module, PackedSelfAttention)]
         if not attentions or not all(attention.is_plain for attention in attentions):
             return None
         if not (is_long or self._is_fast(attentions[0], src_tokens)):

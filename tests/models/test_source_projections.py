@@ -10,6 +10,7 @@ KINDS = [
     ("srformer_bart_tiny", {"cross_attention": "srformer"}),
     ("srformer_bart_tiny", {"cross_attention": "full"}),
     ("srformer_bart_content", {"encoder_layers": 1, "segment_size": 4}),
+    ("srformer_bart_tiny", {"attention_backend": "triton"}),  # interpreted, in float32: kernels read slices
     ("srformer_t5_tiny", {"cross_attention": "srformer"}),
     ("srformer_t5_tiny", {"cross_attention": "full"}),
 ]
@@ -48,14 +49,17 @@ def run(model, sample, repeated=1):
 def test_losses_and_gradients_are_those_of_one_by_one(
     build_model, make_sample, monkeypatch, asked, arch, options, repeated
 ):
-    model = build_model(arch, decoder_layers=3, spread=2.0, **{**TINY, **options}).double().train()
+    model = build_model(arch, decoder_layers=2, spread=2.0, **{**TINY, **options}).train()
+    tolerance = 1e-5
+    if "attention_backend" not in options:
+        model, tolerance = model.double(), 1e-11
     results = [run(model, make_sample([13, 5]), repeated)]
-    assert asked == [2 * 3]
+    assert asked == [2 * 2]
     monkeypatch.setattr(SegmentedDecoder, "project_source", lambda *_: None)
     results.append(run(model, make_sample([13, 5]), repeated))
-    assert asked == [2 * 3]
+    assert asked == [2 * 2]
     for got, expected in zip(*results, strict=True):
-        assert (got is expected is None) or (got - expected).abs().max() <= 1e-11 * (1 + expected.abs().max())
+        assert (got is expected is None) or (got - expected).abs().max() <= tolerance * (1 + expected.abs().max())
 
 
 @pytest.mark.parametrize(
