@@ -53,10 +53,14 @@ demo: $(STAMP)  ## train, decode and score a small SRformer on real text (MODEL=
 RESULTS := benchmarks/results
 MEASURE = $(BIN)/python -m benchmarks.$(1) --json $(RESULTS)/$(or $(2),$(1)).json
 
-bench: $(STAMP)  ## measure on the CPU, renew the tables (CORPUS, GPT2_FILES: BPE too; HYP, REF: ROUGE too)
+bench: $(STAMP)  ## measure on the CPU, renew the tables (CORPUS, GPT2_FILES: BPE; HYP, REF: ROUGE; DATA: processes)
 	$(call MEASURE,operations)
 	$(call MEASURE,host_operations)
 	$(call MEASURE,scaling,scaling_cpu) --cpu
+	$(call MEASURE,attention_content_cpu)
+	$(call MEASURE,encoders,encoders_cpu) --cpu
+	$(call MEASURE,vocabulary_loss,vocabulary_loss_cpu) --cases 2048x768x50264 --repeats 5
+	OMP_WAIT_POLICY=PASSIVE $(call MEASURE,long_document,long_document_cpu) --cpu
 	$(call MEASURE,decoding,decoding_cpu) --device cpu --systems 0 2 3 --repeats 2 --warm-up 1
 ifneq ($(and $(CORPUS),$(GPT2_FILES)),)
 	$(call MEASURE,bpe_encoding) $(CORPUS) $(GPT2_FILES)
@@ -64,11 +68,19 @@ endif
 ifneq ($(and $(HYP),$(REF)),)
 	$(call MEASURE,rouge_scoring) $(HYP) $(REF)
 endif
+ifneq ($(DATA),)
+	$(call MEASURE,distributed,distributed_cpu) $(DATA) --cpu --sources 512 --batch-size 2 --updates 12 --warm-up 4 \
+		--lr 1e-3 --ddp-backend legacy_ddp
+endif
 	$(BIN)/python -m benchmarks.readme_tables
 
 bench-gpu: $(STAMP)  ## measure on a GPU, renew the tables (DATA: whole updates too; and CHECKPOINT: hypotheses too)
 	$(call MEASURE,attention_core)
+	$(call MEASURE,attention_content)
+	$(call MEASURE,vocabulary_loss)
 	$(call MEASURE,training_step) --profile
+	$(call MEASURE,training_step,training_full) --no-transformers --cases 64x128x1024 16x256x4096 16x128x1024 \
+		--repeats 9 --warm-up 3
 	$(call MEASURE,training_step,training_long) --long --repeats 5 --warm-up 2
 	$(call MEASURE,decoding) --transformers --systems 0 1 2 3
 	$(call MEASURE,decoding,decoding_content) --systems 0 3 4 --cases 16x4096 4x16384
@@ -77,6 +89,7 @@ bench-gpu: $(STAMP)  ## measure on a GPU, renew the tables (DATA: whole updates 
 	$(call MEASURE,scaling)
 ifneq ($(DATA),)
 	$(call MEASURE,training_updates) $(DATA)
+	$(call MEASURE,training_profile) $(DATA)
 	$(call MEASURE,distributed) $(DATA)
 endif
 ifneq ($(and $(DATA),$(CHECKPOINT)),)
