@@ -21,14 +21,14 @@ def copy_all_weights_at_once():
 
     def gradients(original):
         def _sync_fp16_grads_to_fp32(self):
-            masters = _masters(self)
-            if not self._needs_sync or masters is None:
+            masters = _masters(self) if self._needs_sync else None  # it is asked for three times an update
+            if masters is None:
                 return original(self)
             if not self.has_flat_params:
                 for master in masters:
                     if master.grad is None:
                         master.grad = torch.empty_like(master)
-            pairs = list(zip(_parts(self, "grad"), (p.grad for p in self.fp16_params)))
+            pairs = list(zip(_parts(self, masters, "grad"), (p.grad for p in self.fp16_params)))
             for target, source in pairs:
                 if source is None:
                     target.zero_()
@@ -39,9 +39,10 @@ def copy_all_weights_at_once():
 
     def weights(original):
         def _sync_fp32_params_to_fp16(self):
-            if _masters(self) is None:
+            masters = _masters(self)
+            if masters is None:
                 return original(self)
-            _copy([(p.data, part) for p, part in zip(self.fp16_params, _parts(self, "data"))])
+            _copy([(p.data, part) for p, part in zip(self.fp16_params, _parts(self, masters, "data"))])
 
         return _sync_fp32_params_to_fp16
 
@@ -74,9 +75,8 @@ def _masters(optimizer) -> "list[nn.Parameter] | None":
     return masters if alone and all(p.requires_grad for p in optimizer.fp16_params) else None
 
 
-def _parts(optimizer, name: str) -> list[torch.Tensor]:
-    """The float32 "grad" or "data" of every parameter, of its shape."""
-    masters = _masters(optimizer)
+def _parts(optimizer, masters: list[nn.Parameter], name: str) -> list[torch.Tensor]:
+    """The float32 "grad" or "data" of every parameter, of its shape, from those of `_masters`."""
     if not optimizer.has_flat_params:
         return [getattr(master, name) for master in masters]
     vector = getattr(masters[0], name).detach()
