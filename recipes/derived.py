@@ -10,13 +10,11 @@ from recipes.options import STAGES, RefusedOptions, split_words
 ATTENTION = ("cross-attention", "segment-size", "encoder-attention", "encoder-chunk", "encoder-context")
 INHERITED = ("bpe", "gpt2-files", "spiece", "dict", "splits", "max-source", "max-target", "sentence-marks")
 PUBLISHED = {  # architecture -> folder of its published weights, in --pretrained
-    "srformer_bart": "bart.base",
-    "srformer_bart_base": "bart.base",
-    "srformer_bart_large": "bart.large",
-    "srformer_t5": "t5-small",
-    "srformer_t5_small": "t5-small",
-    "srformer_t5_base": "t5-base",
-    "srformer_t5_large": "t5-large",
+    **dict.fromkeys(("srformer_bart", "srformer_bart_base", "srformer_bart_content"), "bart.base"),
+    **dict.fromkeys(("srformer_bart_large", "srformer_bart_content_large"), "bart.large"),
+    **dict.fromkeys(("srformer_t5", "srformer_t5_small", "srformer_t5_content"), "t5-small"),
+    **dict.fromkeys(("srformer_t5_base", "srformer_t5_content_base"), "t5-base"),
+    **dict.fromkeys(("srformer_t5_large", "srformer_t5_content_large"), "t5-large"),
 }
 UPDATES = "{updates}"  # counted when the data are there
 

@@ -1,5 +1,6 @@
 """The scripts of the data sets: what they are, the commands that they show, and what their options make of them."""
 
+import argparse
 import json
 import os
 import re
@@ -9,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from fairseq.models import ARCH_CONFIG_REGISTRY
 from recipe_runs import NAMES, RECIPES, commands, dry_run, environment, recipe, the, value
 
 from recipes import command_line, options
+from recipes.derived import PUBLISHED
 from recipes.options import option_list
 
 SCRIPTS = sorted(RECIPES.glob("*.sh"))
@@ -83,6 +86,32 @@ def test_every_file_that_has_a_published_checksum_is_fetched_with_it(dry_runs):
         fetched = [words for words in commands(dry_runs[1][name]) if "file" in words or "archive" in words]
         assert len(fetched) == count
         assert all(re.fullmatch(r"[0-9a-f]{64}", words[-1]) for words in fetched)
+
+
+def test_architectures_start_from_published_weights_of_their_sizes():
+    import srformer_plugin  # noqa: F401 (registers them)
+
+    sizes = (
+        "encoder_embed_dim",
+        "encoder_layers",
+        "encoder_ffn_embed_dim",
+        "decoder_layers",
+        "decoder_attention_heads",
+    )
+    found = {}
+    for arch, folder in PUBLISHED.items():
+        ARCH_CONFIG_REGISTRY[arch](args := argparse.Namespace())
+        found.setdefault(folder, set()).add(tuple(getattr(args, name) for name in sizes))
+    assert [len(shapes) for shapes in found.values()] == [1] * 5
+    by_content = {arch for arch in ARCH_CONFIG_REGISTRY if re.match("srformer_(bart|t5)_content", arch)}
+    assert {arch for arch in by_content if "v1_1" not in arch} <= PUBLISHED.keys()
+
+
+def test_segments_by_content_start_from_published_weights(tmp_path):
+    found = dry_run("xsum", "--arch", "srformer_bart_content_large", "--out", tmp_path / "here", cwd=tmp_path)
+    train = the("fairseq-train", found)
+    assert value(train, "--arch") == "srformer_bart_content_large"
+    assert value(train, "--finetune-from-model").endswith("pretrained/bart.large/model.pt")
 
 
 @pytest.mark.parametrize("name", ["xsum", "arxiv", "custom"])
