@@ -13,14 +13,12 @@ These are fairseq's own hub interfaces, mended where `_OnText` and the two inter
 
 import contextlib
 import logging
-import os
 import threading
 import weakref
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
-from fairseq import checkpoint_utils, hub_utils, utils
+from fairseq import utils
 from fairseq.data import data_utils
 from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.models.bart.hub_interface import BARTHubInterface
@@ -28,21 +26,11 @@ from fairseq.sequence_scorer import SequenceScorer
 
 from data_prep.text import LONE_SURROGATE, has_lone_surrogate
 
-from ..attention.settings import CHANGEABLE
 from ..compat.generation_settings import check_generation
-from ..compat.overrides import check_overrides
 from ..errors import ConfigurationError
-from .change_attention import change_attention
-from .checkpoint_file import load as load_checkpoint
-from .encoders.settings import CHANGEABLE as CHANGEABLE_ENCODER
 
 logger = logging.getLogger(__name__)
 
-# --bpe's value -> (its options, the file beside a checkpoint or the dictionaries that each is for)
-BPE_FILES = {
-    "gpt2": {"gpt2_encoder_json": ("encoder.json",), "gpt2_vocab_bpe": ("vocab.bpe",)},
-    "sentencepiece": {"sentencepiece_model": ("spiece.model", "sentencepiece.model", "sentencepiece.bpe.model")},
-}
 # what `generate` takes beside the settings of a search
 NO_SETTINGS = ("verbose", "skip_invalid_size_inputs", "inference_step_args", "prefix_allowed_tokens_fn")
 
@@ -249,56 +237,3 @@ def nothing_left_behind(models):
                     if hasattr(model, "set_beam_size"):
                         model.set_beam_size(1)
                     vars(model.encoder).pop("reorder_encoder_out", None)
-
-
-def load(folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **options) -> dict:
-    """fairseq's `hub_utils.from_pretrained` for local folders: {"args", "task", "models"}.
-
-    Args:
-        folder: where the checkpoint is.
-        data_name_or_path: folder of the dictionaries; one that begins with "." is relative to `folder`.
-        bpe: as --bpe; None: what the files beside the checkpoint or the dictionaries are for, else the checkpoint's.
-        options: override those of the checkpoint. Those of the cross-attention (`segment_schedule="content"`, ...)
-            and of the encoder (`encoder_attention="chunked"`, ...) make the weights decode with another one
-            (`change_attention`), None as in the checkpoint. The BPE's files are looked for there as well.
-    Raises:
-        ConfigurationError: an option that there is not, a value of another kind, or what cannot work.
-    """
-    check_overrides(options, "from_pretrained", ("generation_args", "is_vocoder"))
-    folder, data = str(folder), str(data_name_or_path)
-    places = [Path(folder), Path(folder) / data if data.startswith(".") else Path(data)]
-    found = {kind: _find(files, places) for kind, files in BPE_FILES.items()}
-    if bpe is None:
-        bpe = next((kind for kind, files in found.items() if len(files) == len(BPE_FILES[kind])), None)
-    options = {**found.get(bpe, {}), **options}
-    if bpe is not None:
-        options["bpe"] = bpe
-    named = {name: options.pop(name) for name in (*CHANGEABLE, *CHANGEABLE_ENCODER) if name in options}
-    changes = {name: value for name, value in named.items() if value is not None}
-    if not changes:
-        return hub_utils.from_pretrained(folder, checkpoint_file, data, archive_map={}, **options)
-    paths = [Path(folder) / name for name in checkpoint_file.split(os.pathsep)]
-    return _load_changed(paths, places[1], changes, options)
-
-
-def _load_changed(paths, data: Path, changes, options) -> dict:
-    """As `hub_utils.from_pretrained`, of checkpoints with another attention."""
-    options, models, args, task = {**options, "data": str(data.resolve())}, [], None, None
-    for path in paths:
-        limit = options.get("max_source_positions")
-        content = change_attention(load_checkpoint(path, options), changes, str(path), limit)
-        loaded, args, task = checkpoint_utils.load_model_ensemble_and_task(
-            [str(path)], options, task=task, state=content
-        )
-        models += loaded
-    return {"args": args, "task": task, "models": models}
-
-
-def _find(files, places) -> dict[str, str]:
-    """Option -> path, for the files that are there."""
-    found = {}
-    for option, names in files.items():
-        paths = [place / name for place in places for name in names if (place / name).is_file()]
-        if paths:
-            found[option] = str(paths[0])
-    return found

@@ -11,8 +11,9 @@ from ..errors import ConfigurationError
 from .checkpoint_state import fit_positions
 from .encoders.registry import encoder_class
 from .encoders.window import fill_global_projections
-from .hub import SRformerBARTHubInterface, load
+from .hub import SRformerBARTHubInterface
 from .packed_encoder import PackedEncoder
+from .pretrained import load
 from .segmented_decoder import SegmentedDecoder
 from .segmented_model import SegmentedModel, choose_by_content
 
@@ -72,7 +73,7 @@ class SRformerBARTModel(SegmentedModel, BARTModel):
     def from_pretrained(cls, folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **options):
         """A checkpoint as a `SRformerBARTHubInterface`, whose `sample` works on text.
 
-        Arguments are those of `hub.load`, and `prepend_bos` of the interface.
+        Arguments are those of `pretrained.load`, and `prepend_bos` of the interface.
         """
         prepend_bos = options.pop("prepend_bos", None)
         loaded = load(folder, checkpoint_file, data_name_or_path, bpe, load_checkpoint_heads=True, **options)

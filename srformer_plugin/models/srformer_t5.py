@@ -18,7 +18,8 @@ from torch import nn
 from ..errors import ConfigurationError
 from ..registry import choose
 from .encoders.registry import encoder_class
-from .hub import SRformerHubInterface, load
+from .hub import SRformerHubInterface
+from .pretrained import load
 from .segmented_model import SegmentedModel, choose_by_content
 from .t5_modules import T5Embedding
 from .t5_stacks import FEED_FORWARDS, T5Decoder, T5Encoder, initialise
@@ -129,7 +130,7 @@ class SRformerT5Model(SegmentedModel, TransformerModel):
 
     @classmethod
     def from_pretrained(cls, folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **options):
-        """A checkpoint as a `SRformerHubInterface`, whose `sample` works on text; arguments as `hub.load`'s."""
+        """A checkpoint as a `SRformerHubInterface`, whose `sample` works on text; arguments as `pretrained.load`'s."""
         loaded = load(folder, checkpoint_file, data_name_or_path, bpe, **options)
         return SRformerHubInterface(loaded["args"], loaded["task"], loaded["models"])
 

@@ -10,7 +10,7 @@ from fairseq.models.bart import BARTModel
 
 from ..attention.settings import FULL
 from ..errors import ConfigurationError
-from ..models import hub
+from ..models import hub, pretrained
 from ..models.checkpoint_file import CHECKPOINT
 from ..models.checkpoint_file import load as load_checkpoint
 from ..models.segmented_model import SegmentedModel
@@ -81,7 +81,7 @@ def open_hub(found: Found):
         ConfigurationError: a checkpoint of no such model, or without its subwords.
     """
     where = found.checkpoint.parent, found.checkpoint.name, str(found.data.resolve())
-    loaded = hub.load(*where, load_checkpoint_heads=True)
+    loaded = pretrained.load(*where, load_checkpoint_heads=True)
     kind = hub.SRformerHubInterface
     if isinstance(loaded["models"][0], BARTModel):
         kind = hub.SRformerBARTHubInterface
@@ -101,10 +101,10 @@ def _has_subwords(opened):
 def _subwords_of_the_training(task):
     """Those with which `--eval-rouge` made words of hypotheses, where their files still are; or None."""
     kind = getattr(task, "eval_rouge_bpe", None)
-    if kind not in hub.BPE_FILES:
+    if kind not in pretrained.BPE_FILES:
         return None
     files = json.loads(task.eval_rouge_bpe_args)
-    if set(files) != set(hub.BPE_FILES[kind]) or not all(Path(str(file)).is_file() for file in files.values()):
+    if set(files) != set(pretrained.BPE_FILES[kind]) or not all(Path(str(file)).is_file() for file in files.values()):
         return None
     return encoders.build_bpe(Namespace(bpe=kind, **files))
 

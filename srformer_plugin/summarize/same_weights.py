@@ -10,7 +10,7 @@ from ..models.change_attention import change_attention
 
 
 def with_the_same_weights(loaded: dict, changes: dict) -> dict:
-    """What `hub.load` would return with other settings of the attention.
+    """What `pretrained.load` would return with other settings of the attention.
 
     Args:
         loaded: {"args", "task", "models"}, of one model; it stays as it is, and shares its parameters.
