@@ -268,7 +268,9 @@ def test_fifty_updates_log_the_losses_of_fairseqs_criterion(tiny_corpus, train_i
             assert ours == pytest.approx(theirs, rel=tolerance, abs=2e-3), name
     for name in ("loss", "nll_loss", "accuracy"):
         theirs, ours = (validated(log, name) for log in logs)
-        assert ours and ours == pytest.approx(theirs, rel=0.1 if name == "accuracy" else 0.05 if half else 2e-3)
+        # of 42 tokens two are 5 points of accuracy
+        tolerance = {"abs": 5, "rel": 0} if name == "accuracy" else {"rel": 0.05 if half else 2e-3}
+        assert ours and ours == pytest.approx(theirs, **tolerance)
     assert logged(logs[1], "loss")[-1] < logged(logs[1], "loss")[0] - 1  # it learns
 
 
