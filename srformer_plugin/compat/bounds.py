@@ -14,11 +14,12 @@ BOUNDS = {
     **dict.fromkeys(
         ("batch_size", "batch_size_valid", "max_tokens", "max_tokens_valid", "update_freq", "max_source_positions",
          "max_target_positions", "required_batch_size_multiple", "required_seq_len_multiple", "log_interval",
-         "save_interval", "validate_interval"),
+         "save_interval", "validate_interval", "rouge_bootstrap_samples"),
         (lambda x: x >= 1, "at least 1"),
     ),
     **dict.fromkeys(
-        ("lr", "warmup_updates", "num_workers", "ignore_prefix_size"), (lambda x: 0 <= x < math.inf, "at least 0")
+        ("lr", "warmup_updates", "num_workers", "ignore_prefix_size", "rouge_seed"),
+        (lambda x: 0 <= x < math.inf, "at least 0"),
     ),
     "seed": (lambda x: 0 <= x < 2**32, "from 0 to 2^32 - 1"),  # NumPy's; the number of updates is added to it
 }  # fmt: skip

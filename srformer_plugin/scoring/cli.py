@@ -13,8 +13,8 @@ import os
 import sys
 from pathlib import Path
 
-from data_prep.arguments import positive
-from data_prep.errors import command
+from data_prep.arguments import non_negative, positive
+from data_prep.errors import UserError, command
 from data_prep.whole import refuse_to_replace, write_text
 
 from .evaluate import ALSO, PAIRS_PER_WORKER, evaluate, table, to_json
@@ -45,7 +45,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--save", metavar="FOLDER", help="also write what --json prints, score.json, and score.txt")
     parser.add_argument("--per-example", metavar="FILE", help="write a JSON line for each text of each system")
     parser.add_argument("--bootstrap-samples", type=positive, default=SAMPLES, metavar="N")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the bootstrap")
+    parser.add_argument("--seed", type=non_negative, default=SEED, help="of the bootstrap")
     parser.add_argument("--workers", type=positive, help="processes (default: one for every 20,000 pairs)")
     return parser.parse_args(argv)
 
@@ -62,10 +62,9 @@ def run(options):
 
     Raises:
         ScoringError: the files do not fit.
+        UserError: a file that would be written is one that is read, or written as well.
     """
-    if options.per_example:
-        read = [options.references, options.hypotheses, options.source, *(path for _, path in options.system)]
-        refuse_to_replace("--per-example", options.per_example, filter(None, read))
+    _check_written(options)
     references = read_lines(options.references)
     if not any(line.strip() for line in references):
         raise ScoringError(f"{options.references} is empty")
@@ -93,9 +92,25 @@ def run(options):
         _write(options.per_example, "".join(to_json(example) + "\n" for example in examples))
     if options.save:
         _make_folder(options.save)
-        _write(Path(options.save) / "score.json", to_json(result, indent=1) + "\n")
-        _write(Path(options.save) / "score.txt", table(result) + "\n")
+        for path, text in zip(_saved(options), (to_json(result, indent=1), table(result))):
+            _write(path, text + "\n")
     return to_json(result, indent=1) if options.json else table(result)
+
+
+def _saved(options):
+    """The files of --save."""
+    return [Path(options.save) / name for name in ("score.json", "score.txt")] if options.save else []
+
+
+def _check_written(options):
+    read = [options.references, options.hypotheses, options.source, *(path for _, path in options.system)]
+    read = [path for path in read if path]
+    for path in _saved(options):
+        refuse_to_replace("--save", path, read)
+    if options.per_example:
+        refuse_to_replace("--per-example", options.per_example, read)
+        if os.path.realpath(options.per_example) in map(os.path.realpath, _saved(options)):
+            raise UserError(f"--per-example {options.per_example} is a file of --save: give it another name")
 
 
 def _make_folder(path):

@@ -276,6 +276,8 @@ PATH = ["--path", "checkpoint.pt"]
             "--distributed-rank 2 is no share of --distributed-world-size 2: they are counted from 0",
         ),
         ("generate", [*PATH, "--num-shards", "2"], "--num-shards 2 --shard-id 0 does nothing here: for a share"),
+        ("generate", [*PATH, "--scoring", "rouge", "--rouge-seed", "-1"], "--rouge-seed -1 must be at least 0"),
+        ("generate", [*PATH, "--scoring", "rouge", "--rouge-bootstrap-samples", "0"], "-samples 0 must be at least 1"),
         ("generate", [*PATH, "--model-overrides", "{'dropout': 7.0}"], "dropout 7.0 must be from 0 to 1"),
         ("generate", [*PATH, "--model-overrides", "{'beam': 3}"], "beam is no setting of a model or task, and does"),
         ("interactive", [*PATH, "--model-overrides", "{'dataset': {'max_tokens': 9}}"], "give --max-tokens to the"),

@@ -139,17 +139,22 @@ def test_unfit_hypotheses_are_one_clear_error(score, files, tmp_path, text, mess
 
 
 def test_other_misuse_is_one_clear_error(score, files, tmp_path):
+    (tmp_path / "score.txt").write_text("\n".join(REFERENCES) + "\n")
     for arguments, message in (
         ([files["hyp"], tmp_path / "nowhere"], "cannot read"),
         ([files["hyp"], files["ref"], "--system", "hyp", files["bad"]], "two systems"),
         ([files["hyp"], files["ref"], "--per-example", tmp_path / "no" / "folder"], "cannot write"),
         ([files["hyp"], files["ref"], "--save", files["src"]], "cannot make the folder"),
+        ([files["hyp"], files["ref"], "--save", tmp_path, "--per-example", tmp_path / "score.json"], "is a file of"),
+        ([files["hyp"], tmp_path / "score.txt", "--save", tmp_path], "is read as well"),
     ):
         status, out, err = score(*arguments)
         assert (status, out, err.count("\n")) == (EXIT_STATUS, "", 1)
         assert message in err
     (tmp_path / "src").write_text("one\n")
     assert "src has 1 lines" in score(files["hyp"], files["ref"], "--source", tmp_path / "src")[2]
+    with pytest.raises(SystemExit):
+        score(files["hyp"], files["ref"], "--seed", -1)
 
 
 @pytest.mark.slow  # three processes import the package
