@@ -78,9 +78,7 @@ bench-gpu: $(STAMP)  ## measure on a GPU, renew the tables (DATA: whole updates 
 	$(call MEASURE,attention_core)
 	$(call MEASURE,attention_content)
 	$(call MEASURE,vocabulary_loss)
-	$(call MEASURE,training_step) --profile
-	$(call MEASURE,training_step,training_full) --no-transformers --cases 64x128x1024 16x256x4096 16x128x1024 \
-		--repeats 9 --warm-up 3
+	$(call MEASURE,training_step) --profile --repeats 9 --warm-up 3
 	$(call MEASURE,training_step,training_long) --long --repeats 5 --warm-up 2
 	$(call MEASURE,decoding) --transformers --systems 0 1 2 3
 	$(call MEASURE,decoding,decoding_content) --systems 0 3 4 --cases 16x4096 4x16384

@@ -166,6 +166,8 @@ def test_stock_full_attention_and_the_last_srformer_have_a_line_with_our_optimiz
         other = chosen[name.split(", fused_adam")[0]]
         assert (system.arch, system.settings, other.optimizer) == (other.arch, other.settings, "adam")
     assert all(system.same_as is None or system.same_as in chosen for system in chosen.values())
+    timed = [name for name, system in chosen.items() if system.timed]
+    assert timed[0] == training_step.PEER and all("fused_adam" in name for name in timed[1:])
 
 
 def test_ours_and_stock_are_compiled_layer_by_layer(monkeypatch):
