@@ -1,5 +1,6 @@
 """The module that stands in for fairseq's `MultiheadAttention` as a decoder layer's `encoder_attn`."""
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError
@@ -116,12 +117,19 @@ class SegmentedCrossAttention(SharedByBeams):
 
     def _attend_whole(self, query: Tensor, key: Tensor, context: SourceContext, need_weights: bool):
         """All positions at once, by the chosen backend: output and weights."""
-        length, rows, _ = query.shape
+        rows = query.size(1)
         keys, values = self.project_source(key, context)
         if key.size(1) != rows:  # teacher forcing of several targets per source
             keys, values = (x.repeat_interleave(rows // key.size(1), dim=1) for x in (keys, values))
-        layout = context.layout(rows, key.size(0), self.segment_size, key.device)
+        layout, plan = self._plan_whole(query, key, context)
         queries = self.project_query(query, 1)
+        dropout = current_rate(self.dropout_module)
+        return self.backend.attend_source(queries, keys, values, layout, plan, self.memory, dropout, need_weights)
+
+    def _plan_whole(self, query: Tensor, key: Tensor, context: SourceContext):
+        """Where the segments of sources (N, B, C_enc) are, and what all positions of targets (T, B * x, C) read."""
+        length, rows, _ = query.shape
+        layout = context.layout(rows, key.size(0), self.segment_size, key.device)
         plan = context.plan(
             self.schedule,
             layout,
@@ -129,8 +137,24 @@ class SegmentedCrossAttention(SharedByBeams):
             length=length,
             target_lengths=context.target_lengths,
         )
-        dropout = current_rate(self.dropout_module)
-        return self.backend.attend_source(queries, keys, values, layout, plan, self.memory, dropout, need_weights)
+        return layout, plan
+
+    @torch.no_grad()
+    def segments_read(self, query: Tensor, key: Tensor, key_padding_mask: "Tensor | SourceContext | None" = None):
+        """The segments whose tokens each position of a whole target attends to.
+
+        Args:
+            query, key, key_padding_mask: as in `forward`, of as many sources as targets.
+        Returns:
+            (B, H or 1, T, k) int64, as `SegmentPlan.segments`.
+        """
+        context = as_context(key_padding_mask)
+        layout, plan = self._plan_whole(query, key, context)
+        if plan.choice is not None:
+            keys = layout.split_heads(self.project_source(key, context)[0], self.num_heads)
+            summaries = plan.choice.summarise(keys, layout)
+            plan = plan.decide(self.project_query(query, 1), summaries, layout.segment_counts)
+        return self.memory.attended(plan)
 
     def _attend_next(
         self, query: Tensor, key: Tensor | None, context: SourceContext, incremental_state: dict, need_weights: bool

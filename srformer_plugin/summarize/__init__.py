@@ -15,7 +15,7 @@ from types import ModuleType
 
 def load(folder, **options):
     """A model of a checkpoint folder of fairseq's or a Hugging Face folder; arguments and errors: `model.load`."""
-    from .quiet import warnings_only
+    from ..quiet import warnings_only
 
     with warnings_only():  # fairseq logs what it imports and builds
         from .model import load

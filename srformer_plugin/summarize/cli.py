@@ -25,6 +25,7 @@ from data_prep.errors import EXIT_STATUS, PREFIX, command
 from data_prep.whole import refuse_to_replace, write_text
 
 from ..errors import ConfigurationError
+from ..quiet import warnings_only
 from .cache import default_folder
 from .decoding import MOST_HYPOTHESES, Decoding
 from .documents import STDIN, Document, read_documents
@@ -32,7 +33,6 @@ from .explain import explain
 from .follow import follow, growing
 from .model import DTYPES, MAX_TOKENS, Model, load
 from .page import page
-from .quiet import warnings_only
 from .summary import Summary
 
 EVERY, PAUSE = 500, 5.0  # of --follow: words, seconds

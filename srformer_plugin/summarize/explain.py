@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from data_prep.text import split_sentences
 
+from ..models.attention_calls import for_each_call
 from .summary import Summary
 from .tokens import WORD
 
@@ -108,24 +109,13 @@ def cross_attention(network: nn.Module, states: dict, ids: Tensor, start: int) -
     """
     total, layers = torch.zeros(len(ids), states["encoder_out"][0].size(0)), 0
 
-    def ask(module, args, kwargs):
-        return args, {**kwargs, "need_weights": True}
-
-    def take(module, args, kwargs, output):
+    def take(call):
         nonlocal total, layers
-        total += output[1].squeeze(0).float().cpu()
+        total += call.weights.squeeze(0).float().cpu()
         layers += 1
 
-    hooks = []
-    for layer in network.decoder.layers:
-        hooks.append(layer.encoder_attn.register_forward_pre_hook(ask, with_kwargs=True))
-        hooks.append(layer.encoder_attn.register_forward_hook(take, with_kwargs=True))
-    try:
-        previous = torch.cat((ids.new_tensor([start]), ids[:-1])).unsqueeze(0)
-        network.decoder(previous, encoder_out=states, features_only=True)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    previous = torch.cat((ids.new_tensor([start]), ids[:-1])).unsqueeze(0)
+    for_each_call(network, states, previous, take)
     return total / layers
 
 

@@ -132,8 +132,8 @@ MUTANTS = [
     },
     {
         "file": f"{FOLDER}/explain.py",
-        "old": "        previous = torch.cat((ids.new_tensor([start]), ids[:-1])).unsqueeze(0)",
-        "new": "        previous = ids.unsqueeze(0)",
+        "old": "    previous = torch.cat((ids.new_tensor([start]), ids[:-1])).unsqueeze(0)",
+        "new": "    previous = ids.unsqueeze(0)",
         "tests": f"{TESTS}/test_explain.py -k mean_over_layers",
     },
     {

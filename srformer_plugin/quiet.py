@@ -3,12 +3,13 @@
 import contextlib
 import logging
 
-LOGGERS = ("fairseq", "hydra", "srformer_plugin")
+LOGGERS = ("fairseq", "hydra", "matplotlib", "srformer_plugin")
 
 
 @contextlib.contextmanager
 def warnings_only():
-    """The loggers of fairseq and of this package say what goes wrong and nothing else; they are left as they were."""
+    """The loggers of fairseq, of this package and of what draws say what goes wrong and nothing else; they are left as
+    they were."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
