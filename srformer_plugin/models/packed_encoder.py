@@ -20,8 +20,8 @@ class PackedEncoder(TransformerEncoderBase):
     """fairseq's encoder: the same parameters, and the same numbers at real positions but for rounding.
 
     Padding is left out in training, and of sources so long that it pays in evaluation as well; what then stands at
-    padding in the output, which nothing reads, is zero. Otherwise, and for whoever asks for the states of all layers,
-    fairseq's own way is taken, to the bit.
+    padding in the output, which nothing reads, is zero. Otherwise the numbers are fairseq's to the bit, and who asks
+    for the states of all layers goes fairseq's own way.
     """
 
     def __init__(self, cfg, dictionary, embed_tokens, return_fc=False):
@@ -40,33 +40,46 @@ class PackedEncoder(TransformerEncoderBase):
         token_embeddings: Tensor | None = None,
     ) -> dict[str, list[Tensor]]:
         """As fairseq's `forward`: src_tokens (B, N) int64 -> `encoder_out` [(N, B, C)], and what else it has."""
-        packing = None if return_all_hiddens or self.return_fc else self._packing(src_tokens)
-        if packing is None:
+        if return_all_hiddens or self.return_fc or not _host_may_read(src_tokens):
             return super().forward_scriptable(src_tokens, src_lengths, return_all_hiddens, token_embeddings)
+        padding = src_tokens.eq(self.padding_idx)
+        packing, mask = self._read(padding)
         x, embedding = self.forward_embedding(src_tokens, token_embeddings)
-        x, _ = through_layers(self.layers, packing.pack(x), packing)
+        if packing is None:
+            if mask is not None:
+                x = x * (1 - mask.unsqueeze(2).type_as(x))
+            x, _ = through_layers(self.layers, x.transpose(0, 1), mask)
+        else:
+            x, _ = through_layers(self.layers, packing.pack(x), packing)
         if self.layer_norm is not None:
             x = self.layer_norm(x)
-        return encoder_output(packing.unpack(x), src_tokens.eq(self.padding_idx), embedding)
+        return encoder_output(x if packing is None else packing.unpack(x), padding, embedding)
 
-    def _packing(self, src_tokens: Tensor) -> Packing | None:
-        """The packing of a batch that is to be computed without padding; None: as fairseq does."""
-        is_long = src_tokens.size(1) >= LONG_SOURCE
-        if not (is_long or self.training) or not _host_may_read(src_tokens):
-            return None
+    def _read(self, padding: Tensor) -> tuple[Packing | None, Tensor | None]:
+        """The packing of a batch that is to be computed without padding, and the mask of any other that has padding.
+
+        The host reads from the device here, once for all layers: fairseq asks before every layer whether there is
+        padding, and waits for the layer before it each time.
+        """
+        if self._packs(padding):
+            packing = read_packing(padding)
+            if packing is None or len(packing.places) < padding.numel():
+                return packing, padding if packing is None else None
+            return None, None
+        return None, padding if padding.any() else None
+
+    def _packs(self, padding: Tensor) -> bool:
+        is_long = padding.size(1) >= LONG_SOURCE
+        if not (is_long or self.training):
+            return False
         attentions = [module for module in modules_of(self) if isinstance(module, PackedSelfAttention)]
         if not attentions or not all(attention.is_plain for attention in attentions):
-            return None
-        if not (is_long or self._is_fast(attentions[0], src_tokens)):
-            return None
-        packing = read_packing(src_tokens.eq(self.padding_idx))
-        there_is_padding = packing is not None and len(packing.places) < src_tokens.numel()
-        return packing if there_is_padding else None
+            return False
+        return is_long or self._is_fast(attentions[0], padding.device)
 
     @staticmethod
-    def _is_fast(attention: PackedSelfAttention, src_tokens: Tensor) -> bool:
+    def _is_fast(attention: PackedSelfAttention, device: torch.device) -> bool:
         """Whether short sentences gain: on a processor always, on a GPU with one launch for all of them."""
-        device = src_tokens.device
         if device.type == "cpu":
             return True
         autocast = torch.is_autocast_enabled(device.type)

@@ -193,7 +193,7 @@ def test_a_models_loss_and_gradients_are_those_with_the_mask(
     results = []
     for packs in (True, False):
         if not packs:
-            monkeypatch.setattr(PackedEncoder, "_packing", lambda *_: None)
+            monkeypatch.setattr(PackedEncoder, "_packs", lambda *_: False)
         options = {"cross_attention": kind, "encoder_attention": encoder, **chunks}
         model = build_model(encoder_layers=2, spread=2.0, **options).double().train()
         results.append(loss_and_gradients(model, make_sample([23, 5, 14, 14], left_pad=left_pad)))

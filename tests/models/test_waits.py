@@ -23,6 +23,23 @@ def test_nothing_is_read_between_encoder_and_loss(build_model, make_sample, monk
     assert not READS & {event.name for event in profile.events()}
 
 
+@pytest.mark.parametrize("lengths", [[7, 3], [5, 5]])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_encoder_reads_before_its_first_layer_and_not_behind(build_model, make_sample, lengths, training):
+    """fairseq asks before every layer whether there is padding, which waits for the layer before."""
+    encoder = build_model("srformer_bart_tiny", encoder_layers=3).train(training).encoder
+    first = encoder.layers[0].forward
+
+    def begin(*args, **kwargs):
+        profile.start()
+        return first(*args, **kwargs)
+
+    encoder.layers[0].forward, profile = begin, torch.profiler.profile()
+    encoder(**make_sample(lengths)["net_input"])
+    profile.stop()
+    assert not READS & {event.name for event in profile.events()}
+
+
 @pytest.mark.parametrize("left_pad", [False, True])
 def test_what_is_known_is_what_would_be_read(build_model, make_sample, left_pad):
     model = build_model("srformer_bart_tiny").train()

@@ -129,8 +129,8 @@ MUTANTS = [
     },
     {
         "file": PACKED_ENCODER,
-        "old": "None if return_all_hiddens or self.return_fc else",
-        "new": "None if self.return_fc else",
+        "old": "if return_all_hiddens or self.return_fc or not",
+        "new": "if self.return_fc or not",
         "tests": f"{PACKED_ENCODER_TESTS} -k states_of_all_layers",
     },
 ]
