@@ -7,16 +7,18 @@ from pathlib import Path
 from recipes.derived import PUBLISHED
 from recipes.options import RefusedOptions
 
+PROGRAMS = ("fairseq-train", "fairseq-preprocess", "fairseq-generate", "srformer-score")  # that stages run by name
 BART_POSITIONS = 1024  # of the published models; a learned table can be made longer and not shorter
 
 
 def check(values, variables):
     """Raises RefusedOptions for what cannot work."""
     selected = variables["selected"]
-    program = Path(sys.executable).parent
-    if shutil.which("fairseq-train", path=str(program)) is None:
+    folder = Path(sys.executable).parent
+    missing = [name for name in PROGRAMS if shutil.which(name, path=str(folder)) is None]
+    if missing:
         raise RefusedOptions(
-            f'{program} has no fairseq-train: ". .venv/bin/activate", or point PYTHON at an interpreter that has it'
+            f'{folder} has no {missing[0]}: ". .venv/bin/activate", or point PYTHON at an interpreter that has it'
         )
     if values["data-from"]:
         if "binarise" in selected:

@@ -13,7 +13,7 @@ import pytest
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from recipe_runs import NAMES, RECIPES, commands, dry_run, environment, recipe, the, value
 
-from recipes import command_line, options
+from recipes import checks, command_line, options
 from recipes.derived import PUBLISHED
 from recipes.options import option_list
 
@@ -296,6 +296,19 @@ def test_a_bad_option_is_one_clear_error_before_anything_is_written(arguments, m
     assert len(shown.splitlines()) == 1, shown
     assert re.search(message, shown), shown
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_a_later_stage_needs_is_missed_at_once(tmp_path, monkeypatch, capsys):
+    run_by_name = {words[0] for words in dry_run("xsum") if words[0].startswith(("fairseq-", "srformer-"))}
+    assert run_by_name == set(checks.PROGRAMS)
+    here = tmp_path / "bin"
+    here.mkdir()
+    for name in checks.PROGRAMS[:-1]:
+        (here / name).touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(here / "python"))
+    monkeypatch.setenv("CALLED_FROM", str(tmp_path))
+    assert command_line.main([str(RECIPES / "xsum.sh"), "xsum", "--", "--dry-run"]) == 2
+    assert f"{here} has no srformer-score" in capsys.readouterr().err
 
 
 def test_a_refused_script_runs_nothing(tmp_path):
