@@ -88,6 +88,8 @@ bench-gpu: $(STAMP)  ## measure on a GPU, renew the tables (DATA: whole updates 
 ifneq ($(DATA),)
 	$(call MEASURE,training_updates) $(DATA)
 	$(call MEASURE,training_profile) $(DATA)
+	if [ $$($(BIN)/python -c 'import torch; print(torch.cuda.device_count())') -gt 1 ]; then \
+		$(call MEASURE,training_profile,training_profile_2) $(DATA) --processes 2; fi
 	$(call MEASURE,distributed) $(DATA)
 endif
 ifneq ($(and $(DATA),$(CHECKPOINT)),)

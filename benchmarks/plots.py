@@ -56,6 +56,7 @@ def ratios(figure, results):
         panel.axhline(1, color="black", linewidth=0.8)
         panel.set_xticks([place + 0.4 - width / 2 for place in range(len(sizes))], sizes)
         panel.set(title=name.replace("_", " "), ylabel=f"times as fast as {rows[0]['peer']}")
+        panel.set_ylim(top=1.5 * panel.dataLim.y1)  # room for the names
         panel.legend(fontsize=7)
     figure.set_size_inches(7 * len(results), 4.5)
 

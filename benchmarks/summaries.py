@@ -8,6 +8,7 @@ HEADLINE = (
     ("attention core, 4 x 512 x 16384, forward + backward as a CUDA graph", "sdpa default"),
     ("training step, 64 x 128 x 1,024 (triton, fused_adam)", "bart_base"),
     ("the same, 64 x 128 x 1,024", "bart_base, fused_adam"),
+    ("fairseq-train, 64 articles of 1,024 tokens (fused_adam, fused loss)", "bart_base, fused_adam"),
     ("training step, 4 x 512 x 16,384 (chunked, content, fused_adam)", "bart_base"),
     ("beam search with --fast-generate, 32 x 1,024", "bart_base, stock generator"),
     ("beam search with --fast-generate, 4 x 16,384", "bart_base, stock generator"),
@@ -40,7 +41,7 @@ def summary(results):
     for row in results.get("attention_core", []):
         if row["case"]["mode"] == "graph_both_ms" and row["peer"] == "sdpa default" and row["ours"]:
             add(f"attention core, {size(row)}, forward + backward as a CUDA graph", row)
-    for case, rows in _by_size(results.get("training_full", []) + results.get("training_step", [])).items():
+    for case, rows in _by_size(results.get("training_step", [])).items():
         for kind, clock in (("wall", ""), ("device", ", the device's time")):
             timed = {row["case"]["system"]: row for row in rows if row["case"]["time"] == kind and row["ours"]}
             # with our optimizer where that was timed; beside stock, and beside what has all of ours but the attention
@@ -58,9 +59,12 @@ def summary(results):
         for row in rows:
             if row["case"]["system"].startswith("chunked") and row["case"]["time"] == "wall" and ratio(row):
                 add(f"training step, {case} ({row['case']['system']})", row)
-    for row in results.get("training_updates", []):
-        if row["case"]["model"] == "srformer_bart_base" and row["case"]["precision"] == "bf16":
-            add(f"fairseq-train, {row['case']['batch']} x {row['case']['source']}", row)
+    for case, rows in _by_articles(results.get("training_profile", [])).items():
+        found = {row["case"]["system"]: row for row in rows}
+        for peer in ("bart_base", "bart_base, fused_adam"):
+            for system in found:
+                if system.startswith("srformer") and peer in found:
+                    add(f"fairseq-train, {case} ({system.split(', ', 1)[1]})", found[system], peer, found[peer]["ours"])
     for name, system, chosen in (
         ("decoding", "srformer_bart_base", ""),
         ("decoding_content", "content", ", segments chosen by content"),
@@ -85,4 +89,14 @@ def _by_size(rows):
         case = row["case"]
         size = " x ".join(f"{case[name]:,}" for name in ("batch", "targets", "source") if name in case)
         found.setdefault(size, []).append(row)
+    return found
+
+
+def _by_articles(rows):
+    """Whole updates of one process by the host's clock: articles and tokens -> rows."""
+    found = {}
+    for row in rows:
+        case = row["case"]
+        if case["time"] == "host" and case["processes"] == 1:
+            found.setdefault(f"{case['batch']} articles of {case['source']:,} tokens", []).append(row)
     return found
