@@ -172,6 +172,8 @@ def say_why_a_checkpoint_cannot_be_written():
             except OSError as error:
                 with contextlib.suppress(OSError):
                     os.remove(f"{filename}.tmp")
+                if error.errno is None:  # a library's own, with another reason
+                    raise OSError(f"{filename}: {error}") from error
                 raise OSError(error.errno, error.strerror, filename) from error
 
         return torch_persistent_save
@@ -194,4 +196,4 @@ def save(content, file) -> None:
             cause = cause.__context__
         if cause is None:
             raise
-        raise OSError(cause.errno, cause.strerror) from error
+        raise OSError(*cause.args[:2]) from error

@@ -279,3 +279,12 @@ def test_a_checkpoint_on_a_full_disk_is_named_and_nothing_of_it_left(values, tmp
 def test_other_errors_of_writing_stay_what_they_are(tmp_path):
     with pytest.raises((AttributeError, pickle.PicklingError)):
         checkpoint_utils.torch_persistent_save({"a": lambda: None}, str(tmp_path / "a.pt"))
+
+
+def test_a_reason_without_a_number_is_passed_on_with_the_name(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("the store is gone")
+
+    monkeypatch.setattr(torch, "save", refuse)
+    with pytest.raises(OSError, match="a.pt: the store is gone"):
+        checkpoint_utils.torch_persistent_save({"a": 1}, str(tmp_path / "a.pt"))
