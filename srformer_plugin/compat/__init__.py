@@ -38,7 +38,11 @@ from .fast_path import avoid_encoder_fast_path, drop_fast_path_parameters
 from .half_precision import survive_overflow_without_cuda, train_half_precision_without_accelerator
 from .loaders import end_loaders_with_their_epoch
 from .numpy_aliases import restore_numpy_aliases
-from .optimizers import average_tied_weights_once, scale_adafactors_rate_by_each_parameter_alone
+from .optimizers import (
+    average_tied_weights_once,
+    keep_the_last_norms_of_averages,
+    scale_adafactors_rate_by_each_parameter_alone,
+)
 from .positions import cut_and_count_sources, take_the_checkpoints_positions
 from .processes import sum_gradients_on_cpus
 from .raw_text import read_texts_as_other_commands_do
@@ -90,6 +94,7 @@ MENDS = (
     walk_over_modules_once,
     scale_adafactors_rate_by_each_parameter_alone,
     average_tied_weights_once,
+    keep_the_last_norms_of_averages,
     seed_the_devices_that_are_used,
     log_without_waiting,
     read_sums_of_processes_at_once,

@@ -60,3 +60,23 @@ def average_tied_weights_once():
         return _step_internal
 
     wrap(EMA, "_step_internal", make_wrapper)
+
+
+def keep_the_last_norms_of_averages():
+    """Let the averages of ``--store-ema`` keep the norm behind the last layer (``--encoder-normalize-before``).
+
+    ``models/ema/ema.py:164`` hands the averages back to their model without the versions of encoder and decoder, whose
+    absence means a checkpoint of a time without those norms (``transformer_encoder.py:341``): they are taken out of the
+    model at the first update, and are not in its checkpoints. Not needed when the averages of such a model still have
+    them.
+    """
+
+    def make_wrapper(original):
+        def restore(self, state_dict, build_fp32_params=False):
+            own = self.model.state_dict()
+            versions = {name: own[name] for name in own.keys() - state_dict.keys() if name.endswith(".version")}
+            return original(self, {**state_dict, **versions} if versions else state_dict, build_fp32_params)
+
+        return restore
+
+    wrap(EMA, "restore", make_wrapper)

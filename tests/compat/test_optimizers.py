@@ -1,9 +1,13 @@
 """Optimizers take the learning rate that they are given."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from fairseq.data import Dictionary
 from fairseq.dataclass.configs import EMAConfig
 from fairseq.models.ema.ema import EMA
+from fairseq.models.transformer import TransformerConfig, TransformerModelBase
 from fairseq.optim.adafactor import Adafactor
 from stock_bart import stock
 from torch import nn
@@ -76,3 +80,32 @@ def test_tied_weights_are_averaged_once(fp32, dtype):
 def test_stock_averages_them_once_a_name(monkeypatch):
     monkeypatch.setattr(EMA, "_step_internal", stock(EMA._step_internal))
     assert averages(False) == {"a.weight": 1.75, "b.weight": 1.75, "alone.weight": 1.5}
+
+
+def averages_of_last_norms(fp32):
+    """Of a stock model that normalizes before its layers: the averages of what behind them is 1 and becomes 2."""
+    cfg, words = TransformerConfig(), Dictionary()
+    for side in (cfg.encoder, cfg.decoder):
+        side.layers, side.embed_dim, side.ffn_embed_dim, side.attention_heads, side.normalize_before = 1, 4, 4, 1, True
+    cfg.decoder.input_dim = cfg.decoder.output_dim = 4  # else interpolated by Hydra
+    model = TransformerModelBase.build_model(cfg, SimpleNamespace(source_dictionary=words, target_dictionary=words))
+    ema = EMA(model, EMAConfig(store_ema=True, ema_decay=0.5, ema_fp32=fp32))
+    for side in (model.encoder, model.decoder):
+        torch.nn.init.constant_(side.layer_norm.weight, 2.0)
+    ema.step(model)
+    found = ema.get_model().state_dict()
+    return {
+        name: value.mean().item() for name, value in found.items() if name.endswith(("r.layer_norm.weight", "version"))
+    }
+
+
+@pytest.mark.parametrize("fp32", [False, True])
+def test_averages_keep_the_norms_behind_the_last_layers(fp32):
+    assert averages_of_last_norms(fp32) == {
+        "encoder.layer_norm.weight": 1.5, "encoder.version": 3, "decoder.layer_norm.weight": 1.5, "decoder.version": 3,
+    }  # fmt: skip
+
+
+def test_stock_takes_them_out_of_the_averages(monkeypatch):
+    monkeypatch.setattr(EMA, "restore", stock(EMA.restore))
+    assert averages_of_last_norms(False) == {"encoder.version": 1, "decoder.version": 1}
