@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import sys
 import traceback
 
 import numpy as np
@@ -11,7 +10,7 @@ from fairseq.tasks import FairseqTask
 from fairseq_cli import generate
 
 from ..errors import ConfigurationError
-from .patching import wrap
+from .patching import wrap, wrap_of_command
 
 
 def keep_last_batch():
@@ -132,10 +131,7 @@ def decode_nothing():
 
         return _main
 
-    wrap(generate, "_main", make_wrapper)
-    script = sys.modules["__main__"]
-    if getattr(script, "__spec__", None) and script.__spec__.name == generate.__name__:  # python -m
-        wrap(script, "_main", make_wrapper)
+    wrap_of_command(generate, "_main", make_wrapper)
 
 
 def resume_with_the_same_batches():

@@ -18,7 +18,7 @@ from omegaconf.errors import MissingMandatoryValue
 from data_prep.errors import EXIT_STATUS, PREFIX, UserError, one_line, wants_traceback
 
 from ..errors import ConfigurationError
-from .patching import wrap
+from .patching import wrap, wrap_of_command
 from .refusals import check_command
 
 REFUSED_BY_HYDRA = re.compile(r"Error merging override (?:\w+\.)*(\w+)=(.*)")
@@ -96,12 +96,7 @@ def end_with_one_line():
         return main
 
     wrap(distributed_utils, "call_main", every_command)
-    wrap(generate, "main", generation)
-    script = sys.modules["__main__"]
-    if (
-        getattr(script, "__spec__", None) and script.__spec__.name == generate.__name__
-    ):  # python -m fairseq_cli.generate
-        wrap(script, "main", generation)
+    wrap_of_command(generate, "main", generation)
 
 
 def configuration_of(args: argparse.Namespace, convert=convert_namespace_to_omegaconf):

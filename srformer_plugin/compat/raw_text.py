@@ -8,7 +8,7 @@ from fairseq_cli import interactive
 from data_prep.text import binary_lines
 
 from ..errors import ConfigurationError
-from .patching import wrap
+from .patching import wrap_of_command
 
 
 def read_texts_as_other_commands_do():
@@ -31,10 +31,7 @@ def read_texts_as_other_commands_do():
 
         return buffered_read
 
-    wrap(interactive, "buffered_read", make_wrapper)
-    script = sys.modules["__main__"]
-    if getattr(script, "__spec__", None) and script.__spec__.name == interactive.__name__:  # python -m
-        wrap(script, "buffered_read", make_wrapper)
+    wrap_of_command(interactive, "buffered_read", make_wrapper)
 
 
 def _lines(name):
