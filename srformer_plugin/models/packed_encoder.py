@@ -61,12 +61,11 @@ class PackedEncoder(TransformerEncoderBase):
         The host reads from the device here, once for all layers: fairseq asks before every layer whether there is
         padding, and waits for the layer before it each time.
         """
-        if self._packs(padding):
-            packing = read_packing(padding)
-            if packing is None or len(packing.places) < padding.numel():
-                return packing, padding if packing is None else None
-            return None, None
-        return None, padding if padding.any() else None
+        packing = read_packing(padding) if self._packs(padding) else None
+        if packing is None:
+            return None, padding if padding.any() else None
+        there_is_padding = len(packing.places) < padding.numel()
+        return packing if there_is_padding else None, None
 
     def _packs(self, padding: Tensor) -> bool:
         is_long = padding.size(1) >= LONG_SOURCE
