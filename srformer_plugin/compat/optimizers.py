@@ -53,8 +53,9 @@ def average_tied_weights_once():
             first = {}  # place in memory of an average -> its first name
             for name, average in averages.items():
                 first.setdefault((average.data_ptr(), average.shape) if average.numel() else name, name)
-            names = set(first.values()) | (new_model.state_dict().keys() - averages.keys())
-            weights = {name: weight for name, weight in new_model.state_dict().items() if name in names}
+            state = new_model.state_dict()
+            names = set(first.values()) | (state.keys() - averages.keys())
+            weights = {name: weight for name, weight in state.items() if name in names}
             return original(self, SimpleNamespace(state_dict=lambda: weights), updates)
 
         return _step_internal
