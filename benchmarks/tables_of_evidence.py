@@ -2,10 +2,8 @@
 
 from statistics import fmean
 
-FULL = "full"
 
-
-def quality(report, peer=FULL):
+def quality(report, peer):
     """Scores, loss and cost of the systems that have been run; ROUGE-1 beside that of system `peer` too."""
     lines = []
     for row in report["systems"]:
@@ -25,16 +23,6 @@ def quality(report, peer=FULL):
         lines.append(f"| {' | '.join(cells)} |")
     heads = ("system", "seeds", "keys attended", "operations", "loss", "ROUGE-1", f"ROUGE-1 beside {peer}, paired")
     return "\n".join([f"| {' | '.join(heads)} |", "|---|---|---|---|---|---|---|", *lines, ""])
-
-
-def claim(report):
-    """The paper's claim: the same, beside segments without a memory."""
-    return quality(report, "segmented s=16")
-
-
-def lengths(report):
-    """Scores and loss of the systems that have been run; ROUGE-1 beside the first of them too."""
-    return quality(report, "chunked 1024")
 
 
 def _interval(estimate, form):
