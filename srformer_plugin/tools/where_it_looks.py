@@ -9,7 +9,6 @@ in one pass. docs/evaluation.md says what the numbers are.
 
 import argparse
 import json
-import logging
 import sys
 from pathlib import Path
 
@@ -30,8 +29,6 @@ from ..quiet import warnings_only
 from ..scoring.statistics import SAMPLES, SEED
 from .looks_report import draw, table, what_is_read
 from .shares import Measured, over_examples, relevant_tokens
-
-logger = logging.getLogger(__name__)
 
 
 class Looking:
