@@ -4,12 +4,12 @@
     python -m benchmarks.training_profile DATA --processes 2 --json benchmarks/results/training_profile_2.json
 
 DATA is a folder that fairseq-preprocess made with one dictionary for both sides (or several, with ":" between them).
-Stock bart_base with fairseq's Adam and with fused_adam, srformer_bart_base with fused_adam and the fused loss, from
-random weights, 16 and 64 articles of at most 1,024 tokens, bfloat16; on a CPU (--cpu) in float32, srformer_bart_tiny
-alone. Every case is a training of its own (benchmarks/profiled_training.py): 20 updates to warm up, 60 that are timed,
-the bare step of the last 30 batches, and 7 updates that are looked into. Numbers are medians over the timed updates, in
-milliseconds, a line by the host's clock and one by the events of the device's stream. "update / bare" says what
-fairseq-train costs beside its step.
+Stock bart_base with fairseq's Adam and with fused_adam, srformer_bart_base with fused_adam and the fused loss, and
+with --compile, from random weights, 16 and 64 articles of at most 1,024 tokens, bfloat16; on a CPU (--cpu) in
+float32, srformer_bart_tiny alone. Every case is a training of its own (benchmarks/profiled_training.py): 20 updates
+to warm up, 60 that are timed, the bare step of the last 30 batches, and 7 updates that are looked into. Numbers are
+medians over the timed updates, in milliseconds, a line by the host's clock and one by the events of the device's
+stream. "update / bare" says what fairseq-train costs beside its step.
 
 --processes N runs them under torchrun, once for every --ddp-backend. On one H100 about half a minute a case is to be
 expected; with --processes 2 twice as many cases, unless --ddp-backends says which.
@@ -38,9 +38,15 @@ SYSTEMS = {
     "srformer_bart_base, fused_adam, fused loss": [
         *("--arch", "srformer_bart_base", "--optimizer", "fused_adam", "--criterion", FUSED_LOSS)
     ],
+    "srformer_bart_base, fused_adam, compiled, fused loss": [
+        *("--arch", "srformer_bart_base", "--optimizer", "fused_adam", "--criterion", FUSED_LOSS, "--compile")
+    ],
     "srformer_bart_tiny, fused_adam": ["--arch", "srformer_bart_tiny", "--optimizer", "fused_adam"],
 }
-DEFAULT = ["bart_base", "bart_base, fused_adam", "srformer_bart_base, fused_adam, fused loss"]
+DEFAULT = [
+    *("bart_base", "bart_base, fused_adam", "srformer_bart_base, fused_adam, fused loss"),
+    "srformer_bart_base, fused_adam, compiled, fused loss",
+]
 CASES = [(16, 1024), (64, 1024)]
 
 
@@ -105,7 +111,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="folder that fairseq-preprocess made")
     parser.add_argument("--cpu", action="store_true", help="on the CPU, a trial: fp32, srformer_bart_tiny")
-    parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), metavar="NAME", help="default: three of them")
+    parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), metavar="NAME", help="default: four of them")
     parser.add_argument("--cases", nargs="+", type=sizes("BxN"), metavar="BxN", help="articles x source tokens")
     parser.add_argument("--processes", type=int, default=1, help="GPUs, or with --cpu processes (default: 1)")
     parser.add_argument("--ddp-backends", nargs="+", choices=["legacy_ddp", "pytorch_ddp"], help="default: both")
