@@ -35,6 +35,7 @@ from .decoding import (
 )
 from .dictionaries import read_tokens_at_once, skip_byte_order_mark
 from .fast_path import avoid_encoder_fast_path, drop_fast_path_parameters
+from .given_models import check_language_models, name_weights_that_do_not_fit, need_a_source_and_a_target
 from .half_precision import survive_overflow_without_cuda, train_half_precision_without_accelerator
 from .loaders import end_loaders_with_their_epoch
 from .numpy_aliases import restore_numpy_aliases
@@ -79,8 +80,11 @@ MENDS = (
     avoid_encoder_fast_path,
     drop_fast_path_parameters,
     show_configuration_errors,
+    need_a_source_and_a_target,  # before the next, which asks such a model for both of its positions
     take_the_checkpoints_positions,
     cut_and_count_sources,
+    check_language_models,
+    name_weights_that_do_not_fit,
     stop_where_a_training_ended,
     refuse_a_missing_checkpoint,
     show_models_what_is_resumed,

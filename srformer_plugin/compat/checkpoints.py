@@ -16,6 +16,8 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import meters
 from fairseq.trainer import Trainer
 
+from data_prep.errors import one_line
+
 from ..errors import ConfigurationError, UnsafeCheckpointError
 from .patching import wrap
 
@@ -70,6 +72,7 @@ def allow_checkpoint_classes():
 
 # What content that is no checkpoint ends in within fairseq's upgrade of old ones.
 NOT_READ = (LookupError, TypeError, AttributeError, ValueError)
+DOES_NOT_FIT = "Cannot load model parameters"  # how fairseq's sentence begins, whatever the reason
 NO_MODEL = "it holds no model with its options"
 LEGACY = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)  # how files begin that are no zip
 
@@ -142,9 +145,12 @@ def show_configuration_errors():
                 reason = error
                 while reason is not None and not isinstance(reason, ConfigurationError):
                     reason = reason.__cause__ or reason.__context__
-                if reason is None:
-                    raise
-                raise reason from None
+                if reason is not None:
+                    raise reason from None
+                if str(error).startswith(DOES_NOT_FIT):
+                    cause = error.__cause__ or error.__context__
+                    raise ConfigurationError(f"{error} {type(cause).__name__}: {one_line(cause)}") from error
+                raise
 
         return load_checkpoint
 

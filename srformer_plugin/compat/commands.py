@@ -13,7 +13,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import generate
 from hydra.errors import ConfigCompositionException
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
 from data_prep.errors import EXIT_STATUS, PREFIX, UserError, one_line, wants_traceback
 
@@ -104,7 +104,7 @@ def configuration_of(args: argparse.Namespace, convert=convert_namespace_to_omeg
 
     Raises:
         ConfigurationError: a text that is no Python value, or a setting that is needed and not given, by the name of
-            its flag.
+            its flag; or a model that is for another task.
     """
     try:
         with _without_all_settings():
@@ -116,6 +116,11 @@ def configuration_of(args: argparse.Namespace, convert=convert_namespace_to_omeg
         name, value = refused.groups()
         what = "is needed, and is not given" if value == "null" else f"{value} cannot be: it is a value of another kind"
         raise ConfigurationError(f"--{name.replace('_', '-')} {what}") from error
+    except InterpolationKeyError as error:  # a language model's setting is by default its task's
+        raise ConfigurationError(
+            f"{error.full_key} is by default what another --task says ({str(error).splitlines()[0]}): choose an --arch "
+            "and a --criterion for this one"
+        ) from error
     except (ValueError, SyntaxError) as error:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
         readers = [frame for frame in frames if frame.f_code.co_name == "_override_attr"]

@@ -204,6 +204,9 @@ def check_decoding(cfg, command) -> None:
             raise ConfigurationError(
                 f"{flag} is for models that refine their output, which this one does not: leave it out"
             )
+    if settings.lm_path is not None and (command == "interactive" or settings.score_reference):
+        beside = "in fairseq-interactive" if command == "interactive" else "with --score-reference"
+        raise ConfigurationError(f"--lm-path {beside}: it is not asked there; leave it out")
     if settings.replace_unk is not None:
         if not settings.print_alignment:
             raise ConfigurationError("--replace-unk needs to know where a word comes from: add --print-alignment")

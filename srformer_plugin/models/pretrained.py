@@ -6,6 +6,7 @@ from pathlib import Path
 from fairseq import checkpoint_utils, hub_utils
 
 from ..attention.settings import CHANGEABLE
+from ..compat.given_models import check_encoder_decoder
 from ..compat.overrides import check_overrides
 from .change_attention import change_attention
 from .checkpoint_file import load as load_checkpoint
@@ -43,7 +44,10 @@ def load(folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **
     named = {name: options.pop(name) for name in (*CHANGEABLE, *CHANGEABLE_ENCODER) if name in options}
     changes = {name: value for name, value in named.items() if value is not None}
     if not changes:
-        return hub_utils.from_pretrained(folder, checkpoint_file, data, archive_map={}, **options)
+        loaded = hub_utils.from_pretrained(folder, checkpoint_file, data, archive_map={}, **options)
+        for model in loaded["models"]:
+            check_encoder_decoder(model, f"{folder}/{checkpoint_file}")
+        return loaded
     paths = [Path(folder) / name for name in checkpoint_file.split(os.pathsep)]
     return _load_changed(paths, places[1], changes, options)
 

@@ -21,6 +21,7 @@ from data_prep.errors import command
 from data_prep.spans import Spans, read_spans
 from data_prep.whole import write_json, write_text
 
+from ..compat.given_models import check_encoder_decoder
 from ..errors import ConfigurationError
 from ..generation import FastSequenceGenerator
 from ..models.attention_calls import for_each_call
@@ -45,6 +46,7 @@ class Looking:
 
     def __init__(self, data, path, split: str, spans_file, limit: "int | None" = None, device="cpu"):
         models, _, self.task = checkpoint_utils.load_model_ensemble_and_task([str(path)], {"data": str(data)})
+        check_encoder_decoder(models[0], path)
         try:
             self.model, self.device = models[0].to(device).eval(), torch.device(device)
         except (RuntimeError, AssertionError) as error:

@@ -257,6 +257,8 @@ PATH = ["--path", "checkpoint.pt"]
         ("generate", [*PATH, "--retain-iter-history"], "--retain-iter-history is for models that refine"),
         ("interactive", [*PATH, "--replace-unk"], "--replace-unk needs to know"),
         ("generate", [*PATH, "--replace-unk", "--print-alignment"], "it needs --dataset-impl raw"),
+        ("interactive", [*PATH, "--lm-path", "lm.pt"], "--lm-path in fairseq-interactive: it is not asked there"),
+        ("generate", [*PATH, "--lm-path", "lm.pt", "--score-reference"], "--lm-path with --score-reference"),
         ("interactive", [*PATH, "--score-reference"], "--score-reference in fairseq-interactive"),
         ("interactive", [*PATH, "--print-alignment", "soft"], "--print-alignment soft in fairseq-interactive"),
         ("interactive", [*PATH, "--batch-size", "4"], "--batch-size 4 is above --buffer-size 1"),

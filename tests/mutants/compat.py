@@ -8,6 +8,18 @@ COMMANDS = "srformer_plugin/compat/commands.py"
 REFUSALS = "srformer_plugin/compat/refusals.py"
 
 MUTANTS = [
+    {  # a language model may be one of other words
+        "file": "srformer_plugin/compat/given_models.py",
+        "old": "own is not None and own != dictionary",
+        "new": "False",
+        "tests": "tests/compat/test_given_models.py -k other_words",
+    },
+    {
+        "file": "srformer_plugin/compat/given_models.py",
+        "old": "        generator.max_len = positions\n",
+        "new": "",
+        "tests": "tests/compat/test_given_models.py -k fewer_positions",
+    },
     {
         "file": "srformer_plugin/compat/statistics.py",
         "old": "        self.get(name)\n",
