@@ -38,6 +38,7 @@ from .fast_path import avoid_encoder_fast_path, drop_fast_path_parameters
 from .given_models import check_language_models, name_weights_that_do_not_fit, need_a_source_and_a_target
 from .half_precision import survive_overflow_without_cuda, train_half_precision_without_accelerator
 from .loaders import end_loaders_with_their_epoch
+from .norms import look_at_norms_once
 from .numpy_aliases import restore_numpy_aliases
 from .optimizers import (
     average_tied_weights_once,
@@ -47,8 +48,9 @@ from .optimizers import (
 from .positions import cut_and_count_sources, take_the_checkpoints_positions
 from .processes import sum_gradients_on_cpus
 from .raw_text import read_texts_as_other_commands_do
-from .statistics import log_without_waiting, read_sums_of_processes_at_once
+from .statistics import log_without_waiting
 from .subwords import keep_added_tokens
+from .sums import read_sums_of_processes_later, sum_over_processes_at_once
 from .training import (
     begin_averages_where_a_checkpoint_has_none,
     copy_whole_checkpoints,
@@ -57,7 +59,12 @@ from .training import (
     show_models_what_is_resumed,
     stop_where_a_training_ended,
 )
-from .updates import copy_all_weights_at_once, seed_the_devices_that_are_used, walk_over_modules_once
+from .updates import (
+    copy_all_weights_at_once,
+    multiply_all_gradients_at_once,
+    seed_the_devices_that_are_used,
+    walk_over_modules_once,
+)
 
 MENDS = (
     keep_last_batch,
@@ -95,13 +102,16 @@ MENDS = (
     collate_whole_batches,
     sum_gradients_on_cpus,
     copy_all_weights_at_once,
+    multiply_all_gradients_at_once,
     walk_over_modules_once,
     scale_adafactors_rate_by_each_parameter_alone,
     average_tied_weights_once,
     keep_the_last_norms_of_averages,
     seed_the_devices_that_are_used,
     log_without_waiting,
-    read_sums_of_processes_at_once,
+    sum_over_processes_at_once,
+    read_sums_of_processes_later,
+    look_at_norms_once,
     know_validation_sets_by_name,
     read_the_first_file_once,
     read_what_is_not_in_memory,

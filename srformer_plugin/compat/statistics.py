@@ -8,6 +8,7 @@ from fairseq.logging import metrics
 from fairseq.logging.meters import MetersDict
 from fairseq.trainer import Trainer
 
+from .norms import GradientNorm
 from .patching import wrap
 
 _here = threading.local()
@@ -26,6 +27,7 @@ def log_without_waiting():
 
     def log(original):
         def _reduce_and_log_stats(self, logging_outputs, sample_size, grad_norm=None):
+            grad_norm = grad_norm.value if isinstance(grad_norm, GradientNorm) else grad_norm
             if torch.is_tensor(grad_norm) and not self.cfg.common.amp:  # finite: it was looked at before the step
                 _log_norm(grad_norm, self.cfg.optimization.clip_norm)
                 grad_norm = None
@@ -123,38 +125,3 @@ class SmoothedLater(OrderedDict):
         for name in tuple(self._unread):
             self[name]
         return super()
-
-
-def read_sums_of_processes_at_once():
-    """Read what several processes have summed up in one go.
-
-    ``trainer.py:1469`` leaves the sums on the device, and the trainer and the meters then read them one by one: whether
-    the number of tokens is 0, whether a weight is above 0 (``logging/meters.py:80``, for each of three groups of
-    meters), in all some ten waits an update, most of them behind the optimizer. The sums are float64, as Python's. Not
-    needed when an update on two processes reads as many numbers as on one, and once more.
-    """
-
-    def make_wrapper(original):
-        def _fast_stat_sync_sum(self, logging_outputs, *extra_stats_to_sum, ignore=False):
-            outputs, extra = original(self, logging_outputs, *extra_stats_to_sum, ignore=ignore)
-            names = [list(output) for output in outputs]
-            values = [*extra, *(output[name] for output, keys in zip(outputs, names) for name in keys)]
-            numbers = iter(numbers_of(values))
-            extra = [next(numbers) for _ in extra]
-            return [{name: next(numbers) for name in keys} for keys in names], extra
-
-        return _fast_stat_sync_sum
-
-    wrap(Trainer, "_fast_stat_sync_sum", make_wrapper)
-
-
-def numbers_of(values: list) -> list:
-    """`values` with the tensors of one number as numbers, those of a device read together; others as they are."""
-    single = {i: x for i, x in enumerate(values) if torch.is_tensor(x) and x.numel() == 1}
-    for device in {x.device for x in single.values()}:
-        places = [i for i, x in single.items() if x.device == device]
-        read = torch.stack([single[i].detach().double().view(()) for i in places]).tolist()
-        values = list(values)
-        for place, number in zip(places, read):
-            values[place] = number
-    return values

@@ -1,9 +1,10 @@
-"""What an update costs beside its passes: copies of weights, walks over modules, seeds."""
+"""What an update costs beside its passes: copies of weights, factors of gradients, walks over modules, seeds."""
 
 from collections.abc import Iterator
 
 import torch
 from fairseq.models import BaseFairseqModel, FairseqEncoder
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
 from fairseq.trainer import Trainer
 from torch import nn
@@ -89,6 +90,27 @@ def _copy(pairs) -> None:
     if pairs:
         with torch.no_grad():
             torch._foreach_copy_(*map(list, zip(*pairs)))
+
+
+def multiply_all_gradients_at_once():
+    """Multiply gradients in one call where the factor is a tensor of another precision.
+
+    ``optim/fairseq_optimizer.py:116``: of several processes the factor is a float64, a sum over them, and PyTorch
+    multiplies a list of float32 by that with a launch for each. A float32 of it gives the same products: PyTorch makes
+    one for each launch. Not needed when ``multiply_grads`` hands ``torch._foreach_mul_`` a factor of the gradients' own
+    precision.
+    """
+
+    def make_wrapper(original):
+        def multiply_grads(self, c):
+            if torch.is_tensor(c) and c.dtype == torch.float64:
+                precisions = {p.grad.dtype for p in self.params if p.grad is not None}
+                c = c.float() if precisions == {torch.float32} else c
+            return original(self, c)
+
+        return multiply_grads
+
+    wrap(FairseqOptimizer, "multiply_grads", make_wrapper)
 
 
 def walk_over_modules_once():

@@ -10,29 +10,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import metrics
 from fairseq.logging.meters import AverageMeter, MetersDict
 from fairseq.models import BaseFairseqModel, FairseqEncoder
+from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer, _FP16OptimizerMixin
 from fairseq.trainer import Trainer
 from stock_bart import stock
 from torch import nn
+from update_mends import leave_updates_to_fairseq
 
-from srformer_plugin.compat.statistics import SmoothedLater, numbers_of
+from srformer_plugin.compat.statistics import SmoothedLater
 from srformer_plugin.compat.updates import modules_of
 
-MENDED = [
-    (_FP16OptimizerMixin, "_sync_fp16_grads_to_fp32"),
-    (_FP16OptimizerMixin, "_sync_fp32_params_to_fp16"),
-    (_FP16OptimizerMixin, "zero_grad"),
-    (Trainer, "_set_seed"),
-    (BaseFairseqModel, "train"),
-    (BaseFairseqModel, "set_num_updates"),
-    (FairseqEncoder, "set_num_updates"),
-    (Trainer, "_reduce_and_log_stats"),
-    (MetersDict, "get_smoothed_values"),
-]
 TIMES = r'"\w*(wps|ups|wall)": "[^"]*"(, )?'
 
 
@@ -45,8 +35,7 @@ def test_a_training_is_the_stock_one(train_here, tmp_path, monkeypatch, flags):
         return saved, [re.sub(TIMES, "", line) for line in re.findall(r'\{"epoch".*\}', log)]
 
     ours, our_log = run("ours")
-    for owner, name in MENDED:
-        monkeypatch.setattr(owner, name, stock(getattr(owner, name)))
+    leave_updates_to_fairseq(monkeypatch.setattr)
     theirs, their_log = run("theirs")
     assert our_log == their_log
     assert len(our_log) >= 5
@@ -117,6 +106,42 @@ def test_gradients_are_set_to_zero_where_they_are(flat):
     assert not optimizer._needs_sync
     assert [master.grad is None for master in masters] == [not flat, *[False] * (len(masters) - 1)]
     assert all(m.grad is g and not g.any() for m, g in zip(masters, before) if m.grad is not None)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", [float, torch.float32, torch.float64])
+def test_gradients_are_multiplied_at_once_as_in_stock(monkeypatch, precision, kind):
+    factor = 1 / 3 if kind is float else torch.tensor(1 / 3, dtype=kind)
+    params = [nn.Parameter(torch.zeros(shape, dtype=precision)) for shape in [(2, 3), (4,), (5,)]]
+    for p in params[:2]:
+        p.grad = torch.randn_like(p)
+    before, factors, multiply = [p.grad for p in params], [], torch._foreach_mul_
+    monkeypatch.setattr(torch, "_foreach_mul_", lambda grads, c: factors.append(c) or multiply(grads, c))
+    found = []
+    for function in (FairseqOptimizer.multiply_grads, stock(FairseqOptimizer.multiply_grads)):
+        for p, gradient in zip(params, before):
+            p.grad = None if gradient is None else gradient.clone()
+        function(SimpleNamespace(params=params), factor)
+        found.append([p.grad for p in params[:2]])
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+    ours, theirs = factors
+    assert theirs is factor or torch.equal(theirs, factor)
+    if precision == torch.float32 and kind is not float:
+        assert ours.dtype == torch.float32  # a launch for all on a GPU
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_gradients_are_multiplied_without_a_launch_for_each():
+    params = [nn.Parameter(torch.zeros(3, device="cuda")) for _ in range(5)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    launches = []
+    for function in (FairseqOptimizer.multiply_grads, stock(FairseqOptimizer.multiply_grads)):
+        with torch.profiler.profile() as profile:
+            function(SimpleNamespace(params=params), torch.tensor(0.5, dtype=torch.double, device="cuda"))
+        launches.append(sum(event.name == "aten::mul_" for event in profile.events()))
+    assert launches == [0, 5]
+    assert all(p.grad.eq(0.25).all() for p in params)
 
 
 # --- walks ------------------------------------------------------------------------------------------------
@@ -251,8 +276,7 @@ def test_an_updates_log_reads_nothing_from_the_device(train_here, monkeypatch):
 
 
 def test_stock_reads_the_statistics_of_every_update(train_here, monkeypatch):
-    monkeypatch.setattr(Trainer, "_reduce_and_log_stats", stock(Trainer._reduce_and_log_stats))
-    monkeypatch.setattr(MetersDict, "get_smoothed_values", stock(MetersDict.get_smoothed_values))
+    leave_updates_to_fairseq(monkeypatch.setattr)
     assert numbers_read_by_the_log(train_here, monkeypatch) >= 4
 
 
@@ -311,22 +335,3 @@ def test_a_norm_that_is_not_finite_is_not_logged_with_amp(train_here):
         assert "gnorm" not in found
         Trainer._reduce_and_log_stats(trainer, [], 1, torch.tensor(2.0))
         assert found["gnorm"].avg == 2
-
-
-def test_sums_of_processes_are_numbers(monkeypatch):
-    monkeypatch.setattr(distributed_utils, "all_reduce", lambda tensor, group: tensor)
-    trainer = SimpleNamespace(device=torch.device("cpu"), data_parallel_process_group=None)
-    outputs = [{"loss": torch.tensor(0.1), "ntokens": 3}, {"loss": torch.tensor(0.2), "ntokens": 4}]
-    logged, extra = Trainer._fast_stat_sync_sum(trainer, outputs, 7.0, 0)
-    expected, more = stock(Trainer._fast_stat_sync_sum)(trainer, outputs, 7.0, 0)
-    assert logged == [{name: value.item() for name, value in expected[0].items()}]
-    assert extra == [value.item() for value in more] == [7, 0]
-    assert all(type(value) is float for value in [*logged[0].values(), *extra])
-    assert torch.is_tensor(expected[0]["loss"])
-    assert Trainer._fast_stat_sync_sum(trainer, [], 7.0, 0) == ([], [7, 0])
-
-
-def test_what_is_no_single_number_stays():
-    vector = torch.tensor([1.0, 2.0])
-    assert numbers_of([vector, 3, torch.tensor(4), "x"])[1:] == [3, 4.0, "x"]
-    assert numbers_of([vector])[0] is vector

@@ -180,4 +180,22 @@ MUTANTS = [
         "new": "seed = self.cfg.common.seed + 1 + self.get_num_updates()",
         "tests": "tests/compat/test_updates.py -k seed",
     },
+    {
+        "file": "srformer_plugin/compat/sums.py",
+        "old": ".masked_fill(self._size == 0, 1.0)",
+        "new": "",
+        "tests": "tests/compat/test_sums.py -k divided",
+    },
+    {  # a copy is read before it has come
+        "file": "srformer_plugin/compat/transfers.py",
+        "old": "            self._arrived.synchronize()\n",
+        "new": "            pass\n",
+        "tests": "tests/compat/test_transfers.py -k waits",
+    },
+    {
+        "file": "srformer_plugin/compat/norms.py",
+        "old": "original(self, grad_norm.value)",
+        "new": "pass",
+        "tests": "tests/compat/test_norms.py -k judged",
+    },
 ]

@@ -1,0 +1,144 @@
+"""An update whose gradients are no numbers, or not the same in all processes, ends as in stock; one read tells."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq.distributed import utils as distributed_utils
+from fairseq.nan_detector import NanDetector
+from fairseq.tasks import FairseqTask
+from fairseq.trainer import Trainer
+from stock_bart import stock
+from update_mends import leave_updates_to_fairseq, update_as_one_of_several, without_clocks
+
+from srformer_plugin.compat.norms import GradientNorm, are_usable
+from srformer_plugin.compat.transfers import HostCopy
+
+# --- one norm ---------------------------------------------------------------------------------------------
+
+
+def trainer_of(norms):
+    """What `_check_grad_norms` needs of the first of some processes."""
+    return SimpleNamespace(
+        _grad_norm_buf=torch.tensor([7.0] * len(norms), dtype=torch.double),
+        data_parallel_rank=0,
+        data_parallel_process_group=None,
+        cfg=SimpleNamespace(common=SimpleNamespace(amp=False)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("norms", "usable"),
+    [
+        ([0.0], True),
+        ([3.0, 3.0], True),
+        ([0.0, 0.0, 0.0], True),
+        ([3.0, 3.0 + 2e-6], True),
+        ([3.0, 3.0 - 2e-6, 3.0 + 4e-6], False),
+        ([3.0, 2.0], False),
+        ([0.0, 1e-9], False),
+        ([math.nan], False),
+        ([math.inf, math.inf], False),
+        ([1.0, math.nan], False),
+        ([math.inf, 1.0], False),
+    ],
+)
+def test_norms_are_judged_as_by_fairseq_and_read_once(monkeypatch, norms, usable):
+    monkeypatch.setattr(distributed_utils, "all_reduce", lambda tensor, group: tensor.copy_(given))
+    given, own, reads, read = torch.tensor(norms, dtype=torch.double), torch.tensor(norms[0]), [], HostCopy.read
+    monkeypatch.setattr(HostCopy, "read", lambda copy: reads.append(copy) or read(copy))
+    assert are_usable(given).tolist() is usable
+    norm = GradientNorm(own)
+    if usable:
+        assert stock(Trainer._check_grad_norms)(trainer_of(norms), own) is None
+        assert Trainer._check_grad_norms(trainer_of(norms), norm) is None
+        norm.value = None  # is not asked any more
+        assert torch.isfinite(norm).all()
+    else:
+        errors = []
+        for check, value in ((Trainer._check_grad_norms, norm), (stock(Trainer._check_grad_norms), own)):
+            with pytest.raises(FloatingPointError, match="gradients are inconsistent between workers") as caught:
+                check(trainer_of(norms), value)
+            errors.append(str(caught.value))
+        assert errors[0] == errors[1]
+    assert len(reads) == 1
+
+
+@pytest.mark.parametrize("value", [0.0, 2.5, math.inf, math.nan])
+def test_a_norm_that_no_other_process_has_answers_for_itself(value):
+    norm = GradientNorm(torch.tensor(value))
+    trainer = SimpleNamespace(_grad_norm_buf=None)
+    assert Trainer._check_grad_norms(trainer, norm) is None
+    assert torch.isfinite(norm).all().item() is math.isfinite(value)
+    with pytest.raises(TypeError):
+        torch.sqrt(norm)
+
+
+@pytest.mark.parametrize("name", ["amp", "tpu"])
+def test_norms_with_which_the_trainer_goes_on_are_fairseqs(name):
+    cfg = SimpleNamespace(common=SimpleNamespace(amp=name == "amp"))
+    trainer = SimpleNamespace(
+        cfg=cfg,
+        tpu=name == "tpu",
+        is_fsdp=False,
+        optimizer=SimpleNamespace(clip_grad_norm=lambda *a, **k: torch.ones(())),
+    )
+    assert torch.is_tensor(Trainer.clip_grad_norm(trainer, 1.0))
+    trainer.tpu = cfg.common.amp = False
+    assert isinstance(Trainer.clip_grad_norm(trainer, 1.0), GradientNorm)
+
+
+# --- trainings --------------------------------------------------------------------------------------------
+
+ENDS = {
+    "no number": "gradients are Nan/Inf",
+    "no number in two processes": "gradients are inconsistent between workers",
+    "another in the other process": "gradients are inconsistent between workers",
+}
+
+
+@pytest.mark.parametrize("flags", [[], ["--bf16"], ["--bf16", "--clip-norm", "0"]], ids=" ".join)
+@pytest.mark.parametrize("optimizer", ["adam", "fused_adam"])
+@pytest.mark.parametrize("fault", ENDS)
+def test_a_training_ends_as_in_stock_and_before_its_weights_change(
+    train_here, tmp_path, monkeypatch, fault, optimizer, flags
+):
+    """In its third update; crash.pt has the weights of the second."""
+    train_step, numbers = FairseqTask.train_step, []
+
+    def poisoned(self, sample, model, criterion, optimizer, update_num, **more):
+        found = train_step(self, sample, model, criterion, optimizer, update_num, **more)
+        numbers.append(update_num)
+        if update_num == 2 and fault != "another in the other process":
+            next(p for p in model.parameters() if p.grad is not None).grad.view(-1)[0] = math.nan
+        return found
+
+    def run(name):
+        del numbers[:]
+        with monkeypatch.context() as patch:
+            patch.setattr(FairseqTask, "train_step", poisoned)
+            # PyTorch's hooks for gradients end in StopIteration at the dictionary that fairseq's encoder returns
+            patch.setattr(NanDetector, "add_hooks", lambda self, module: None)
+            if fault != "no number":
+                update_as_one_of_several(patch, lambda norm: norm * (2 if numbers[-1] == 2 else 1))
+            if name == "stock":
+                leave_updates_to_fairseq(patch.setattr)
+            with pytest.raises(FloatingPointError) as caught:
+                train_here(
+                    "--optimizer", optimizer, "--clip-norm", 0.5, *flags, "--max-update", 4, "--disable-validation",
+                    "--save-dir", tmp_path / name, "--save-interval-updates", 2,
+                )  # fmt: skip
+        assert numbers == [0, 1, 2, 2]  # the passes are made again to find the place
+        kept, crashed = (
+            without_clocks(torch.load(tmp_path / name / file, weights_only=True))
+            for file in ("checkpoint_1_2.pt", "crash.pt")
+        )
+        assert crashed["model"] == kept["model"]
+        assert crashed["last_optimizer_state"] == kept["last_optimizer_state"]
+        return str(caught.value), crashed
+
+    (our_error, ours), (their_error, theirs) = run("mended"), run("stock")
+    assert our_error == their_error
+    assert ENDS[fault] in our_error
+    assert ours == theirs
