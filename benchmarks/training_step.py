@@ -29,7 +29,6 @@ import torch.nn.functional as F
 from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.optim import build_optimizer
-from fairseq.optim.adam import FairseqAdamConfig
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 from omegaconf import OmegaConf
 
@@ -40,6 +39,7 @@ from benchmarks.rows import Results, add_options, attempt, provenance, sizes, th
 from benchmarks.training_systems import PEER, System, long_systems, systems
 from srformer_plugin.models import compiled
 from srformer_plugin.models.encoders.settings import STOCK_POSITIONS
+from srformer_plugin.optim.fused_adam import FusedAdamConfig
 
 CASES = [(64, 128, 1024), (16, 256, 4096), (16, 128, 1024)]  # B, T, N: two that fill an H100, one that does not
 LONG_CASES = [(4, 512, 16384), (1, 512, 65536)]
@@ -89,7 +89,7 @@ class FairseqStep:
     def prepare(self):
         """Make the optimizer, after the checks."""
         config = FairseqConfig()
-        config.optimizer = FairseqAdamConfig(adam_betas="(0.9, 0.999)", weight_decay=0.01, lr=[1e-5])
+        config.optimizer = FusedAdamConfig(adam_betas="(0.9, 0.999)", weight_decay=0.01, lr=[1e-5])
         config.optimizer._name = self.optimizer_name
         config = OmegaConf.structured(config)
         config.common.bf16 = True

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError
+from ..optim.memory_parameters import mark_memory
 from ..registry import choose
 from .backends import resolve
 from .dropout import attention_dropout, current_rate
@@ -67,6 +68,7 @@ class SegmentedCrossAttention(SharedByBeams):
         self.memory = choose(MEMORIES, settings.cross_attention, "--cross-attention")(
             num_heads, self.head_dim, settings
         )
+        mark_memory(self.memory)
         self.schedule = build_schedule(
             settings.segment_schedule,
             settings.expected_target_length if settings.needs_target_length else None,

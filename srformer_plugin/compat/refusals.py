@@ -78,8 +78,8 @@ def check_training(cfg) -> None:
     if not cfg.dataset.disable_validation:
         choose_best_by(cfg)
     optimizer = OPTIMIZER_REGISTRY.get(getattr(cfg.optimizer, "_name", None))
-    if hasattr(optimizer, "check_options"):
-        optimizer.check_options(cfg.optimizer)
+    if hasattr(optimizer, "check_training"):
+        optimizer.check_training(cfg)
     task, nothing = cfg.task, "{}"
     for name in ("rouge", "bleu"):
         text = getattr(task, f"eval_{name}_args", None) or nothing

@@ -86,6 +86,15 @@ class SegmentedModel:
             return super().forward(src_tokens, src_lengths, prev_output_tokens, *args, **kwargs)
 
     @classmethod
+    def has_memory_parameters(cls, args) -> bool:
+        """Whether the memory that a model's arguments ask for has parameters of its own."""
+        _, settings = cls.check_arguments(args)
+        if settings.is_full:
+            return False
+        with torch.device("meta"):  # draws no random numbers
+            return any(True for _ in MEMORIES[settings.cross_attention](1, 1, settings).parameters())
+
+    @classmethod
     def settings_of_weights(cls, args) -> dict:
         """flag -> value, of what changes what the same weights compute and is in no record of theirs.
 

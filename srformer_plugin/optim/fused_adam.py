@@ -6,17 +6,37 @@ the float32 copy to zero in a third (``optim/fp16_optimizer.py:212``). Line numb
 """
 
 import ast
+import math
 from collections.abc import Collection
+from dataclasses import dataclass, field
 
 import torch
+from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.optim import register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ..errors import ConfigurationError
+from .memory_parameters import ParameterGroups, is_of_memory
 
 INSTEAD = "use --optimizer adam"
+LEAVE_OUT = "leave --memory-lr-scale out"
+
+
+@dataclass
+class FusedAdamConfig(FairseqAdamConfig):
+    """fairseq's options of Adam, and the rate of a memory's own parameters."""
+
+    memory_lr_scale: float = field(
+        default=1.0,
+        metadata={
+            "help": "learning rate of the memory's own parameters (of --cross-attention srformer: projection, leak, "
+            "threshold and gate) in multiples of --lr with its schedule; 0: they stay as they are. For short "
+            "trainings: an update of Adam moves a parameter by about its rate at most, and 600 at rates up to 2e-4 a "
+            "threshold or a gate by some 0.06; 50 is where to begin"
+        },
+    )
 
 
 def parse_betas(value):
@@ -52,7 +72,27 @@ def check_parameters(params):
             ) from error
 
 
-@register_optimizer("fused_adam", dataclass=FairseqAdamConfig)
+def check_memory(cfg):
+    """Raise a ConfigurationError where `--memory-lr-scale` finds no memory to scale, by a training's configuration.
+
+    A model with one has `has_memory_parameters(args)` (`models.segmented_model.SegmentedModel`).
+    """
+    given = f"--memory-lr-scale {cfg.optimizer.memory_lr_scale:g}"
+    has_parameters = getattr(ARCH_MODEL_REGISTRY.get(cfg.model._name), "has_memory_parameters", None)
+    if has_parameters is None:
+        raise ConfigurationError(f"{given}: --arch {cfg.model._name} has no memory: {LEAVE_OUT}")
+    if not has_parameters(cfg.model):
+        named = f"--cross-attention {cfg.model.cross_attention}"
+        raise ConfigurationError(f"{given}: {named} has no parameters of a memory: {LEAVE_OUT}")
+    flat = "makes one vector of all parameters, in which none is the memory's"
+    if cfg.distributed_training.ddp_backend == "fully_sharded":
+        raise ConfigurationError(f"{given}: --ddp-backend fully_sharded {flat}: use --ddp-backend pytorch_ddp")
+    # without CUDA fairseq cannot flatten, and does not (`compat.half_precision`)
+    if cfg.common.fp16 and not cfg.common.fp16_no_flatten_grads and torch.cuda.is_available():
+        raise ConfigurationError(f"{given}: --fp16 {flat}: add --fp16-no-flatten-grads, or use --bf16")
+
+
+@register_optimizer("fused_adam", dataclass=FusedAdamConfig)
 class FusedAdam(FairseqAdam):
     """Adam with decoupled weight decay (AdamW), options and checkpoints as fairseq's `adam`.
 
@@ -68,12 +108,17 @@ class FusedAdam(FairseqAdam):
     A checkpoint can be continued by `adam` and its by this with `--bf16` and `--fp16`. In float32 fairseq compares the
     optimizers' names and asks for `--reset-optimizer`, which begins the schedule anew.
 
+    With `--memory-lr-scale X` the parameters that `memory_parameters.mark_memory` has marked have X times the others'
+    rate, and with it X times their weight decay. `get_lr`, the log and checkpoints have the others' rate; a norm is
+    that of all parameters.
+
     Args:
-        cfg: the options, of type ``FairseqAdamConfig``
-        params: iterable of float32 parameters on any devices
+        cfg: the options, of type ``FusedAdamConfig``
+        params: iterable of float32 parameters on any devices, in the model's order
 
     Raises:
-        ConfigurationError: an option that cannot work, parameters in half precision, or a device without the kernel.
+        ConfigurationError: an option that cannot work, parameters in half precision, a device without the kernel, or
+            `--memory-lr-scale` where no parameter is a memory's.
     """
 
     def __init__(self, cfg, params):
@@ -81,18 +126,37 @@ class FusedAdam(FairseqAdam):
         self.check_options(cfg)
         params = list(params)
         check_parameters(params)
-        self._optimizer = torch.optim.AdamW(params, fused=True, **self.optimizer_config)
+        is_scaled = cfg.memory_lr_scale != 1
+        if is_scaled and not any(map(is_of_memory, params)):
+            raise ConfigurationError(
+                f"--memory-lr-scale {cfg.memory_lr_scale:g}: none of the parameters is a memory's: {LEAVE_OUT}; flat "
+                "ones know nothing of it: add --fp16-no-flatten-grads, or use --bf16"
+            )
+        self._groups = ParameterGroups(params, split=is_scaled)
+        self._optimizer = torch.optim.AdamW(self._groups.groups, fused=True, **self.optimizer_config)
+        self.set_lr(self.get_lr())
         # FP16Optimizer writes into the gradients of flat parameters (a vector for each device) and sets them to zero
         # without asking whether they are there. Nothing but vectors means those: a model has matrices.
         self._frees_gradients = any(p.dim() != 1 for p in params)
 
     @staticmethod
+    def check_training(cfg):
+        """Raise a ConfigurationError for a training's configuration that cannot work; fairseq-train begins with it."""
+        FusedAdam.check_options(cfg.optimizer)
+        if cfg.optimizer.memory_lr_scale != 1:
+            check_memory(cfg)
+
+    @staticmethod
     def check_options(cfg):
-        """Raise a ConfigurationError for what this one cannot take; fairseq-train begins with it."""
+        """Raise a ConfigurationError for what this one cannot take among its own options."""
         parse_betas(cfg.adam_betas)
         for flag, value in (("--adam-eps", cfg.adam_eps), ("--weight-decay", cfg.weight_decay)):
             if not value >= 0:
                 raise ConfigurationError(f"{flag} {value} is below 0")
+        if not 0 <= cfg.memory_lr_scale < math.inf:
+            raise ConfigurationError(
+                f"--memory-lr-scale {cfg.memory_lr_scale} must be at least 0 and finite; 1 is the rate of all others"
+            )
         for flag, value in (("--fp16-adam-stats", cfg.fp16_adam_stats), ("--use-old-adam", cfg.use_old_adam)):
             if value:
                 raise ConfigurationError(f"{flag} does not go with --optimizer fused_adam: leave it out, or {INSTEAD}")
@@ -111,6 +175,17 @@ class FusedAdam(FairseqAdam):
     def supports_flat_params(self):
         """Every number is updated for itself."""
         return True
+
+    @property
+    def params(self):
+        """The parameters in the model's order, by which fairseq names them and a norm is summed."""
+        return iter(self._groups.params)
+
+    def set_lr(self, lr):
+        """Set the learning rate, and the memory's to its multiple."""
+        super().set_lr(lr)
+        for group in self.param_groups[1:]:
+            group["lr"] = lr * self.cfg.memory_lr_scale
 
     def clip_grad_norm(self, max_norm, aggregate_norm_fn=None):
         """Clip the gradients to a norm of `max_norm` in all (0: do not) and return the norm they had, a scalar."""
@@ -132,17 +207,21 @@ class FusedAdam(FairseqAdam):
 
     def state_dict(self):
         """The optimizer's state as fairseq's Adam has it: the number of updates is no tensor."""
-        state_dict = super().state_dict()
+        state_dict = self._groups.as_one(super().state_dict())
         state = {key: {**value, "step": int(value["step"])} for key, value in state_dict["state"].items()}
         return {**state_dict, "state": state}
 
     def load_state_dict(self, state_dict, optimizer_overrides=None):
-        """Load a state of this optimizer or of fairseq's Adam, which lacks PyTorch's own options such as `fused`.
+        """Load a state of this optimizer, whatever its `--memory-lr-scale` was, or of fairseq's Adam.
+
+        The latter lacks PyTorch's own options such as `fused`.
 
         The number of updates becomes what PyTorch's kernel takes, a tensor: `--zero-sharding os` hands every process
         its share of the state as it is here.
         """
+        state_dict = self._groups.as_these(state_dict)
         groups = [{**self.optimizer.defaults, **group} for group in state_dict["param_groups"]]
         state = {key: {**value, "step": torch.tensor(float(value["step"]))} if value else value
                  for key, value in state_dict["state"].items()}  # fmt: skip
         super().load_state_dict({**state_dict, "param_groups": groups, "state": state}, optimizer_overrides)
+        self.set_lr(self.get_lr())  # a state has one rate

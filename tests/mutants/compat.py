@@ -52,7 +52,7 @@ MUTANTS = [
     },
     {  # an optimizer's options are looked at behind the data
         "file": REFUSALS,
-        "old": "        optimizer.check_options(cfg.optimizer)\n",
+        "old": "        optimizer.check_training(cfg)\n",
         "new": "        pass\n",
         "tests": "tests/compat/test_refusals.py -k cannot_choose",
     },
@@ -113,6 +113,30 @@ MUTANTS = [
         "old": 'torch.tensor(float(value["step"]))',
         "new": 'value["step"]',
         "tests": "tests/optim/test_fused_adam.py -k handed_on",
+    },
+    {
+        "file": "srformer_plugin/optim/fused_adam.py",
+        "old": "= lr * self.cfg.memory_lr_scale",
+        "new": "= lr",
+        "tests": "tests/optim/test_memory_lr_scale.py -k first_update",
+    },
+    {  # a norm is summed in the order of the groups
+        "file": "srformer_plugin/optim/fused_adam.py",
+        "old": "return iter(self._groups.params)",
+        "new": 'return (p for group in self.param_groups for p in group["params"])',
+        "tests": "tests/optim/test_memory_lr_scale.py -k to_the_bit",
+    },
+    {  # a state's numbers are those of the model's order
+        "file": "srformer_plugin/optim/memory_parameters.py",
+        "old": "for index in self._in_model)",
+        "new": "for index in range(len(self.params)))",
+        "tests": "tests/optim/test_memory_lr_scale.py -k any_scale",
+    },
+    {
+        "file": "srformer_plugin/attention/cross_attention.py",
+        "old": "        mark_memory(self.memory)\n",
+        "new": "",
+        "tests": "tests/models/test_settings.py -k marked",
     },
     {
         "file": REFUSALS,

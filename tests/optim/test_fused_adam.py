@@ -9,14 +9,13 @@ from conftest import USER_DIR
 from fairseq import options, utils
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.optim import FP16Optimizer, build_optimizer
-from fairseq.optim.adam import FairseqAdamConfig
 from helpers import train_arguments
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from srformer_plugin.errors import ConfigurationError
-from srformer_plugin.optim.fused_adam import FusedAdam
+from srformer_plugin.optim.fused_adam import FusedAdam, FusedAdamConfig
 
 BOTH = ["adam", "fused_adam"]
 SHAPES = [(7, 5), (5,), (3, 2, 4), ()]
@@ -28,7 +27,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def config(name, **settings):
     """What fairseq's trainer builds an optimizer from."""
     cfg = FairseqConfig()
-    cfg.optimizer = FairseqAdamConfig(lr=[LR], **settings)
+    cfg.optimizer = FusedAdamConfig(lr=[LR], **settings)
     cfg.optimizer._name = name
     return OmegaConf.structured(cfg)
 
@@ -311,6 +310,7 @@ def test_flags_and_defaults_are_those_of_adam(tmp_path):
         arguments = [str(tmp_path), "--user-dir", str(USER_DIR), "--arch", "srformer_bart_tiny", "--optimizer", name]
         parsed.append(vars(options.parse_args_and_arch(options.get_training_parser(), arguments)))
     assert [found.pop("optimizer") for found in parsed] == BOTH
+    assert parsed[1].pop("memory_lr_scale") == 1
     assert parsed[0] == parsed[1]
     assert "adam_betas" in parsed[1]
 
