@@ -78,16 +78,22 @@ def seed():
 
 @pytest.fixture
 def full_disk():
-    """Function (bytes) -> context in which no file of this process can be longer, as on a disk that is nearly full."""
+    """Function (bytes) -> context in which no file of this process can be longer, as on a disk that is nearly full.
+
+    Nor can pytest's own file be, to which fairseq's commands log where they were imported while pytest captured: what
+    logging says of that on standard error is left out.
+    """
 
     @contextlib.contextmanager
     def limit(size):
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))  # the signal that comes with it is ignored by Python
+        said, logging.raiseExceptions = logging.raiseExceptions, False
         try:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            logging.raiseExceptions = said
 
     return limit
 
