@@ -116,9 +116,11 @@ def test_the_settings_of_every_plan_are_such_as_the_models_take(path):
 
     from fairseq.dataclass.utils import gen_parser_from_dataclass
 
+    from srformer_plugin.optim.fused_adam import FusedAdamConfig
+
     found = read_plan(path)
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    for settings in KINDS:
+    for settings in (*KINDS, FusedAdamConfig):
         gen_parser_from_dataclass(parser, settings())
     parser.add_argument("--max-source-positions", type=int)
     for system in found.systems:
