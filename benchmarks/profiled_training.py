@@ -31,6 +31,7 @@ from fairseq.trainer import Trainer
 from fairseq_cli import train as fairseq_train
 
 from data_prep.whole import write_json
+from srformer_plugin.compat.transfers import HostCopy
 from srformer_plugin.tools.distributed_train import distributed_arguments
 
 PROFILED, WATCHED = 4, 3  # updates under the profiler and in the debug mode
@@ -45,7 +46,7 @@ RANGES = {
     "clip-grads": "clipping",
     "optimizer": "optimizer",
 }
-CHECKS = "checks of the norm"  # the first place where the host asks for a number: it waits for the device there
+CHECKS = "checks of the norm"  # and wherever the host reads from the device what it sent for: it waits there
 METHODS = {  # of fairseq's trainer -> segments
     "_prepare_sample": "to the device",
     "zero_grad": "zero_grad",
@@ -186,9 +187,9 @@ def watch(timeline: Timeline) -> None:
         with timeline.segment("all-reduce"):
             return reduce(*args, **kwargs)
 
-    def watched(name, method):
+    def watched(segment, method):
         def call(self, *args, **kwargs):
-            with timeline.segment(METHODS[name]):
+            with timeline.segment(segment):
                 return method(self, *args, **kwargs)
 
         return call
@@ -197,8 +198,9 @@ def watch(timeline: Timeline) -> None:
     Trainer.train_step = train_step
     torch.autograd.profiler.record_function = record_function
     distributed_utils.all_reduce = all_reduce
-    for name in METHODS:
-        setattr(Trainer, name, watched(name, getattr(Trainer, name)))
+    HostCopy.read = watched(CHECKS, HostCopy.read)  # behind the optimizer's launch, where it can be
+    for name, segment in METHODS.items():
+        setattr(Trainer, name, watched(segment, getattr(Trainer, name)))
 
 
 def bare_step(trainer, batches: list) -> float:

@@ -6,6 +6,7 @@ from fairseq.logging.meters import MetersDict
 from fairseq.models import BaseFairseqModel, FairseqEncoder
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
+from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
 
 MENDED = [
@@ -24,6 +25,7 @@ MENDED = [
     (Trainer, "cumulative_training_time"),
     (Trainer, "clip_grad_norm"),
     (Trainer, "_check_grad_norms"),
+    (FairseqTask, "optimizer_step"),
 ]
 
 

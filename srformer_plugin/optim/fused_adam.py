@@ -198,9 +198,26 @@ class FusedAdam(FairseqAdam):
             clip_grads_with_norm_(with_gradient, max_norm, norm)
         return norm
 
+    def skip_next_step_if(self, flag):
+        """Let the next :meth:`step` change nothing, averages and number of updates included, where `flag` is true.
+
+        The host need not know it: PyTorch's kernel asks.
+
+        Args:
+            flag: tensor of bool, [], on any device
+
+        Returns:
+            Whether this can be: `--zero-sharding os` has another optimizer do the step.
+        """
+        if type(self.optimizer) is not torch.optim.AdamW:
+            return False
+        self.optimizer.found_inf = flag.float()  # so PyTorch names it, after what it is for
+        return True
+
     def step(self, closure=None, scale=1.0, groups=None):
         """Update the parameters and free their gradients."""
         super().step(closure, scale, groups)
+        vars(self.optimizer).pop("found_inf", None)
         if self._frees_gradients:
             for p in self.params:
                 p.grad = None

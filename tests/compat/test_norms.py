@@ -9,7 +9,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.nan_detector import NanDetector
 from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
-from stock_bart import stock
+from stock_bart import stock, train_arguments
 from update_mends import leave_updates_to_fairseq, update_as_one_of_several, without_clocks
 
 from srformer_plugin.compat.norms import GradientNorm, are_usable
@@ -19,12 +19,14 @@ from srformer_plugin.compat.transfers import HostCopy
 
 
 def trainer_of(norms):
-    """What `_check_grad_norms` needs of the first of some processes."""
+    """What `_check_grad_norms` needs of the first of some processes, or of one; its optimizer skips nothing."""
     return SimpleNamespace(
-        _grad_norm_buf=torch.tensor([7.0] * len(norms), dtype=torch.double),
+        _grad_norm_buf=torch.tensor([7.0] * len(norms), dtype=torch.double) if len(norms) > 1 else None,
         data_parallel_rank=0,
         data_parallel_process_group=None,
         cfg=SimpleNamespace(common=SimpleNamespace(amp=False)),
+        task=FairseqTask(None),
+        optimizer=SimpleNamespace(),
     )
 
 
@@ -55,6 +57,9 @@ def test_norms_are_judged_as_by_fairseq_and_read_once(monkeypatch, norms, usable
         assert Trainer._check_grad_norms(trainer_of(norms), norm) is None
         norm.value = None  # is not asked any more
         assert torch.isfinite(norm).all()
+    elif len(norms) == 1:  # the trainer finds it
+        with pytest.raises(FloatingPointError, match="^gradients are Nan/Inf$"):
+            Trainer._check_grad_norms(trainer_of(norms), norm)
     else:
         errors = []
         for check, value in ((Trainer._check_grad_norms, norm), (stock(Trainer._check_grad_norms), own)):
@@ -66,10 +71,9 @@ def test_norms_are_judged_as_by_fairseq_and_read_once(monkeypatch, norms, usable
 
 
 @pytest.mark.parametrize("value", [0.0, 2.5, math.inf, math.nan])
-def test_a_norm_that_no_other_process_has_answers_for_itself(value):
+def test_a_norm_that_the_trainer_does_not_compare_answers_for_itself(value):
+    """With --use-bmuf and slowmo."""
     norm = GradientNorm(torch.tensor(value))
-    trainer = SimpleNamespace(_grad_norm_buf=None)
-    assert Trainer._check_grad_norms(trainer, norm) is None
     assert torch.isfinite(norm).all().item() is math.isfinite(value)
     with pytest.raises(TypeError):
         torch.sqrt(norm)
@@ -98,47 +102,60 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("flags", [[], ["--bf16"], ["--bf16", "--clip-norm", "0"]], ids=" ".join)
-@pytest.mark.parametrize("optimizer", ["adam", "fused_adam"])
-@pytest.mark.parametrize("fault", ENDS)
-def test_a_training_ends_as_in_stock_and_before_its_weights_change(
-    train_here, tmp_path, monkeypatch, fault, optimizer, flags
-):
-    """In its third update; crash.pt has the weights of the second."""
-    train_step, numbers = FairseqTask.train_step, []
+@pytest.fixture
+def ended(tiny_corpus, tmp_path, train_in_process, monkeypatch):
+    """Function (fault, stock, flags) -> error and crash.pt of a training that ends in its third update.
 
-    def poisoned(self, sample, model, criterion, optimizer, update_num, **more):
-        found = train_step(self, sample, model, criterion, optimizer, update_num, **more)
-        numbers.append(update_num)
-        if update_num == 2 and fault != "another in the other process":
-            next(p for p in model.parameters() if p.grad is not None).grad.view(-1)[0] = math.nan
-        return found
+    The weights of crash.pt, and the optimizer's averages, are those of the second.
+    """
 
-    def run(name):
-        del numbers[:]
+    def run(fault, is_stock, *flags, device="cpu"):
+        train_step, numbers = FairseqTask.train_step, []
+
+        def poisoned(self, sample, model, criterion, optimizer, update_num, **more):
+            found = train_step(self, sample, model, criterion, optimizer, update_num, **more)
+            numbers.append(update_num)
+            if update_num == 2 and fault != "another in the other process":
+                next(p for p in model.parameters() if p.grad is not None).grad.view(-1)[0] = math.nan
+            return found
+
+        folder = tmp_path / ("stock" if is_stock else "mended")
+        arguments = [flag for flag in train_arguments(tiny_corpus, folder) if (flag, device) != ("--cpu", "cuda")]
         with monkeypatch.context() as patch:
             patch.setattr(FairseqTask, "train_step", poisoned)
             # PyTorch's hooks for gradients end in StopIteration at the dictionary that fairseq's encoder returns
             patch.setattr(NanDetector, "add_hooks", lambda self, module: None)
             if fault != "no number":
                 update_as_one_of_several(patch, lambda norm: norm * (2 if numbers[-1] == 2 else 1))
-            if name == "stock":
+            if is_stock:
                 leave_updates_to_fairseq(patch.setattr)
             with pytest.raises(FloatingPointError) as caught:
-                train_here(
-                    "--optimizer", optimizer, "--clip-norm", 0.5, *flags, "--max-update", 4, "--disable-validation",
-                    "--save-dir", tmp_path / name, "--save-interval-updates", 2,
+                train_in_process(
+                    *arguments, "--distributed-world-size", 1, "--clip-norm", 0.5, "--max-update", 4,
+                    "--disable-validation", "--save-interval-updates", 2, *flags,
                 )  # fmt: skip
         assert numbers == [0, 1, 2, 2]  # the passes are made again to find the place
         kept, crashed = (
-            without_clocks(torch.load(tmp_path / name / file, weights_only=True))
-            for file in ("checkpoint_1_2.pt", "crash.pt")
+            without_clocks(torch.load(folder / file, weights_only=True)) for file in ("checkpoint_1_2.pt", "crash.pt")
         )
         assert crashed["model"] == kept["model"]
         assert crashed["last_optimizer_state"] == kept["last_optimizer_state"]
+        assert ENDS[fault] in str(caught.value)
         return str(caught.value), crashed
 
-    (our_error, ours), (their_error, theirs) = run("mended"), run("stock")
-    assert our_error == their_error
-    assert ENDS[fault] in our_error
+    return run
+
+
+@pytest.mark.parametrize("flags", [[], ["--bf16"], ["--bf16", "--clip-norm", "0"]], ids=" ".join)
+@pytest.mark.parametrize("optimizer", ["adam", "fused_adam"])
+@pytest.mark.parametrize("fault", ENDS)
+def test_a_training_ends_as_in_stock_and_before_its_weights_change(ended, fault, optimizer, flags):
+    ours, theirs = (ended(fault, is_stock, "--optimizer", optimizer, *flags) for is_stock in (False, True))
     assert ours == theirs
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("flags", [[], ["--bf16"], ["--bf16", "--fp16-no-flatten-grads"]], ids=" ".join)
+@pytest.mark.parametrize("fault", ENDS)
+def test_on_a_gpu_a_training_ends_before_its_weights_change(ended, fault, flags):
+    ended(fault, False, "--optimizer", "fused_adam", *flags, device="cuda")

@@ -1,6 +1,5 @@
 """What several processes sum up beside gradients: the numbers are fairseq's, and the host reads them late."""
 
-import contextlib
 import re
 from types import SimpleNamespace
 
@@ -9,15 +8,12 @@ import torch
 import warm
 from conftest import run_side_by_side
 from fairseq.distributed import utils as distributed_utils
-from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
 from helpers import free_port
 from stock_bart import stock, train_arguments
-from torch.utils._python_dispatch import TorchDispatchMode
-from update_mends import leave_updates_to_fairseq, update_as_one_of_several, without_clocks
+from update_mends import without_clocks
 
 from srformer_plugin.compat.sums import ReadLater, SampleSize
-from srformer_plugin.compat.transfers import HostCopy
 
 RANK = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 TIMES = r'"\w*(wps|ups|wall)": "[^"]*"(, )?'
@@ -64,96 +60,6 @@ def test_two_processes_train_as_with_fairseqs_own_sums(tiny_corpus, tmp_path, fl
     assert any('"valid_loss"' in line for line in our_log)
     assert without_clocks(ours) == without_clocks(theirs)
     assert type(ours["extra_state"]["previous_training_time"]) is float
-
-
-class Numbers(TorchDispatchMode):
-    """Notes when a tensor is asked for its number."""
-
-    def __init__(self, noted):
-        super().__init__()
-        self.noted = noted
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten._local_scalar_dense.default:
-            self.noted.append("number")
-        return function(*args, **(kwargs or {}))
-
-
-def what_is_read(train_here, monkeypatch):
-    """Of each update behind its passes: "number" of a tensor, "copy" on the host, and where the "optimizer" begins."""
-    update_as_one_of_several(monkeypatch)
-    updates, behind = [], contextlib.ExitStack()
-    train_step, aggregate = Trainer.train_step, Trainer._aggregate_logging_outputs
-
-    def _aggregate_logging_outputs(*args, **kwargs):
-        updates.append([])
-        behind.enter_context(Numbers(updates[-1]))
-        return aggregate(*args, **kwargs)
-
-    monkeypatch.setattr(Trainer, "_aggregate_logging_outputs", _aggregate_logging_outputs)
-    monkeypatch.setattr(Trainer, "train_step", lambda *args: (train_step(*args), behind.close())[0])
-
-    def noted(what, function):
-        return lambda *args, **more: updates[-1].append(what) or function(*args, **more)
-
-    monkeypatch.setattr(HostCopy, "read", noted("copy", HostCopy.read))
-    monkeypatch.setattr(FairseqTask, "optimizer_step", noted("optimizer", FairseqTask.optimizer_step))
-    train_here("--log-interval", 100, "--clip-norm", 0.5, "--disable-validation", "--no-save", "--report-accuracy")
-    return updates
-
-
-def test_an_update_reads_one_number_before_the_optimizer_and_all_sums_behind_it(train_here, monkeypatch):
-    # the number is the norm's answer that it is finite, which is on the host
-    assert what_is_read(train_here, monkeypatch) == [["copy", "number", "optimizer", "copy"]] * 2
-
-
-def test_stock_reads_the_sums_one_by_one(train_here, monkeypatch):
-    leave_updates_to_fairseq(monkeypatch.setattr)
-    for update in what_is_read(train_here, monkeypatch):
-        before = update.index("optimizer")
-        assert before >= 4
-        assert len(update) - before > 10
-
-
-def update_on_a_gpu(corpus, folder, train_in_process, monkeypatch, *flags):
-    """Three updates, in which an error is raised where the host waits for the device behind the passes.
-
-    For an event of the device it may.
-    """
-    train_step, aggregate = Trainer.train_step, Trainer._aggregate_logging_outputs
-
-    def _aggregate_logging_outputs(*args, **kwargs):
-        torch.cuda.set_sync_debug_mode("error")
-        return aggregate(*args, **kwargs)
-
-    def watched(*args):
-        try:
-            return train_step(*args)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-
-    monkeypatch.setattr(Trainer, "_aggregate_logging_outputs", _aggregate_logging_outputs)
-    monkeypatch.setattr(Trainer, "train_step", watched)
-    arguments = [flag for flag in train_arguments(corpus, folder) if flag != "--cpu"]
-    train_in_process(
-        *arguments, "--distributed-world-size", 1, "--max-update", 3, "--optimizer", "fused_adam", "--clip-norm", 0.5,
-        "--disable-validation", "--no-save", "--log-interval", 100, *flags,
-    )  # fmt: skip
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("flags", [[], ["--bf16"], ["--bf16", "--update-freq", "2"]], ids=" ".join)
-def test_on_a_gpu_the_host_waits_for_its_copies_alone(tiny_corpus, tmp_path, train_in_process, monkeypatch, flags):
-    update_as_one_of_several(monkeypatch)
-    update_on_a_gpu(tiny_corpus, tmp_path, train_in_process, monkeypatch, *flags)
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_stock_waits_for_every_number(tiny_corpus, tmp_path, train_in_process, monkeypatch):
-    leave_updates_to_fairseq(monkeypatch.setattr)
-    update_as_one_of_several(monkeypatch)
-    with pytest.raises(RuntimeError, match="synchronizing CUDA operation"):
-        update_on_a_gpu(tiny_corpus, tmp_path, train_in_process, monkeypatch)
 
 
 # --- sums -------------------------------------------------------------------------------------------------

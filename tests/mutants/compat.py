@@ -222,4 +222,22 @@ MUTANTS = [
         "new": "pass",
         "tests": "tests/compat/test_norms.py -k judged",
     },
+    {  # nobody looks behind the optimizer
+        "file": "srformer_plugin/compat/norms.py",
+        "old": "            if look is not None:\n                look()",
+        "new": "            pass",
+        "tests": "tests/compat/test_norms.py -k ends_as",
+    },
+    {  # a task of one's own may not look
+        "file": "srformer_plugin/compat/norms.py",
+        "old": "        return False  # nobody would look behind it",
+        "new": "        pass",
+        "tests": "tests/compat/test_update_reads.py -k itself",
+    },
+    {
+        "file": "srformer_plugin/optim/fused_adam.py",
+        "old": '        vars(self.optimizer).pop("found_inf", None)\n',
+        "new": "",
+        "tests": "tests/optim/test_fused_adam.py -k skipped",
+    },
 ]

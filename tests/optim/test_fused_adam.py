@@ -99,6 +99,39 @@ def test_gradients_are_freed_by_the_step():
     assert all(p.grad is None for p in params)
 
 
+@pytest.mark.parametrize("updates_before", [0, 2])
+def test_a_step_that_is_skipped_changes_nothing_and_the_next_one_goes_on(updates_before):
+    ends = []
+    for skips in (True, False):
+        params, generator = parameters(device=DEVICE), torch.Generator().manual_seed(1)
+        optimizer = build_optimizer(config("fused_adam", weight_decay=0.1).optimizer, params)
+        for _ in range(updates_before):
+            give_gradients(params, generator)
+            assert optimizer.skip_next_step_if(torch.tensor(False, device=DEVICE))
+            optimizer.step()
+        if skips:
+            before = values(params)
+            give_gradients(params, None, scale=math.nan)
+            assert optimizer.skip_next_step_if(torch.tensor(True, device=DEVICE))
+            optimizer.step()
+            assert torch.equal(values(params), before)
+            assert {state["step"] for state in optimizer.state_dict()["state"].values()} == {updates_before}
+        give_gradients(params, generator)
+        optimizer.step()
+        ends.append((values(params), optimizer.state_dict()["state"]))
+    assert torch.equal(ends[0][0], ends[1][0])
+    for mine, other in zip(ends[0][1].values(), ends[1][1].values()):
+        assert mine["step"] == other["step"] == updates_before + 1
+        assert all(torch.equal(mine[name], other[name]) for name in ("exp_avg", "exp_avg_sq"))
+
+
+def test_a_step_that_others_make_is_not_skipped():
+    optimizer = build_optimizer(config("fused_adam").optimizer, parameters())
+    optimizer.optimizer = type("Sharded", (torch.optim.AdamW,), {})(parameters())
+    assert not optimizer.skip_next_step_if(torch.tensor(True))
+    assert not hasattr(optimizer.optimizer, "found_inf")
+
+
 # --- the norm -------------------------------------------------------------------------------------------------
 
 shapes = st.lists(st.lists(st.integers(0, 5), max_size=3).map(tuple), min_size=1, max_size=6)
