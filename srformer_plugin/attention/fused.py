@@ -3,6 +3,8 @@
 No (B, H, T, S) tensor on a GPU, and dropout inside the kernel. On a CPU, with dropout, PyTorch makes one.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -63,12 +65,35 @@ def aligned(bias: Tensor) -> Tensor:
     return F.pad(bias, (0, -width % BIAS_ALIGNMENT))[..., :width]
 
 
-def padding_bias(padding_mask: Tensor | None, like: Tensor) -> Tensor | None:
-    """What hides padding: (B, 1, 1, S) of the dtype of `like`, from a mask (B, S) that is True there.
+class Padding(NamedTuple):
+    """What hides the padding of sources from an attention to all of them; made by `hide`.
 
-    The lowest number and not infinity: a source of padding alone has finite weights.
+    The softmax over a source of padding alone has finite weights, the same for all its keys, and so has its gradient.
+    What it reads is to be no number but zero: either the attention's output, or the values, are filled with zeros
+    where `empty` is True.
+
+    Attributes:
+        bias: (B, 1, 1, S), added to the scores: 0, or at padding `lowest` of its dtype.
+        empty: (B, 1, 1, 1) bool, True for a source of padding alone.
     """
+
+    bias: Tensor
+    empty: Tensor
+
+
+def lowest(dtype: torch.dtype) -> float:
+    """What is added to a score to hide its key, whose weight is then 0 beside any other's.
+
+    Not infinity: the softmax of a row that has nothing else would be NaN, and its gradient too. Half of the lowest
+    number, so that the sum with a score is finite.
+    """
+    return torch.finfo(dtype).min / 2
+
+
+def hide(padding_mask: Tensor | None, like: Tensor) -> Padding | None:
+    """The `Padding` of a mask (B, S) that is True at padding, of the dtype of `like`; None: there is none."""
     if padding_mask is None:
         return None
-    bias = like.new_zeros(padding_mask.shape).masked_fill_(padding_mask.bool(), torch.finfo(like.dtype).min)
-    return bias[:, None, None, :]
+    padding_mask = padding_mask.bool()[:, None, None, :]
+    bias = like.new_zeros(padding_mask.shape).masked_fill_(padding_mask, lowest(like.dtype))
+    return Padding(bias, padding_mask.all(dim=-1, keepdim=True))

@@ -1,5 +1,6 @@
 """What every cross-attention of the decoders shares: projections, and a source kept once for all hypotheses."""
 
+import torch
 import torch.nn.functional as F
 from fairseq.incremental_decoding_utils import with_incremental_state
 from fairseq.modules import MultiheadAttention
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigurationError
 from .dropout import current_rate
-from .fused import fused_attention
+from .fused import Padding, fused_attention
 from .source_context import SourceContext, as_context
 
 
@@ -44,8 +45,6 @@ class SharedByBeams(nn.Module):
     incremental state, not on the module, which another generator or a training step may use next.
     """
 
-    masked_score = float("-inf")  # added to the score of a source position that is padding
-
     def set_beam_size(self, beam_size: int) -> None:
         """Answer fairseq's question whether this attention can share keys and values between hypotheses."""
 
@@ -55,6 +54,11 @@ class SharedByBeams(nn.Module):
     def project_source(self, states: Tensor, context: SourceContext) -> tuple[Tensor, Tensor]:
         """Keys and values of encoder states (N, B, C_enc), each (N, B, H * D), unless `context` has them already."""
         return context.projected.get(self) or (self.k_proj(states), self.v_proj(states))
+
+    def split_source(self, states: Tensor, context: SourceContext) -> tuple[Tensor, Tensor, Padding | None]:
+        """Keys and values of encoder states (N, B, C_enc), each (B, H, N, D), and what hides their padding."""
+        keys, values = (split_heads(x, self.num_heads) for x in self.project_source(states, context))
+        return keys, values, context.hide(keys)
 
     def project_query(self, query: Tensor, hypotheses: int) -> Tensor:
         """Scaled queries: (T, B * x, C) -> (B, H, x * T, D)."""
@@ -81,13 +85,11 @@ class SharedByBeams(nn.Module):
         Raises:
             ConfigurationError: this attention cannot be computed with tensors of fixed shapes.
         """
-        projected = self.project_source(encoder_states, context)
-        source = dict(zip(("keys", "values"), (split_heads(x, self.num_heads) for x in projected)))
-        padding_mask = context.padding_mask
-        if padding_mask is not None:
-            bias = source["keys"].new_zeros(padding_mask.shape).masked_fill(padding_mask, self.masked_score)
-            source["bias"] = bias[:, None, None, :]
-        return source
+        keys, values, padding = self.split_source(encoder_states, context)
+        if padding is None:
+            return {"keys": keys, "values": values}
+        # the values and not each step's output: once for all steps
+        return {"keys": keys, "values": values.masked_fill(padding.empty, 0), "bias": padding.bias}
 
     def step(self, query: Tensor, source: "dict[str, Tensor]", position: Tensor) -> Tensor:
         """`forward` for one position that only the device knows: no host synchronisation, the same shapes every time.
@@ -139,7 +141,8 @@ class FullCrossAttention(SharedByBeams, MultiheadAttention):
     """fairseq's own attention to the whole source (`--cross-attention full`).
 
     Stock to the bit in evaluation; in training by fused kernels. And hypotheses are counted: stock leaves the last
-    generator's beam size on the module, and a training step after it attends to every beam-th sentence only.
+    generator's beam size on the module, and a training step after it attends to every beam-th sentence only. A source
+    of padding alone gives zeros before the output projection, where stock's numbers, and gradients, are NaN.
     """
 
     def forward(self, query, key, value, key_padding_mask=None, incremental_state=None, need_weights=True, **kwargs):
@@ -148,29 +151,51 @@ class FullCrossAttention(SharedByBeams, MultiheadAttention):
         if self.training and incremental_state is None and not need_weights and self._is_plain(kwargs):
             return self._attend_fused(query, key, context), None
         before = self._load(incremental_state) if incremental_state is not None else {}
-        output = super().forward(query, key, value, context.padding_mask, incremental_state, need_weights, **kwargs)
+        mask, empty = context.padding_mask, None
+        if mask is not None and not before and not self._adds_keys:
+            mask = mask.bool()
+            empty = mask.all(dim=1)
+            mask = mask & ~empty.unsqueeze(1)  # so that stock's softmax is not NaN
+        output = super().forward(query, key, value, mask, incremental_state, need_weights, **kwargs)
         if incremental_state is not None:
             saved = self._load(incremental_state)
             saved["beam_size"] = before.get("beam_size", query.size(1) // saved["prev_key"].size(0))
-        return output
+            if empty is not None:  # for the later steps
+                saved["prev_value"] = saved["prev_value"].masked_fill(empty[:, None, None, None], 0)
+        if empty is None or kwargs.get("before_softmax"):
+            return output
+        return self._fill_empty(*output, empty)
+
+    def _fill_empty(self, output: Tensor, weights: Tensor | None, empty: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What stock computed, (T, B * x, C) and weights, where the sources `empty` (B,) are read as nothing."""
+        empty = empty.repeat_interleave(output.size(1) // empty.size(0))[:, None]
+        nothing = output.new_zeros(()) if self.out_proj.bias is None else self.out_proj.bias.to(output.dtype)
+        weights = None if weights is None else weights.masked_fill(empty.unsqueeze(2), 0)
+        return torch.where(empty, nothing, output), weights
+
+    @property
+    def _adds_keys(self) -> bool:
+        """Whether fairseq's options add keys, so that there is something to attend to in any source."""
+        return self.bias_k is not None or self.add_zero_attn
 
     def _is_plain(self, options) -> bool:
         """Whether nothing but keys and padding is asked for, by the call's further options or by the module's."""
         asked = any(options.get(name) for name in ("before_softmax", "need_head_weights"))
-        added = self.bias_k is not None or self.add_zero_attn
-        return not (asked or added or self.onnx_trace) and options.get("attn_mask") is None
+        return not (asked or self._adds_keys or self.onnx_trace) and options.get("attn_mask") is None
 
     def _attend_fused(self, query: Tensor, key: Tensor, context: SourceContext) -> Tensor:
         """Without fairseq's scores and weights, (B * H, T, N) several times over. The same but for rounding."""
         hypotheses = query.size(1) // key.size(1)
         queries = self.split_query(self.q_proj(query), hypotheses)
-        keys, values = (split_heads(x, self.num_heads) for x in self.project_source(key, context))
-        bias = context.padding_bias(queries)
-        output = fused_attention(queries, keys, values, bias, current_rate(self.dropout_module), self.scaling)
+        keys, values, padding = self.split_source(key, context)
+        dropout = current_rate(self.dropout_module)
+        output = fused_attention(queries, keys, values, padding and padding.bias, dropout, self.scaling)
+        if padding is not None:
+            output = output.masked_fill(padding.empty, 0)
         return self.out_proj(self.join_heads(output, hypotheses))
 
     def open_source(self, encoder_states, context, length):
         """As in `SharedByBeams.open_source`."""
-        if self.bias_k is not None or self.add_zero_attn:
+        if self._adds_keys:
             raise ConfigurationError("cross-attention with --add-bias-kv or --add-zero-attn")
         return super().open_source(encoder_states, context, length)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .fused import padding_bias
+from .fused import Padding, hide
 from .method.plan import SegmentPlan
 from .method.segments import SourceLayout
 from .projections import project_together
@@ -15,7 +15,7 @@ class SourceContext:
     """What one forward pass of the decoder knows and every layer's cross-attention needs.
 
     A decoder hands it to its layers in the place of the padding mask, which fairseq's layers pass on untouched.
-    It lives for one forward pass, so that layout, plan and bias are computed once and not per layer.
+    It lives for one forward pass, so that layout, plan and what hides the padding are computed once and not per layer.
 
     Args:
         padding_mask: (B, N) bool, True at padding; None: no padding.
@@ -38,7 +38,7 @@ class SourceContext:
         self.projected: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self._layouts: dict[tuple, SourceLayout] = {}
         self._plans: dict[tuple, SegmentPlan] = {}
-        self._biases: dict[torch.dtype, Tensor | None] = {}
+        self._hidden: dict[torch.dtype, Padding | None] = {}
 
     def project_for(self, attentions: Sequence[nn.Module], states: Tensor) -> None:
         """Fill `projected` with the keys and values (N, B, H * D) of states (N, B, C), by one product for all."""
@@ -63,11 +63,11 @@ class SourceContext:
             self._plans[key] = schedule.plan(layout, **positions)
         return self._plans[key]
 
-    def padding_bias(self, like: Tensor) -> Tensor | None:
-        """`fused.padding_bias` of the source, computed once for a dtype."""
-        if like.dtype not in self._biases:
-            self._biases[like.dtype] = padding_bias(self.padding_mask, like)
-        return self._biases[like.dtype]
+    def hide(self, like: Tensor) -> Padding | None:
+        """`fused.hide` of the source, computed once for a dtype."""
+        if like.dtype not in self._hidden:
+            self._hidden[like.dtype] = hide(self.padding_mask, like)
+        return self._hidden[like.dtype]
 
 
 def as_context(key_padding_mask) -> SourceContext:

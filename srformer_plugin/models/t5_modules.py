@@ -17,13 +17,13 @@ from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
 from ..attention.dropout import attention_dropout, current_rate
-from ..attention.fused import fused_attention
+from ..attention.fused import fused_attention, lowest
 from ..attention.shared_by_beams import SharedByBeams, add_projections, merge_heads, split_heads
 from ..attention.source_context import as_context
 
 # Added to the score of a key that must not be seen. Finite in every dtype, so that a query that sees no key at all
 # (padding before a left-padded target) is not NaN.
-MASKED = torch.finfo(torch.float16).min
+MASKED = lowest(torch.float16)
 
 
 class RMSNorm(nn.Module):
@@ -124,6 +124,8 @@ def attend(
     wide = torch.promote_types(query.dtype, torch.float32)
     scores = query.to(wide) @ keys.to(wide).transpose(-1, -2)
     weights = F.softmax(scores if bias is None else scores + bias, dim=-1)
+    if bias is not None:  # 0 already, but for a query that sees no key at all
+        weights = weights.masked_fill(bias <= MASKED, 0)
     return F.dropout(weights, dropout, training=dropout > 0).to(values.dtype) @ values, weights
 
 
@@ -200,7 +202,6 @@ class T5CrossAttention(SharedByBeams, _Projections):
     """Attention to the whole source (`--cross-attention full`), its keys and values kept once per sentence."""
 
     scaling = 1.0  # T5 does not scale its queries
-    masked_score = MASKED
 
     def forward(
         self,
@@ -215,22 +216,28 @@ class T5CrossAttention(SharedByBeams, _Projections):
         need_head_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """As `SegmentedCrossAttention.forward`: query (T, B * x, C) with x hypotheses a sentence, key (N, B, C)."""
-        rows = query.size(1)
-        saved = self._load(incremental_state) if incremental_state is not None else {}
-        if not saved:
-            source = self.open_source(key, as_context(key_padding_mask), length=query.size(0))
-            saved = {
-                "prev_key": source["keys"],
-                "prev_value": source["values"],
-                "bias": source.get("bias"),
-                "beam_size": rows // key.size(1),
-            }
-            if incremental_state is not None:
+        context, empty = as_context(key_padding_mask), None
+        if incremental_state is None:
+            keys, values, padding = self.split_source(key, context)
+            bias, empty = (None, None) if padding is None else padding
+            beam = query.size(1) // key.size(1)
+        else:
+            saved = self._load(incremental_state)
+            if not saved:
+                source = self.open_source(key, context, length=query.size(0))
+                saved = {
+                    "prev_key": source["keys"],
+                    "prev_value": source["values"],
+                    "bias": source.get("bias"),
+                    "beam_size": query.size(1) // key.size(1),
+                }
                 self.set_incremental_state(incremental_state, "attn_state", saved)
-        keys, values, bias, beam = (saved[name] for name in ("prev_key", "prev_value", "bias", "beam_size"))
+            keys, values, bias, beam = (saved[name] for name in ("prev_key", "prev_value", "bias", "beam_size"))
         q = self.split_query(self.q_proj(query), beam)  # hypotheses are more queries to the same keys
         dropout = current_rate(self.dropout_module)
         output, weights = attend(q, keys, values, bias, dropout, need_weights or need_head_weights)
+        if empty is not None:
+            output = output.masked_fill(empty, 0)
         if weights is not None:
             weights = self.join_weights(weights, beam, need_head_weights)
         return self.out_proj(self.join_heads(output, beam)), weights

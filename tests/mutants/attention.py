@@ -18,6 +18,24 @@ TRITON_HERE = "srformer_plugin/triton_here.py"
 TRITON_HERE_TESTS = "tests/test_triton_here.py"
 
 MUTANTS = [
+    {  # what hides padding overflows
+        "file": "srformer_plugin/attention/fused.py",
+        "old": "return torch.finfo(dtype).min / 2",
+        "new": 'return float("-inf")',
+        "tests": "tests/models/test_empty_sources.py -k finite",
+    },
+    {  # a source of padding alone is read in training
+        "file": "srformer_plugin/attention/shared_by_beams.py",
+        "old": "            output = output.masked_fill(padding.empty, 0)\n",
+        "new": "            pass\n",
+        "tests": "tests/models/test_empty_sources.py -k gradient",
+    },
+    {  # and in the steps behind the first
+        "file": "srformer_plugin/attention/shared_by_beams.py",
+        "old": 'saved["prev_value"].masked_fill(empty[:, None, None, None], 0)',
+        "new": 'saved["prev_value"]',
+        "tests": "tests/models/test_empty_sources.py -k step_by_step",
+    },
     {  # kernels without a compiler
         "file": TRITON_HERE,
         "old": "return missing() or (None if is_interpreted() else no_launchers())",

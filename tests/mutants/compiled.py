@@ -86,14 +86,14 @@ MUTANTS = [
     },
     {
         "file": SHARED,
-        "old": "bias, current_rate(self.dropout_module), self.scaling)",
-        "new": "bias, 0.0, self.scaling)",
+        "old": "padding and padding.bias, dropout, self.scaling)",
+        "new": "padding and padding.bias, 0.0, self.scaling)",
         "tests": f"{FUSED_TESTS} -k dropout",
     },
     {
         "file": FUSED,
-        "old": "masked_fill_(padding_mask.bool(), torch.finfo(like.dtype).min)",
-        "new": "masked_fill_(padding_mask.bool(), -1.0)",
+        "old": "masked_fill_(padding_mask, lowest(like.dtype))",
+        "new": "masked_fill_(padding_mask, -1.0)",
         "tests": f"{FUSED_TESTS} -k are_fairseqs",
     },
     {

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..fused import hide
 from ..method.memory import masked_softmax
 
 FEW_QUERIES = 16  # so many copies of their own segments cost less than sorting
@@ -56,11 +57,8 @@ def attend_segments(
 
 def attend_all(query: Tensor, keys: Tensor, values: Tensor, is_real: Tensor | None, dropout: float = 0.0) -> Tensor:
     """Attention to all segments: full attention. Arguments as `attend_segments`'; (B, H, Q, D)."""
-    bias = None
-    if is_real is not None:
-        # finite, so that a source without a token, whose values are zeros, gives zeros
-        hidden = query.new_zeros(is_real.shape).masked_fill(~is_real, torch.finfo(query.dtype).min)
-        bias = hidden.flatten(1)[:, None, None, :]
+    padding = None if is_real is None else hide(~is_real.flatten(1), query)
+    bias = None if padding is None else padding.bias  # the values of a source of padding alone are zeros already
     keys, values = keys.flatten(2, 3), values.flatten(2, 3)
     return F.scaled_dot_product_attention(query, keys, values, bias, dropout_p=dropout, scale=1.0)
 
