@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+MOST_RESAMPLINGS = 1_000_000  # whose means are in memory together; their intervals differ by less than is printed
+
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
@@ -12,6 +14,14 @@ def positive(text: str) -> int:
 def non_negative(text: str) -> int:
     """A whole number of at least 0."""
     return _at_least(0, text)
+
+
+def resamplings(text: str) -> int:
+    """A number of resamplings of a bootstrap: from 1 to `MOST_RESAMPLINGS`."""
+    value = _at_least(1, text)
+    if value > MOST_RESAMPLINGS:
+        raise argparse.ArgumentTypeError(f"{value} is more than {MOST_RESAMPLINGS:,}")
+    return value
 
 
 def share(text: str) -> float:

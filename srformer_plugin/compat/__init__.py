@@ -31,6 +31,8 @@ from .decoding import (
     attend_to_the_own_source,
     block_repeated_ngrams,
     count_sentences_of_a_diverse_beam,
+    name_lengths_that_exclude_each_other,
+    name_more_words_than_there_are,
     replace_unknown_words_without_a_file,
 )
 from .dictionaries import read_tokens_at_once, skip_byte_order_mark
@@ -80,6 +82,8 @@ MENDS = (
     attend_to_the_own_source,
     block_repeated_ngrams,
     count_sentences_of_a_diverse_beam,
+    name_lengths_that_exclude_each_other,
+    name_more_words_than_there_are,
     replace_unknown_words_without_a_file,
     skip_byte_order_mark,
     read_tokens_at_once,

@@ -5,9 +5,10 @@ import math
 from fairseq import utils
 from fairseq.modules import MultiheadAttention
 from fairseq.ngram_repeat_block import NGramRepeatBlock
-from fairseq.search import DiverseBeamSearch
+from fairseq.search import DiverseBeamSearch, Sampling
 from fairseq.sequence_generator import SequenceGenerator
 
+from ..errors import ConfigurationError
 from .patching import wrap
 
 
@@ -77,6 +78,61 @@ def count_sentences_of_a_diverse_beam():
         return _generate
 
     wrap(SequenceGenerator, "_generate", make_wrapper)
+
+
+def name_lengths_that_exclude_each_other():
+    """Name ``--min-len`` where an output of that length would be longer than the longest one.
+
+    That depends on the source with ``--max-len-a``, and on the model's positions: "min_len cannot be larger than
+    max_len, please adjust these!" (``sequence_generator.py:275``). Not needed when that error names a flag.
+    """
+
+    def make_wrapper(original):
+        def _generate(self, sample, *args, **kwargs):
+            check_lengths(self, sample)
+            return original(self, sample, *args, **kwargs)
+
+        return _generate
+
+    wrap(SequenceGenerator, "_generate", make_wrapper)
+
+
+def check_lengths(generator: SequenceGenerator, sample: dict) -> None:
+    """Raise a ConfigurationError where a batch has no length between the shortest and the longest output."""
+    tokens = sample["net_input"].get("src_tokens")
+    if tokens is None:  # sources that are not tokens
+        return
+    if generator.match_source_len:
+        longest = int((tokens.ne(generator.eos) & tokens.ne(generator.pad)).sum(dim=1).max())
+        reason = "as long as the source"
+    else:
+        longest = min(int(generator.max_len_a * tokens.size(1) + generator.max_len_b), generator.max_len - 1)
+        reason = f"by --max-len-a, --max-len-b and the {generator.max_len:,} positions that there are"
+    if generator.min_len > longest:
+        raise ConfigurationError(
+            f"--min-len {generator.min_len} is more than the longest output of a source of {tokens.size(1):,} tokens, "
+            f"which has {longest:,}, {reason}: give at most that"
+        )
+
+
+def name_more_words_than_there_are():
+    """Name ``--sampling-topk`` where the dictionary has fewer words.
+
+    ``search.py:774``: "selected index k out of range". Not needed when that error names the flag.
+    """
+
+    def make_wrapper(original):
+        def __init__(self, tgt_dict, sampling_topk=-1, *args, **kwargs):
+            if sampling_topk > len(tgt_dict):
+                raise ConfigurationError(
+                    f"--sampling-topk {sampling_topk} is more than the dictionary's {len(tgt_dict):,} words: give at "
+                    "most that, or leave it out"
+                )
+            original(self, tgt_dict, sampling_topk, *args, **kwargs)
+
+        return __init__
+
+    wrap(Sampling, "__init__", make_wrapper)
 
 
 def replace_unknown_words_without_a_file():

@@ -17,15 +17,22 @@ READ_BY_GENERATORS = frozenset(
     )
 )  # fmt: skip
 
-# name -> (test, what it must be)
+MOST_HYPOTHESES = 1000  # each has scores of the whole vocabulary, and keys and values of all layers
+
+# name -> (test, what it must be). What is added to log-probabilities, or multiplies or divides them, leaves sums over
+# thousands of tokens finite, and the differences between words more than rounding.
 BOUNDS = {
-    **dict.fromkeys(("lenpen", "diversity_rate", "diverse_beam_strength"), (math.isfinite, "a number")),
-    "unkpen": (lambda x: x > -math.inf, "a number"),  # inf: never
-    "beam": (lambda x: x >= 1, "at least 1"),
-    "max_len_a": (lambda x: 0 <= x < math.inf, "a number, at least 0"),
+    "lenpen": (lambda x: abs(x) <= 10, "from -10 to 10"),  # an exponent of lengths
+    **dict.fromkeys(("diverse_beam_strength", "lm_weight"), (lambda x: abs(x) <= 1000, "from -1000 to 1000")),
+    "diversity_rate": (lambda x: x == -1 or 0 <= x <= 1000, "from 0 to 1000"),
+    "unkpen": (lambda x: x >= -1000, "at least -1000"),  # inf: never
+    "beam": (lambda x: 1 <= x <= MOST_HYPOTHESES, f"from 1 to {MOST_HYPOTHESES:,}"),
+    "nbest": (lambda x: x >= 1, "at least 1"),
+    "prefix_size": (lambda x: x >= 0, "at least 0"),
+    "max_len_a": (lambda x: 0 <= x <= 1000, "from 0 to 1000"),
     "max_len_b": (lambda x: x >= 0, "at least 0"),
     "min_len": (lambda x: x >= 0, "at least 0"),
-    "temperature": (lambda x: 0 < x < math.inf, "a number above 0"),
+    "temperature": (lambda x: 0.001 <= x < math.inf, "finite, and at least 0.001"),  # float16 ends at 65,504
     "no_repeat_ngram_size": (lambda x: x >= 0, "at least 0"),
     "sampling_topk": (lambda x: x == -1 or x >= 1, "at least 1"),
     "sampling_topp": (lambda x: x == -1 or 0 < x <= 1, "above 0 and at most 1"),
@@ -105,6 +112,8 @@ def check_generation(
         refuse("diverse_beam_groups", f"must divide the beam, {full['beam']}")
     if flag is not None and "diverse_beam_strength" in settings and full["diverse_beam_groups"] < 1:
         refuse("diverse_beam_strength", "does nothing without diverse_beam_groups")
+    if full["nbest"] > full["beam"]:
+        refuse("nbest", f"is more than the beam has hypotheses, {full['beam']}")
     longest = None if full["match_source_len"] or full["max_len_a"] > 0 else full["max_len_b"]
     if longest is not None and full["min_len"] > longest:
         name = "max_len_b" if full["min_len"] == fields["min_len"].default else "min_len"

@@ -7,6 +7,7 @@ import torch
 from fairseq import search
 from fairseq.sequence_generator import SequenceGenerator
 
+from ..compat.decoding import check_lengths
 from ..errors import ConfigurationError
 from .beam_search import BeamSearch, SearchSettings
 from .static_decoder import StaticDecoder, check_supported
@@ -39,6 +40,7 @@ class FastSequenceGenerator(SequenceGenerator):
         self._searches.clear()
 
     def _generate(self, sample, prefix_tokens=None, constraints=None, bos_token=None):
+        check_lengths(self, sample)
         try:
             self._check(sample, prefix_tokens, constraints)
             first = None if prefix_tokens is None else int(prefix_tokens[0, 0])
@@ -52,8 +54,6 @@ class FastSequenceGenerator(SequenceGenerator):
     def _find(self, source, bos, first):
         """The hypotheses of `source` (B, N), which begin with the token `first` if it is not None."""
         max_len = min(int(self.max_len_a * source.size(1) + self.max_len_b), self.max_len - 1)
-        if self.min_len > max_len:
-            raise AssertionError("min_len cannot be larger than max_len, please adjust these!")
         rows = source.size(0)
         found = self._search(self._fill_up(source), max_len)
         found.search.start(bos, max_len, first)

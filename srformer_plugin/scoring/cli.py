@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from data_prep.arguments import non_negative, positive
+from data_prep.arguments import non_negative, positive, resamplings
 from data_prep.errors import UserError, command
 from data_prep.whole import refuse_to_replace, write_text
 
@@ -44,7 +44,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--save", metavar="FOLDER", help="also write what --json prints, score.json, and score.txt")
     parser.add_argument("--per-example", metavar="FILE", help="write a JSON line for each text of each system")
-    parser.add_argument("--bootstrap-samples", type=positive, default=SAMPLES, metavar="N")
+    parser.add_argument("--bootstrap-samples", type=resamplings, default=SAMPLES, metavar="N")
     parser.add_argument("--seed", type=non_negative, default=SEED, help="of the bootstrap")
     parser.add_argument("--workers", type=positive, help="processes (default: one for every 20,000 pairs)")
     return parser.parse_args(argv)

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from ..compat.generation_settings import BOUNDS
 from ..convert.weights import read_json
 from ..errors import ConfigurationError
 
@@ -57,8 +58,9 @@ class Decoding:
                 raise ConfigurationError(f"--{flag} must be at least {least}, got {getattr(found, name)}")
         if found.beam > MOST_HYPOTHESES:
             raise ConfigurationError(f"--beam must be at most {MOST_HYPOTHESES}, got {found.beam}")
-        if not math.isfinite(found.lenpen):
-            raise ConfigurationError(f"--lenpen must be finite, got {found.lenpen}")
+        holds, bound = BOUNDS["lenpen"]
+        if not holds(found.lenpen):
+            raise ConfigurationError(f"--lenpen must be {bound}, got {found.lenpen}")
         if changes.get("max_len", 0) > longest:
             raise ConfigurationError(
                 f"--max-len {found.max_len} is more than the model's {limit} target positions hold: at most {longest}"

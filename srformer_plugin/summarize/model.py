@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from data_prep.errors import UserError
 
+from ..devices import usable_device
 from ..errors import ConfigurationError
 from ..models.hub import check_strings
 from .cache import default_folder
@@ -60,7 +61,7 @@ def load(
     Raises:
         ConfigurationError: no such model, or a setting that cannot work.
     """
-    device = _device(device)
+    device = usable_device(device)
     if dtype is not None and dtype not in DTYPES:
         raise ConfigurationError(f"--dtype {dtype!r} is none of {', '.join(DTYPES)}")
     found = find(Path(folder), Path(cache_dir) if cache_dir else default_folder(), data, say)
@@ -70,20 +71,6 @@ def load(
     model = Model(hub, found.decoding, found.prefix if prefix is None else prefix, truncate)
     model.decoding = model.decoding.changed(model.target_positions, decoding)
     return model
-
-
-def _device(name) -> torch.device:
-    try:
-        device = torch.device(name)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigurationError(f"--device {name}: PyTorch sees no GPU here; use --device cpu")
-        torch.empty(0, device=device)
-    except ConfigurationError:
-        raise
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigurationError(f"--device {name} cannot be used: {reason}") from error
-    return device
 
 
 class Model:

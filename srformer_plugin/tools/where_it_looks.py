@@ -16,12 +16,13 @@ import torch
 from fairseq import checkpoint_utils
 from tqdm import tqdm
 
-from data_prep.arguments import file, non_negative, positive
+from data_prep.arguments import file, non_negative, positive, resamplings
 from data_prep.errors import command
 from data_prep.spans import Spans, read_spans
 from data_prep.whole import write_json, write_text
 
 from ..compat.given_models import check_encoder_decoder
+from ..devices import usable_device
 from ..errors import ConfigurationError
 from ..generation import FastSequenceGenerator
 from ..models.attention_calls import for_each_call
@@ -40,17 +41,16 @@ class Looking:
     Attributes:
         limit: the number that holds, the model's at most.
     Raises:
-        ConfigurationError: spans of another split, a limit that cannot be.
+        ConfigurationError: spans of another split, a limit that cannot be, a device that cannot be used, or a model
+            that makes no target of a source.
         OSError: the checkpoint or the split is not there.
     """
 
     def __init__(self, data, path, split: str, spans_file, limit: "int | None" = None, device="cpu"):
+        self.device = usable_device(device)
         models, _, self.task = checkpoint_utils.load_model_ensemble_and_task([str(path)], {"data": str(data)})
         check_encoder_decoder(models[0], path)
-        try:
-            self.model, self.device = models[0].to(device).eval(), torch.device(device)
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigurationError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
+        self.model = models[0].to(self.device).eval()
         possible = self.model.max_positions()[0]
         self.limit = min(self.task.cfg.max_source_positions, possible) if limit is None else limit
         if not 2 <= self.limit <= possible:
@@ -179,7 +179,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="also write it there, with the table and a picture")
-    parser.add_argument("--bootstrap-samples", type=positive, default=SAMPLES, metavar="N")
+    parser.add_argument("--bootstrap-samples", type=resamplings, default=SAMPLES, metavar="N")
     parser.add_argument("--seed", type=non_negative, default=SEED, help="of the bootstrap")
     return parser.parse_args(argv)
 

@@ -45,7 +45,7 @@ def test_a_command_ends_with_one_line(command, run_fairseq, tiny_corpus, trained
     assert done.returncode == EXIT_STATUS
     assert done.stdout.count("\nerror: ") + done.stdout.startswith("error: ") == 1
     assert "Traceback" not in done.stdout
-    reason = {"train": "--segment-size", "validate": "nowhere.pt"}.get(command, "--beam 0 must be at least 1")
+    reason = {"train": "--segment-size", "validate": "nowhere.pt"}.get(command, "--beam 0 must be from 1 to 1,000")
     assert reason in done.stdout.strip().splitlines()[-1]
 
 

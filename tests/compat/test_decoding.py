@@ -9,8 +9,11 @@ import torch
 from fairseq import checkpoint_utils, utils
 from fairseq.modules import MultiheadAttention
 from fairseq.ngram_repeat_block import NGramRepeatBlock
+from fairseq.search import Sampling
 from fairseq.sequence_generator import SequenceGenerator
 from stock_bart import stock
+
+from srformer_plugin.errors import ConfigurationError
 
 
 def teacher_forced(model, task):
@@ -116,6 +119,33 @@ def test_a_diverse_beam_counts_rows_when_sentences_end_early(loaded):
     alone = [decode(generator, model, dataset.collater([dataset[index]]))[0] for index in range(4)]
     order = numbered(task, 0)["id"].tolist()
     assert together == [alone[index] for index in order]
+
+
+@pytest.mark.parametrize("options", [{"min_len": 7}, {"match_source_len": True, "min_len": 90}])
+def test_lengths_that_exclude_each_other_are_named(options, loaded, monkeypatch):
+    model, task = loaded
+    generator = task.build_generator([model], argparse.Namespace(**{"beam": 2, "max_len_b": 6, **options}))
+    with pytest.raises(ConfigurationError, match=f"^--min-len {options['min_len']} is more than the longest output"):
+        decode(generator, model, numbered(task, 0))
+    monkeypatch.setattr(SequenceGenerator, "_generate", stock(SequenceGenerator._generate))
+    with pytest.raises(AssertionError, match="min_len cannot be larger than max_len"):
+        decode(generator, model, numbered(task, 0))
+
+
+def test_more_words_to_sample_among_than_there_are_are_refused(loaded, monkeypatch):
+    model, task = loaded
+    words = len(task.target_dictionary)
+
+    def sample(count):
+        settings = argparse.Namespace(beam=2, max_len_b=6, sampling=True, sampling_topk=count)
+        return decode(task.build_generator([model], settings), model, numbered(task, 0))
+
+    assert sample(words)
+    with pytest.raises(ConfigurationError, match=f"^--sampling-topk {words + 1} is more than the .*'s {words} words"):
+        sample(words + 1)
+    monkeypatch.setattr(Sampling, "__init__", stock(Sampling.__init__))
+    with pytest.raises(RuntimeError, match="out of range"):
+        sample(words + 1)
 
 
 # --- unknown words ----------------------------------------------------------------------------------------

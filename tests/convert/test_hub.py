@@ -329,8 +329,8 @@ def test_none_leaves_a_setting_as_the_checkpoint_has_it(folder):
     ("settings", "message"),
     [
         ({"max_len": 9}, "generate has 'max_len', which fairseq-generate does not know; did you mean 'max_len_b'?"),
-        ({"beam": 0}, "generate: 'beam' must be at least 1, got 0"),
-        ({"lenpen": float("nan")}, "generate: 'lenpen' must be a number, got nan"),
+        ({"beam": 0}, "generate: 'beam' must be from 1 to 1,000, got 0"),
+        ({"lenpen": float("nan")}, "generate: 'lenpen' must be from -10 to 10, got nan"),
         ({"beam": "4"}, "generate: 'beam' must be of type int"),
     ],
 )

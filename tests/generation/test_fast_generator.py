@@ -22,6 +22,7 @@ from models.conftest import StubTask
 from data_prep.errors import UserError
 from srformer_plugin.attention.dropout import is_active
 from srformer_plugin.attention.method.schedule import SCHEDULES, ClockSchedule
+from srformer_plugin.errors import ConfigurationError
 from srformer_plugin.generation import FastSequenceGenerator
 from srformer_plugin.generation.beam_search import BeamSearch
 
@@ -367,17 +368,24 @@ def test_scores_that_are_no_numbers_are_one_clear_error(build_model, make_sample
 
 
 @pytest.mark.parametrize(
-    "options, prefix",
-    [
-        ({"min_len": 20}, None),  # more than --max-len-b
-        ({"temperature": 0.0}, None),
-    ],
+    ("options", "longest"),
+    [({}, 6), ({"max_len_a": 0.5}, 8), ({"max_len_b": 1000}, 63), ({"match_source_len": True}, 4)],
 )
-def test_both_refuse_what_cannot_be(model, make_sample, options, prefix):
+def test_both_refuse_a_shortest_length_above_the_longest(model, make_sample, options, longest, caplog):
     for kind in (SequenceGenerator, FastSequenceGenerator):
-        with pytest.raises(AssertionError, match="min_len|temperature"):
-            generator = kind([model], model.decoder.dictionary, **{"beam_size": 2, "max_len_b": 6, **options})
+        options = {"beam_size": 2, "max_len_b": 6, **options}
+        kind([model], model.decoder.dictionary, min_len=longest, **options).generate([model], make_sample([5, 3]))
+        generator = kind([model], model.decoder.dictionary, min_len=longest + 1, **options)
+        caplog.clear()
+        with pytest.raises(ConfigurationError, match=f"^--min-len {longest + 1} .*of 5 tokens, which has {longest}, "):
             generator.generate([model], make_sample([5, 3]))
+        assert "--fast-generate cannot" not in caplog.text
+
+
+def test_both_refuse_a_temperature_of_0(model):
+    for kind in (SequenceGenerator, FastSequenceGenerator):
+        with pytest.raises(AssertionError, match="--temperature"):
+            kind([model], model.decoder.dictionary, temperature=0.0)
 
 
 @torch.no_grad()

@@ -74,7 +74,10 @@ def test_a_length_that_was_not_asked_for_gives_way(limit, changes):
 
 @pytest.mark.parametrize(
     "name, value",
-    [("beam", 0), ("beam", 257), ("min_len", -1), ("no_repeat_ngram_size", -1), ("beams", 3), ("lenpen", float("nan"))],
+    [
+        *[("beam", 0), ("beam", 257), ("min_len", -1), ("no_repeat_ngram_size", -1), ("beams", 3)],
+        *[("lenpen", value) for value in (float("nan"), float("-inf"), 10.5, -1e308)],
+    ],
 )
 def test_a_value_that_cannot_work_is_named(name, value):
     with pytest.raises(ConfigurationError, match=name if name == "beams" else f"--{name.replace('_', '-')}"):

@@ -358,6 +358,7 @@ def test_it_says_what_the_weights_are_of(kind, words):
         (SPANS, ["--max-source-positions", "65"], "--max-source-positions 65: it must be .* at most the model's 64"),
         (SPANS, ["--max-source-positions", "1"], "--max-source-positions 1: it must be at least 2"),
         (SPANS, ["--device", "nowhere"], "--device nowhere cannot be used"),
+        (SPANS, ["--device", "meta"], "--device meta cannot be used"),
         ([one._replace(spans=()) for one in SPANS], [], "no example has relevant tokens that are read"),
     ],
 )

@@ -203,7 +203,7 @@ def test_a_plan_without_a_start_asks_for_one(raw, tmp_path, capsys):
             "'SRformer', train: --cross-attention 'srformr' is",
         ),
         ("--lr 1e-3", "--lr -1", "'start', start: --lr -1.0 must be at least 0"),
-        ("--beam 2", "--beam 0", "generate: --beam 0 must be at least 1"),
+        ("--beam 2", "--beam 0", "generate: --beam 0 must be from 1 to 1,000"),
         ("--vocabulary 150", "--vocabulary 0", "'start', encode: argument --vocabulary: 0 is not"),
         ("--vocabulary 150", "--vocabulry 150", "'start', encode: unrecognized arguments: --vocabulry 150"),
         ("short = [24]", "short = [65]", "start.short: 65 tokens are more than the 64 of --max-source"),
