@@ -25,7 +25,6 @@ TABLES = {
     "attention_content": tables.attention_content,
     "attention_content_cpu": tables.attention_content,
     "training_step": tables.training_step,
-    "training_step_ahead": tables.training_step,
     "training_long": tables.training_step,
     "encoders": tables_of_lengths.encoders,
     "encoders_cpu": tables_of_lengths.encoders,

@@ -314,9 +314,17 @@ def test_the_summary_compares_steps_of_equal_optimizers_ours_where_it_was_timed(
         "| training step, 1 x 2 x 3 (triton) | 4 ms/step | 8, bart_base | 2.00 |",
         "| the same, 1 x 2 x 3 | 4 ms/step | 7, full attention of this package | 1.75 |",
     ]
-    assert summary(times | {"bart_base, fused_adam": 5.0, "srformer_bart_base, triton, fused_adam": 2.0}) == [
+    times |= {"bart_base, fused_adam": 5.0, "srformer_bart_base, triton, fused_adam": 2.0}
+    assert summary(times) == [
         "| training step, 1 x 2 x 3 (triton, fused_adam) | 2 ms/step | 8, bart_base | 4.00 |",
         "| the same, 1 x 2 x 3 | 2 ms/step | 5, bart_base, fused_adam | 2.50 |",
+    ]
+    recipes_train = "srformer_bart_base, triton, fused_adam, fused loss"
+    assert summary(
+        times | {recipes_train: 3.2, recipes_train.replace(", fused loss", ", compiled, fused loss"): 1.0}
+    ) == [
+        "| training step, 1 x 2 x 3 (triton, fused_adam, fused loss) | 3.2 ms/step | 8, bart_base | 2.50 |",
+        "| the same, 1 x 2 x 3 | 3.2 ms/step | 5, bart_base, fused_adam | 1.56 |",
     ]
 
 
