@@ -12,5 +12,9 @@ class ConfigurationError(UserError, ValueError):
     """
 
 
+class DamagedCheckpointError(ConfigurationError):
+    """A file that is no checkpoint, or not all of one."""
+
+
 class UnsafeCheckpointError(ConfigurationError):
     """A checkpoint that cannot be read without running code that it brings along."""

@@ -7,6 +7,8 @@ import logging
 import os
 import pickle
 import types
+import zipfile
+from pathlib import Path
 
 import torch
 from fairseq import checkpoint_utils
@@ -15,7 +17,8 @@ from fairseq.optim.lr_scheduler import LR_SCHEDULER_REGISTRY
 from fairseq.optim.lr_scheduler.fairseq_lr_scheduler import FairseqLRScheduler
 from fairseq.trainer import Trainer
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, DamagedCheckpointError
+from .checkpoints import check_whole
 from .patching import wrap
 
 logger = logging.getLogger(__name__)
@@ -84,6 +87,42 @@ def refuse_a_missing_checkpoint():
         return load_checkpoint
 
     wrap(checkpoint_utils, "load_checkpoint", make_wrapper)
+
+
+def name_what_to_go_on_from():
+    """Say what to do about a checkpoint_last.pt that is damaged, before a training goes on from it.
+
+    ``trainer.py:552`` takes a folder of that name for no checkpoint: a training begins from random weights, whatever
+    ``--finetune-from-model`` says, and ends where it is to save the first one. Wrong bytes within weights, as a crash
+    of the machine leaves them, are read without a word. Not needed when both are errors.
+    """
+
+    def make_wrapper(original):
+        def load_checkpoint(cfg, trainer, **passthrough_args):
+            last = os.path.join(cfg.save_dir, f"checkpoint_last{trainer.checkpoint_suffix}.pt")
+            if cfg.restore_file != "checkpoint_last.pt" or not PathManager.exists(last):
+                return original(cfg, trainer, **passthrough_args)
+            try:
+                check_whole(last)
+                return original(cfg, trainer, **passthrough_args)
+            except DamagedCheckpointError as error:
+                raise ConfigurationError(f"{error}; {_how_to_go_on(last)}") from error
+
+        return load_checkpoint
+
+    wrap(checkpoint_utils, "load_checkpoint", make_wrapper)
+
+
+def _how_to_go_on(damaged: str) -> str:
+    """What to do where a training cannot go on from a file: the newest whole checkpoint beside it is named."""
+    folder = Path(damaged).parent
+    others = [path for path in folder.glob("checkpoint*.pt") if path.name != Path(damaged).name and path.is_file()]
+    for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
+        with contextlib.suppress(DamagedCheckpointError, OSError):
+            check_whole(other)
+            if zipfile.is_zipfile(other):
+                return f"put {other.name}, which is whole, in its place to go on from there, or remove it to begin anew"
+    return "there is no whole checkpoint beside it: remove it to begin anew"
 
 
 def show_models_what_is_resumed():

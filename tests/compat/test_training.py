@@ -1,5 +1,9 @@
 """A training that has reached its end makes no more updates when it is started again."""
 
+import contextlib
+import re
+import zipfile
+
 import pytest
 import torch
 from fairseq import checkpoint_utils
@@ -53,6 +57,61 @@ def test_what_a_training_began_with_may_be_gone_when_it_goes_on(train_here, tmp_
     begun_with.unlink()
     train_here("--continue-once", begun_with, "--max-update", 4)
     assert updates(tmp_path) == 4
+
+
+def damage(path, how):
+    """Make of a checkpoint what a full disk, a crash or a mistake leaves."""
+    content = path.read_bytes()
+    if how == "folder":
+        path.unlink()
+        path.mkdir()
+        return
+    with zipfile.ZipFile(path) as file:
+        record = max(file.infolist(), key=lambda one: one.file_size)  # weights
+    middle = record.header_offset + record.file_size // 2
+    left = {
+        "cut off": content[: len(content) // 2],
+        "zeros": bytes(len(content)),
+        "empty": b"",
+        "no pickle": b"hello\n",
+        "other bytes": content[:middle] + bytes(x ^ 1 for x in content[middle : middle + 9]) + content[middle + 9 :],
+    }
+    path.write_bytes(left[how])
+
+
+DAMAGES = {
+    "cut off": "is no fairseq checkpoint: it is damaged or cut off",
+    "zeros": "is no fairseq checkpoint: it is damaged or cut off",
+    "empty": "is no fairseq checkpoint: it is empty",
+    "no pickle": "is no fairseq checkpoint: it holds no model",
+    "folder": "is a folder, and no checkpoint",
+    "other bytes": "is no fairseq checkpoint: it is damaged (archive/data/",
+}
+
+
+@pytest.mark.parametrize(("how", "message"), DAMAGES.items())
+def test_a_damaged_checkpoint_is_named_and_what_to_go_on_from(how, message, train_here, tmp_path):
+    train_here("--keep-last-epochs", 1)
+    best, last = tmp_path / "checkpoint_best.pt", tmp_path / "checkpoint_last.pt"
+    damage(last, how)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(
+        ConfigurationError, match=f"^{re.escape(f'{last} {message}')}.*; put {best.name}, which is whole"
+    ):
+        train_here("--max-update", 3)
+    damage(best, "cut off")
+    with pytest.raises(ConfigurationError, match="; there is no whole checkpoint beside it: remove it to begin anew$"):
+        train_here("--max-update", 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("how", ["folder", "other bytes"])
+def test_stock_trains_on_without_a_word(how, train_here, tmp_path, monkeypatch):
+    train_here()
+    damage(tmp_path / "checkpoint_last.pt", how)
+    monkeypatch.setattr(checkpoint_utils, "load_checkpoint", stock(checkpoint_utils.load_checkpoint))
+    with pytest.raises(IsADirectoryError) if how == "folder" else contextlib.nullcontext():
+        train_here("--max-update", 3)
 
 
 def test_stock_training_makes_one_more_update(train_here, tmp_path, monkeypatch):

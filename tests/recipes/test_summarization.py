@@ -204,7 +204,13 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(data, tmp_path):
     assert "before: --max-update 4000\n" in changed.stdout
     assert "now:    --max-update 30\n" in changed.stdout
     assert "--changed keep" in changed.stdout
-    assert (out / "train/checkpoint_last.pt").exists()
+    last = out / "train/checkpoint_last.pt"
+    content = last.read_bytes()
+    last.write_bytes(content[: len(content) // 2])
+    damaged = recipe("custom", *arguments, "--changed", "keep", check=False)
+    assert damaged.returncode != 0
+    assert f"error: {last} is no fairseq checkpoint: it is damaged or cut off" in damaged.stdout
+    last.write_bytes(content)
     recipe("custom", *arguments, "--changed", "keep")
     log = (out / "logs/train.log").read_text()
     updates = int(re.search(r"Loaded checkpoint .*checkpoint_last.pt \(epoch \d+ @ (\d+) updates\)", log)[1])
