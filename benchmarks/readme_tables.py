@@ -48,7 +48,7 @@ TABLES = {
     "vocabulary_loss_cpu": tables.vocabulary_loss,
 }
 # A plan's name -> the system that the others stand beside
-BESIDE = {"content": "full", "switch": "full", "paper": "segmented s=16", "lengths": "chunked 1024"}
+BESIDE = {"content": "full", "switch": "full", "paper": "segmented s=16", "long": "full", "lengths": "chunked 1024"}
 REPORTS = {
     f"evidence_{name}": (f"evidence/{name}/report.json", partial(tables_of_evidence.quality, peer=peer))
     for name, peer in BESIDE.items()
