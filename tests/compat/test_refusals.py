@@ -61,6 +61,12 @@ def refuses(message):
         (["--eval-bleu", "--eval-bleu-detok-args", "{"], "--eval-bleu-detok-args '{' is not JSON"),
         ([*ROUGE, "--eval-rouge-bpe-args", "[]"], "--eval-rouge-bpe-args '[]' is not a JSON object"),
         (["--optimizer", "fused_adam", "--adam-betas", "(0.9,"], "--adam-betas '(0.9,' is not two numbers"),
+        *(
+            (["--optimizer", "adam", "--adam-betas", text], f"--adam-betas {text!r} is not two numbers of at least 0")
+            for text in ("(0.9,", "0.9", "(0.9, 1)", "(0.9, 0.99, 0.9)", "(a, b)", "print('run')")
+        ),
+        (["--optimizer", "adamax", "--adamax-betas", "x"], "--adamax-betas 'x' is not two numbers"),
+        (["--optimizer", "adafactor", "--adafactor-eps", "(1, -1)"], "--adafactor-eps '(1, -1)' is not two numbers"),
         (["--optimizer", "fused_adam", "--use-old-adam"], "--use-old-adam does not go with --optimizer fused_adam"),
     ],
 )
@@ -85,6 +91,9 @@ def test_the_best_is_the_highest_where_more_is_better(flags, caplog):
         ["--best-checkpoint-metric", "nll_loss", "--criterion", "label_smoothed_cross_entropy"],
         ["--best-checkpoint-metric", "nll_loss", "--sentence-avg"],
         ["--best-checkpoint-metric", "rouge1", "--disable-validation"],
+        ["--adam-betas", "0.9, 0.98"],
+        ["--adam-betas", "[0.9, 0]"],
+        ["--optimizer", "adafactor"],
     ],
 )
 def test_what_can_be_chosen_by_is_left_alone(flags, caplog):
