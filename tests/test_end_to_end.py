@@ -16,7 +16,8 @@ from conftest import USER_DIR, make_corpus
 from fairseq import checkpoint_utils
 from helpers import train_arguments
 
-from data_prep.docstring_corpus import DEFAULT_LIMITS, deduplicate, read_file, source_files
+from data_prep.docstring_corpus import deduplicate
+from data_prep.docstring_pairs import DEFAULT_LIMITS, read_file, source_files
 from data_prep.errors import EXIT_STATUS
 from srformer_plugin.errors import ConfigurationError
 

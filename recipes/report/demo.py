@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sacrebleu.metrics import CHRF
 
-from data_prep.docstring_corpus import HEADER_END
+from data_prep.docstring_pairs import HEADER_END
 from data_prep.text import split_sentences
 from recipes.report import learning_curves
 from recipes.report.examples import examples

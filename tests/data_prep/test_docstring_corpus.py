@@ -7,8 +7,9 @@ import re
 
 import pytest
 
-from data_prep import docstring_corpus, whole
-from data_prep.docstring_corpus import Limits, TooFewPairs, build
+from data_prep import docstring_corpus, docstring_pairs, whole
+from data_prep.docstring_corpus import TooFewPairs, build
+from data_prep.docstring_pairs import Limits
 from data_prep.docstring_text import split_docstring
 from data_prep.errors import EXIT_STATUS
 from data_prep.text import SPLITS
@@ -49,10 +50,10 @@ def lines(path):
     return path.read_text().splitlines()
 
 
-def one_pair(code, module="pkg.mod", limits=docstring_corpus.DEFAULT_LIMITS):
+def one_pair(code, module="pkg.mod", limits=docstring_pairs.DEFAULT_LIMITS):
     """The last symbol of ``code`` as a pair, and why it was skipped."""
-    symbol = list(docstring_corpus.documented_symbols(ast.parse(code)))[-1]
-    return docstring_corpus.make_pair(symbol, module, limits)
+    symbol = list(docstring_pairs.documented_symbols(ast.parse(code)))[-1]
+    return docstring_pairs.make_pair(symbol, module, limits)
 
 
 def why_skipped(code):
@@ -146,7 +147,7 @@ def test_held_out_splits_have_about_the_size_asked_for(tree, tmp_path):
 
 def test_a_large_module_goes_to_train_under_every_seed(tree, tmp_path):
     (tree / "alpha" / "large.py").write_text(module_text("large", functions=200))
-    pairs, _, _ = docstring_corpus.read_pairs([tree], docstring_corpus.DEFAULT_LIMITS, workers=1)
+    pairs, _, _ = docstring_pairs.read_pairs([tree], docstring_pairs.DEFAULT_LIMITS, workers=1)
     for seed in range(60):
         splits = docstring_corpus.split_by_module(pairs, seed, held_out=12)
         assert sum(pair.group == "alpha.large" for pair in splits["train"]) == 200

@@ -10,7 +10,7 @@ import sentencepiece
 from fairseq.data import Dictionary, data_utils
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE, SentencepieceConfig
 
-from data_prep.docstring_corpus import DEFAULT_LIMITS, read_file, source_files
+from data_prep.docstring_pairs import DEFAULT_LIMITS, read_file, source_files
 from data_prep.errors import EXIT_STATUS
 from srformer_plugin.convert.t5_dictionary import t5_dictionary
 from srformer_plugin.errors import ConfigurationError
