@@ -40,6 +40,11 @@ from .fast_path import avoid_encoder_fast_path, drop_fast_path_parameters
 from .given_models import check_language_models, name_weights_that_do_not_fit, need_a_source_and_a_target
 from .half_precision import survive_overflow_without_cuda, train_half_precision_without_accelerator
 from .loaders import end_loaders_with_their_epoch
+from .nan_detector import (
+    look_for_nans_with_the_same_dropout,
+    say_with_the_error_where_it_began,
+    see_what_every_module_hands_back,
+)
 from .norms import look_at_norms_once
 from .numpy_aliases import restore_numpy_aliases
 from .optimizers import (
@@ -118,6 +123,9 @@ MENDS = (
     sum_over_processes_at_once,
     read_sums_of_processes_later,
     look_at_norms_once,
+    see_what_every_module_hands_back,
+    look_for_nans_with_the_same_dropout,
+    say_with_the_error_where_it_began,
     know_validation_sets_by_name,
     read_the_first_file_once,
     read_what_is_not_in_memory,

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fairseq.distributed import utils as distributed_utils
-from fairseq.nan_detector import NanDetector
 from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
 from stock_bart import stock, train_arguments
@@ -123,8 +122,6 @@ def ended(tiny_corpus, tmp_path, train_in_process, monkeypatch):
         arguments = [flag for flag in train_arguments(tiny_corpus, folder) if (flag, device) != ("--cpu", "cuda")]
         with monkeypatch.context() as patch:
             patch.setattr(FairseqTask, "train_step", poisoned)
-            # PyTorch's hooks for gradients end in StopIteration at the dictionary that fairseq's encoder returns
-            patch.setattr(NanDetector, "add_hooks", lambda self, module: None)
             if fault != "no number":
                 update_as_one_of_several(patch, lambda norm: norm * (2 if numbers[-1] == 2 else 1))
             if is_stock:
