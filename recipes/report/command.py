@@ -38,9 +38,9 @@ def read_experiments(folders):
     return [read_experiment(folder, name) for folder, name in zip(folders, named)]
 
 
-def lead(source, sentences):
-    """The first sentences of a source, with the marks that ROUGE-Lsum wants between them."""
-    return join_sentences(split_sentences(source)[:sentences])
+def lead(document, sentences):
+    """The first sentences of a document, with the marks that ROUGE-Lsum wants between them."""
+    return join_sentences(split_sentences(document)[:sentences])
 
 
 def comparable(signature):
@@ -71,11 +71,12 @@ def score_group(group, label, say):
     """
     first = group[0]
     systems = {one.name: one.hypotheses for one in group if one.hypotheses is not None and one.score is not None}
-    sources = next((one.sources for one in group if one.sources is not None), None)
-    baselines = {}
-    if sources is not None:
+    with_sources = next((one for one in group if one.sources is not None), None)
+    sources, baselines = None, {}
+    if with_sources is not None:
+        sources, documents = with_sources.sources, with_sources.documents
         for name, sentences in BASELINES.items():
-            baselines[name + label] = [lead(source, sentences) for source in sources]
+            baselines[name + label] = [lead(document, sentences) for document in documents]
     texts = {**systems, **baselines}
     if not texts:
         return [], [], []

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.errors import UserError
-from data_prep.text import SIDES
+from data_prep.text import SENTENCE_MARK, SIDES
 from recipes.report.training_log import TrainingLog, read_training_log
 from srformer_plugin.scoring.files import ScoringError, read_hypotheses, read_lines
 
@@ -75,6 +75,24 @@ class Experiment:
         """The file that a stage of this experiment writes."""
         folder = self.data if stage in ("prepare", "encode") else self.folder
         return folder / FILES[stage].format(split=self.split)
+
+    @property
+    def documents(self):
+        """The sources without the question that stands before each, where these are questions on documents."""
+        if self.sources is None:
+            return None
+        end = self._end_of_questions()
+        return self.sources if end is None else [source.partition(f" {end} ")[2] or source for source in self.sources]
+
+    def _end_of_questions(self):
+        """The word that ends the question of every source; None: there are none.
+
+        QMSum's reader says it. In line files of that form it is the one mark that every source has.
+        """
+        corpus = self.corpus or {}
+        if corpus.get("format") == "qmsum":
+            return corpus.get("options", {}).get("separator", SENTENCE_MARK)
+        return SENTENCE_MARK if all(source.split().count(SENTENCE_MARK) == 1 for source in self.sources) else None
 
     @property
     def references_sha256(self):

@@ -9,6 +9,7 @@ from data_prep.errors import EXIT_STATUS
 from recipes.report import command as report_module
 from recipes.report.command import lead, main
 from srformer_plugin.scoring.cli import main as score_main
+from srformer_plugin.scoring.rouge import score_texts
 
 SOURCES = [
     "The council met on Monday. It chose a new bridge. Nobody was against it. Work begins soon.",
@@ -137,6 +138,30 @@ def test_baselines_are_scored_on_the_same_test_set(experiment, made):
     # the experiment repeats the three sentences, marks included
     assert three["rougeLsum"] == results["experiments"][0]["score"]["rougeLsum"] != first["rougeLsum"]
     assert f"{first['rouge2']:.2f}" in line_of(page, "(first sentence)")[2]
+
+
+@pytest.mark.parametrize("end", ["<q>", "</q>"])
+def test_the_first_sentences_are_those_of_the_document_and_not_the_question_before_it(end, experiment, made):
+    documents = [lead(source, 3) for source in SOURCES]
+    folder = experiment("one", documents)
+    expected = made(folder)[1]["baselines"]
+    asked = "".join(f"What was said of the bridge? And why? {end} {source}\n" for source in SOURCES)
+    (folder / "corpus/test.source").write_text(asked)
+    if end != "<q>":  # a mark of which the lines do not tell
+        change_json(folder / "corpus/manifest.json", lambda m: m.update(format="qmsum", options={"separator": end}))
+    found = made(folder)[1]["baselines"]
+    for before, after in zip(expected, found, strict=True):
+        assert [after[kind] for kind in ("rouge1", "rougeLsum")] == [before[kind] for kind in ("rouge1", "rougeLsum")]
+
+
+def test_marks_between_the_sentences_of_sources_end_no_question(experiment, made):
+    folder = experiment("one")
+    marked = [lead(source, 9) for source in SOURCES]
+    (folder / "corpus/test.source").write_text("".join(source + "\n" for source in marked))
+    first = made(folder)[1]["baselines"][0]
+    references = (folder / "corpus/test.target").read_text().splitlines()
+    expected = score_texts([source.split(" <q> ")[0] for source in marked], references)[:, 0, 2].mean()
+    assert first["rouge1"] == pytest.approx(100 * expected)
 
 
 def test_lead_marks_its_sentences():
