@@ -60,7 +60,8 @@ def no_launchers() -> str | None:
     """What Triton lacks to build its launchers for a GPU, and how to get it; None: nothing.
 
     Triton compiles C code that includes Python.h with the compiler that CC names, else gcc, else clang (its
-    `runtime/build.py`). Here the compiler only reads that header, some 30 ms, whichever way it finds it.
+    `runtime/build.py`). Here the compiler only reads that header, some 30 ms, whichever way it finds it. Triton's cache
+    is not asked: it may hold launchers, and lack the one that a call in the middle of a training needs.
     """
     compiler = os.environ.get("CC", next(filter(shutil.which, ("gcc", "clang")), None))
     if compiler is None:
