@@ -61,11 +61,11 @@ def stop_where_a_training_ended():
 
 
 def refuse_a_missing_checkpoint():
-    """Name the file of ``--restore-file`` or ``--continue-once`` that is not there.
+    """Name the file of ``--restore-file`` or ``--continue-once`` that is not there, or is a folder.
 
-    ``trainer.py:552`` logs "No existing checkpoint found" and the training begins from random weights. The default,
-    checkpoint_last.pt of --save-dir, may be missing. Not needed when fairseq ends where a file that was asked for is
-    missing.
+    ``trainer.py:552`` logs "No existing checkpoint found" and the training begins from random weights, with a folder in
+    ``--finetune-from-model`` too. The default, checkpoint_last.pt of --save-dir, may be missing. Not needed when
+    fairseq ends where a file that was asked for is missing, or none.
     """
 
     def make_wrapper(original):
@@ -75,8 +75,12 @@ def refuse_a_missing_checkpoint():
                 flag, file = "--restore-file", cfg.restore_file
             elif not PathManager.exists(last.format(suffix)):  # --continue-once is for the first start alone
                 flag, file = "--continue-once", getattr(cfg, "continue_once", None)
+                if file is None:
+                    flag, file = "--finetune-from-model", cfg.finetune_from_model
             else:
                 flag, file = None, None
+            if file and os.path.isdir(file):
+                raise ConfigurationError(f"{flag} {file} is a folder: name a checkpoint, such as one of its .pt files")
             if file and not PathManager.exists(file) and not PathManager.exists(file.replace(".pt", f"{suffix}.pt")):
                 raise ConfigurationError(
                     f"{flag} {file}: there is no such file; leave the flag out to begin with random weights, or go on "

@@ -50,6 +50,13 @@ def test_a_checkpoint_that_is_not_there_is_no_new_beginning(train_here, tmp_path
     assert not (tmp_path / "checkpoint_last.pt").exists()
 
 
+@pytest.mark.parametrize("flag", ["--restore-file", "--continue-once", "--finetune-from-model"])
+def test_a_folder_of_checkpoints_is_no_checkpoint(train_here, tmp_path, flag):
+    with pytest.raises(ConfigurationError, match=f"^{flag} .* is a folder: name a checkpoint, such as one of its .pt"):
+        train_here(flag, tmp_path)
+    assert not (tmp_path / "checkpoint_last.pt").exists()
+
+
 def test_what_a_training_began_with_may_be_gone_when_it_goes_on(train_here, tmp_path):
     train_here()
     begun_with = (tmp_path / "checkpoint_last.pt").rename(tmp_path / "begun_with.pt")
