@@ -53,7 +53,7 @@ from .optimizers import (
     scale_adafactors_rate_by_each_parameter_alone,
 )
 from .positions import cut_and_count_sources, take_the_checkpoints_positions
-from .processes import sum_gradients_on_cpus
+from .processes import gather_objects_on_cpus, sum_gradients_on_cpus
 from .raw_text import read_texts_as_other_commands_do
 from .statistics import log_without_waiting
 from .subwords import keep_added_tokens
@@ -112,6 +112,7 @@ MENDS = (
     copy_whole_checkpoints,
     collate_whole_batches,
     sum_gradients_on_cpus,
+    gather_objects_on_cpus,
     copy_all_weights_at_once,
     multiply_all_gradients_at_once,
     walk_over_modules_once,

@@ -1,5 +1,8 @@
 """Several processes that train one model on CPUs."""
 
+import torch
+from fairseq import utils
+from fairseq.distributed import utils as distributed_utils
 from fairseq.models import distributed_fairseq_model
 
 from .patching import wrap
@@ -21,3 +24,25 @@ def sum_gradients_on_cpus():
         return DistributedDataParallel
 
     wrap(distributed_fairseq_model, "DistributedDataParallel", make_wrapper)
+
+
+def gather_objects_on_cpus():
+    """Let processes without GPUs train with a criterion whose logging outputs cannot be summed (FairseqCriterion's own
+    default).
+
+    ``distributed/utils.py:620`` gathers them in a buffer of CUDA: "type torch.cuda.ByteTensor not available". Not
+    needed when ``all_gather_list`` returns over gloo where PyTorch has no CUDA.
+    """
+
+    def make_wrapper(original):
+        def all_gather_list(data, group=None, max_size=16384):
+            group = distributed_utils.get_global_group() if group is None else group
+            if not isinstance(group, torch.distributed.ProcessGroup) or torch.distributed.get_backend(group) != "gloo":
+                return original(data, group, max_size)
+            gathered = [None] * distributed_utils.get_world_size(group)
+            torch.distributed.all_gather_object(gathered, utils.move_to_cpu(data), group=group)
+            return gathered
+
+        return all_gather_list
+
+    wrap(distributed_utils, "all_gather_list", make_wrapper)

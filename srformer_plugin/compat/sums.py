@@ -30,10 +30,11 @@ def sum_over_processes_at_once():
                 together = to_device(torch.cat([values[name].reshape(-1) for name in theirs]), device)
                 parts = together.split([values[name].numel() for name in theirs])
                 values |= {name: part.view(values[name].shape) for name, part in zip(theirs, parts)}
-            buffer = torch.cat([value.reshape(-1) for value in values.values()])
+            order = sorted(values)  # in every process, whichever it has noted first
+            buffer = torch.cat([values[name].reshape(-1) for name in order])
             distributed_utils.all_reduce(buffer, group=group)
-            parts = buffer.split([value.numel() for value in values.values()])
-            return OrderedDict((name, part.view(value.shape)) for (name, value), part in zip(values.items(), parts))
+            parts = dict(zip(order, buffer.split([values[name].numel() for name in order])))
+            return OrderedDict((name, parts[name].view(value.shape)) for name, value in values.items())
 
         return all_reduce_dict
 
@@ -41,20 +42,20 @@ def sum_over_processes_at_once():
 
 
 class ReadLater:
-    """A number of the device that the host asks for later, by ``float``.
+    """A number of the device that the host asks for later, by ``float`` or as a tensor.
 
     Args:
-        read: returns the number, and may wait for it
+        read: returns the number as a tensor of the host, [] or [1], float64, and may wait for it
     """
 
-    def __init__(self, read: Callable[[], float]):
-        self._read = read
+    def __init__(self, read: Callable[[], torch.Tensor]):
+        self.read = read
 
     def __float__(self):
-        return self._read()
+        return self.read().item()
 
     def __truediv__(self, number):
-        return ReadLater(lambda: self._read() / number)
+        return ReadLater(lambda: self.read() / number)
 
 
 class SampleSize(ReadLater):
@@ -69,7 +70,7 @@ class SampleSize(ReadLater):
     """
 
     def __init__(self, size: torch.Tensor, later: ReadLater):
-        super().__init__(later.__float__)
+        super().__init__(later.read)
         self._size = size
 
     def __bool__(self):
@@ -86,8 +87,8 @@ def read_sums_of_processes_later():
     the number of tokens is 0, before it clips gradients, so that the device has nothing to do until clipping and
     optimizer are launched; whether a weight is above 0 (``logging/meters.py:80``, for each of three groups of meters);
     how long the training has taken, after every update. Here they are copied to the host right behind the sum, and read
-    when the norm has been looked at, which comes later. They are float64, as Python's. Not needed when the host reads
-    no sum before ``_reduce_and_log_stats``, and one in there.
+    when the norm has been looked at, which comes later; criterions get tensors, as of fairseq, of the host. Not needed
+    when the host reads no sum before ``_reduce_and_log_stats``, and one in there.
     """
 
     def summed(original):
@@ -106,7 +107,7 @@ def read_sums_of_processes_later():
     def logged(original):
         def _reduce_and_log_stats(self, logging_outputs, sample_size, grad_norm=None):
             if isinstance(sample_size, ReadLater):  # and so are the outputs, which came with it
-                sample_size = float(sample_size)
+                sample_size = _known(sample_size)
                 logging_outputs = [{name: _known(value) for name, value in log.items()} for log in logging_outputs]
             return original(self, logging_outputs, sample_size, grad_norm)
 
@@ -126,11 +127,16 @@ def read_sums_of_processes_later():
 def _read_later(tensors: list[torch.Tensor]) -> list:
     """A `ReadLater` for every tensor of one number, by one copy of all; others as they are."""
     single = [i for i, tensor in enumerate(tensors) if tensor.numel() == 1]
+    if not single:
+        return tensors
     copy = HostCopy(torch.stack([tensors[i].reshape(()) for i in single]))
-    numbers = functools.cache(lambda: copy.read().tolist())
-    later = {i: ReadLater(lambda place=place: numbers()[place]) for place, i in enumerate(single)}
+    numbers = functools.cache(lambda: copy.read().clone())  # out of the pinned memory: meters keep some
+    later = {
+        i: ReadLater(lambda place=place, shape=tensors[i].shape: numbers()[place].view(shape))
+        for place, i in enumerate(single)
+    }
     return [later.get(i, tensor) for i, tensor in enumerate(tensors)]
 
 
 def _known(value):
-    return float(value) if isinstance(value, ReadLater) else value
+    return value.read() if isinstance(value, ReadLater) else value

@@ -48,6 +48,9 @@ def two_processes(corpus, folder, kind, flags):
         ["--ddp-backend", "pytorch_ddp", "--update-freq", "2", "--optimizer", "fused_adam", "--store-ema"],
         ["--ddp-backend", "legacy_ddp", "--fp16", "--report-accuracy", "--clip-norm", "0.5"],
         ["--ddp-backend", "legacy_ddp", "--use-bmuf", "--global-sync-iter", "2", "--warmup-iterations", "1"],
+        ["--ddp-backend", "legacy_ddp", "--criterion", "logs_tensors"],
+        ["--ddp-backend", "legacy_ddp", "--criterion", "gathered", "--clip-norm", "0.5", "--optimizer", "fused_adam"],
+        ["--ddp-backend", "legacy_ddp", "--criterion", "without_a_size", "--optimizer", "fused_adam"],
     ],
     ids=" ".join,
 )
@@ -60,6 +63,25 @@ def test_two_processes_train_as_with_fairseqs_own_sums(tiny_corpus, tmp_path, fl
     assert any('"valid_loss"' in line for line in our_log)
     assert without_clocks(ours) == without_clocks(theirs)
     assert type(ours["extra_state"]["previous_training_time"]) is float
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A group of one process."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    yield torch.distributed.group.WORLD
+    torch.distributed.destroy_process_group()
+
+
+def test_what_cannot_be_summed_is_gathered_over_gloo(alone):
+    data = [{"words": "a", "loss": torch.tensor(0.1)}, 7.0]
+    assert distributed_utils.all_gather_list(data, group=alone) == [data]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a PyTorch without CUDA")
+def test_stock_gathers_on_a_gpu(alone):
+    with pytest.raises((TypeError, RuntimeError), match="(?i)cuda"):
+        stock(distributed_utils.all_gather_list)([1], group=alone)
 
 
 # --- sums -------------------------------------------------------------------------------------------------
@@ -118,11 +140,41 @@ def test_sums_are_fairseqs_and_known_later(twice):
     assert list(map(float, logged[0].values())) == [0, 0]
 
 
+def test_what_is_known_later_is_a_tensor_as_fairseqs(twice, monkeypatch):
+    """Criterions and tasks of users ask it as one."""
+    outputs = [{"loss": torch.tensor(0.1), "vector": torch.tensor([0.2]), "ntokens": 3}]
+    seen = []
+    task = SimpleNamespace(reduce_metrics=lambda logs, criterion: seen.extend([*logs[0].values()]))
+    for sums, log in (
+        (Trainer._fast_stat_sync_sum, Trainer._reduce_and_log_stats),
+        (stock(Trainer._fast_stat_sync_sum), stock(Trainer._reduce_and_log_stats)),
+    ):
+        trainer = Trained()
+        trainer.task, trainer.get_criterion, trainer._warn_once = task, lambda: None, {"loss"}
+        logged, (size,) = sums(trainer, outputs, 7.0)
+        seen.append(log(trainer, logged, size)["sample_size"])
+    assert len(seen) == 8
+    for ours, theirs in zip(seen[:4], seen[4:]):
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        assert torch.equal(ours, theirs)
+
+
+def test_the_order_in_which_a_process_notes_its_numbers_does_not_matter(monkeypatch):
+    buffers = []
+    monkeypatch.setattr(distributed_utils, "all_reduce", lambda tensor, group: buffers.append(tensor.clone()))
+    for data in ({"a": torch.tensor(1.0), "b": 2}, {"b": 2, "a": torch.tensor(1.0)}):
+        found = distributed_utils.all_reduce_dict(data, torch.device("cpu"), None)
+        assert list(found) == list(data)
+        assert (found["a"].item(), found["b"].item()) == (1, 2)
+    assert torch.equal(*buffers)
+
+
 def test_what_is_no_single_number_stays(twice):
     vector = torch.tensor([1.0, 2.0])
     (logged,), _ = Trainer._fast_stat_sync_sum(Trained(), [{"vector": vector, "number": 3}], 7.0)
     assert torch.equal(logged["vector"], 2 * vector.double())
     assert float(logged["number"]) == 6
+    assert Trainer._fast_stat_sync_sum(Trained(), [{"vector": vector}])[1] == []
 
 
 @pytest.mark.parametrize("size", [0.0, 1.0, 3.0, 1234567.0])

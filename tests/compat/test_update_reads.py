@@ -75,7 +75,10 @@ def test_an_update_reads_whether_it_may_be_and_of_several_processes_all_sums_at_
     train_here, monkeypatch, several, flags, expected
 ):
     updates = what_is_read(train_here, monkeypatch, several, *flags)
-    assert updates == [[*expected, *(["copy"] if several else [])]] * 2
+    known = [update.index("copy", len(expected)) + 1 if several else len(update) for update in updates]
+    assert [update[:end] for update, end in zip(updates, known)] == [[*expected, *(["copy"] if several else [])]] * 2
+    # behind it the sums are tensors of the host, which criterions and meters ask for their numbers
+    assert all("copy" not in update[end:] for update, end in zip(updates, known))
 
 
 def test_a_task_that_launches_the_optimizer_itself_does_so_behind_the_look(train_here, monkeypatch):
