@@ -17,8 +17,10 @@ GRACE = 10  # seconds between the request to end and the end
 class _Running:
     """A process in a session of its own, and what it has printed of a line."""
 
-    def __init__(self, command, **options):
-        self.label, self.rest = command.label, b""
+    def __init__(self, command, variables, **options):
+        self.label, self.rest, self.variables = command.label, b"", variables
+        if variables:
+            options["env"] = {**(options.get("env") or os.environ), **variables}
         self.process = subprocess.Popen(
             command.words,
             stdin=subprocess.DEVNULL,
@@ -43,21 +45,25 @@ class _Running:
             os.killpg(self.process.pid, number)
 
 
-def run_commands(commands, log, show, at_once=1, descriptors=(), excused=None, **options):
+def run_commands(commands, log, show, at_once=1, descriptors=(), excused=None, variables=({},), **options):
     """Run commands in turn, ``at_once`` of them at a time; returns 0 or the exit status of the first that fails.
 
     Where one fails, or on an exception, the others are ended; not so where ``excused(label, status)`` is true. ``log``
     is a binary file; ``show(label, line)`` is called for every line, and ``show(label, None)`` about once a second.
     ``descriptors`` are inherited. ``options`` go to `subprocess.Popen`.
+
+    ``variables`` are dictionaries of the environment, each for as many commands at a time as any other: a command that
+    begins takes those of the one that has ended. ``at_once`` is a multiple of their number.
     """
     waiting, running, status = list(commands), {}, 0
+    free = list(variables) * (at_once // len(variables))
     with selectors.DefaultSelector() as selector:
         try:
             while (waiting or running) and status == 0:
-                while waiting and len(running) < at_once:
+                while waiting and free:
                     command = waiting.pop(0)
                     try:
-                        one = _Running(command, pass_fds=descriptors, **options)
+                        one = _Running(command, free.pop(0), pass_fds=descriptors, **options)
                     except OSError as error:
                         log.write(f"{command.words[0]}: {error.strerror}\n".encode())
                         show(command.label, f"{command.words[0]}: {error.strerror}")
@@ -72,6 +78,7 @@ def run_commands(commands, log, show, at_once=1, descriptors=(), excused=None, *
                         selector.unregister(one.process.stdout)
                         one.process.stdout.close()
                         del running[one.process.pid]
+                        free.append(one.variables)
                         code = one.process.wait()
                         code = 128 - code if code < 0 else code
                         if code and not (excused and excused(one.label, code)):

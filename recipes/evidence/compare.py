@@ -25,7 +25,7 @@ from recipes.books.book import ROOT, say
 from recipes.books.processes import run_commands, signals_raise
 from recipes.books.stage import identities
 from recipes.evidence import report
-from recipes.evidence.device import FREE_GB, SHARE, Turns, skipped_batches, wants_memory
+from recipes.evidence.device import FREE_GB, SHARE, Turns, devices_of_runs, skipped_batches, wants_memory
 from recipes.evidence.measures import losses, read_cell
 from recipes.evidence.plan import START, PlanError, read_plan
 from recipes.evidence.work import BEFORE, ON_DEVICE, Place, cell_stages, cells_of, shared_stages, value_of
@@ -54,6 +54,13 @@ def parser():
     options.add_argument("--init", type=file, help="a fairseq checkpoint to start from, in place of the plan's start")
     options.add_argument(
         "--at-once", type=positive, default=1, metavar="N", help="runs at once on the device (default: 1)"
+    )
+    options.add_argument(
+        "--gpus",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="share the runs out among N GPUs, --at-once on each; the start is trained on the first (default: 1)",
     )
     options.add_argument(
         "--free-gb",
@@ -112,6 +119,7 @@ def own_command(options):
         if value := getattr(options, name):
             words += [f"--{name}", str(value)]
     words += ["--at-once", str(options.at_once)]
+    words += ["--gpus", str(options.gpus)] if options.gpus > 1 else []
     words += [] if options.free_gb is None else ["--free-gb", f"{options.free_gb:g}"]
     return words + (["--cpu"] if options.cpu else ["--precision", options.precision])
 
@@ -228,12 +236,12 @@ def run_shared(book, stages, turns):
                 raise
 
 
-def run_cells(options, plan, place, after):
-    """All runs that have not finished, `--at-once` of them at a time."""
+def run_cells(options, plan, place, after, devices):
+    """All runs that have not finished, `--at-once` of them at a time on each of the `devices` (`devices_of_runs`)."""
     cells = {cell.name: cell for cell in cells_of(plan, place) if not finished(plan, place, cell)}
     words = [sys.executable, "-m", "recipes.evidence.compare", *sys.argv[1:], "--after", after]
     until = [] if options.stop_after is None else ["--until", str(time.time() + 60 * options.stop_after)]
-    say(f"{len(cells)} of {len(cells_of(plan, place))} runs to do, {options.at_once} at once")
+    say(f"{len(cells)} of {len(cells_of(plan, place))} runs to do, {at_once_of(options)} at once")
     show = Runs(list(cells), lambda name: finished(plan, place, cells[name]))
 
     def command_of(name, first):
@@ -241,16 +249,21 @@ def run_cells(options, plan, place, after):
         return Command([*words, *(until if first else []), "--cell", name], label=name)
 
     with open(place.out / "logs/runs.log", "ab") as log, signals_raise():
-        status = run_tries(list(cells), command_of, options.at_once, log, show)
+        status = run_tries(list(cells), command_of, options.at_once, log, show, devices)
     if status:
         raise BookError(f"a run was ended; the same command goes on, and {log.name} has what they printed", status)
 
 
-def run_tries(names, command_of, at_once, log, show):
+def at_once_of(options):
+    """How many runs there are at a time, in words."""
+    return f"{options.at_once} on each of {options.gpus} GPUs" if options.gpus > 1 else str(options.at_once)
+
+
+def run_tries(names, command_of, at_once, log, show, devices=({},)):
     """Run `command_of(name, first)` of all names; those that end with `AGAIN` once more after the others.
 
-    There are `TRIES`: `at_once` at a time, half as many, and one. Returns 0, or the exit status of the first that ends
-    otherwise, which ends the others.
+    There are `TRIES`: `at_once` at a time on each of `devices`, half as many, and one. Returns 0, or the exit status of
+    the first that ends otherwise, which ends the others.
     """
     widths = [at_once, max(1, at_once // 2), 1]
     assert len(widths) == TRIES
@@ -263,7 +276,8 @@ def run_tries(names, command_of, at_once, log, show):
             return status == AGAIN
 
         commands = [command_of(name, number == 0) for name in names]
-        if status := run_commands(commands, log, show, width, excused=excused):
+        at_a_time = width * len(devices)
+        if status := run_commands(commands, log, show, at_a_time, excused=excused, variables=devices):
             return status
         names = [name for name in names if name in wanting]  # in the plan's order
         if not names:
@@ -313,7 +327,7 @@ def facts_of(options, plan, place):
     found = {
         "device": device,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "runs at once": str(options.at_once),
+        "runs at once": at_once_of(options),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "start": str(place.init) if place.init else f"from scratch, {plan.start['updates']} updates",
     }
@@ -337,6 +351,9 @@ def main(argv=None):
         return dry_run(plan, place)
     stages = shared_stages(plan, place)
     if not options.report_only:
+        if options.cpu and options.gpus > 1:
+            raise PlanError(f"--gpus {options.gpus} does not go with --cpu: leave one out")
+        devices = devices_of_runs(options.gpus)
         check_flags(options.plan, plan, place)
     elif not (place.out / "runs").is_dir():
         raise PlanError(f"--report-only: there are no runs in {place.out}")
@@ -345,7 +362,7 @@ def main(argv=None):
     try:
         if not options.report_only:
             run_shared(book, stages, turns)
-            run_cells(options, plan, place, known_by(stages, place, book))
+            run_cells(options, plan, place, known_by(stages, place, book), devices)
     except BookError as error:
         say(f"error: {error}", sys.stderr)
         if turns is not None and not turns.beside and lacked_memory(error):

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from recipes.books.book import say
+from recipes.evidence.plan import PlanError
 
 FREE_GB, SHARE = 12, 0.25  # free before a stage begins beside others: so much, or this share of a smaller device
 TAKEN = 0.1  # share of a device's memory that is taken where other programs than ours are at work
@@ -54,6 +55,23 @@ def skipped_batches(log):
 def visible_device():
     """The device that a process sees first, as nvidia-smi takes it. CUDA may count unlike cards in another order."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
+
+
+def devices_of_runs(gpus):
+    """The variables by which a program sees one of so many GPUs, a dictionary for each; one: all that is visible.
+
+    Raises:
+        PlanError: there are fewer.
+    """
+    if gpus == 1:
+        return [{}]
+    import torch  # takes seconds
+
+    if (seen := torch.cuda.device_count()) < gpus:
+        raise PlanError(f"--gpus {gpus}, but PyTorch sees {seen}: give as many as there are")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else map(str, range(gpus))
+    return [{"CUDA_VISIBLE_DEVICES": name.strip()} for name in names][:gpus]
 
 
 def device_memory():

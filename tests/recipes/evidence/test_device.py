@@ -11,8 +11,8 @@ from recipes.books import Command, Stage
 from recipes.books.errors import BookError, Interrupted
 from recipes.evidence import compare
 from recipes.evidence.compare import AGAIN, parser, place_of, run_cell, run_shared, run_tries
-from recipes.evidence.device import SETTLE, Turns, device_memory, wants_memory
-from recipes.evidence.plan import read_plan
+from recipes.evidence.device import SETTLE, Turns, device_memory, devices_of_runs, wants_memory
+from recipes.evidence.plan import PlanError, read_plan
 from recipes.evidence.report import collect
 
 TINY = Path(__file__).resolve().parents[3] / "recipes/plans/tiny.toml"
@@ -346,6 +346,45 @@ def test_later_tries_have_fewer_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "run_commands", lambda *a, **more: (widths.append(a[3]), run(*a, **more))[1])
     Tries(tmp_path, a=99, b=99).run(6)
     assert widths == [6, 3, 1]
+
+
+def test_runs_are_shared_out_among_devices(tmp_path):
+    """Two at once on each of two: a run begins on the device of the one that has ended."""
+    at_work = f"{tmp_path}/at-work-$CUDA_VISIBLE_DEVICES"
+    # together as many as may be; and never three on one device
+    script = f"""echo $CUDA_VISIBLE_DEVICES >> {tmp_path}/used; mkdir {at_work}-1 2> /dev/null && mine={at_work}-1 || \\
+        mine={at_work}-2; [ $mine = {at_work}-1 ] || mkdir $mine || exit 1; sleep 0.3; rmdir $mine"""
+    commands = [Command(["sh", "-c", script], label=name) for name in "abcdefgh"]
+    devices = [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]
+    with open(tmp_path / "log", "ab") as log:
+        status = run_tries(list("abcdefgh"), lambda name, _: commands["abcdefgh".index(name)], 2, log, print, devices)
+    assert status == 0
+    used = (tmp_path / "used").read_text().split()
+    assert sorted(used[:4]) == ["3", "3", "5", "5"] and sorted(used) == ["3"] * 4 + ["5"] * 4
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus", "names"),
+    [(None, 2, ["0", "1"]), ("3, GPU-8a,5", 2, ["3", "GPU-8a"]), ("", 3, ["0", "1", "2"]), ("7,6", 1, [None])],
+)
+def test_devices_are_those_that_are_visible(monkeypatch, visible, gpus, names):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [found.get("CUDA_VISIBLE_DEVICES") for found in devices_of_runs(gpus)] == names
+
+
+def test_more_gpus_than_there_are_is_one_clear_error(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(PlanError, match="--gpus 2, but PyTorch sees 1"):
+        devices_of_runs(2)
+
+
+def test_gpus_without_a_gpu_is_one_clear_error(tmp_path, capsys):
+    words = ["--raw", str(tmp_path), "--plan", str(TINY), "--out", str(tmp_path / "out"), "--cpu", "--gpus", "2"]
+    assert compare.main(words) == 2
+    assert "--gpus 2 does not go with --cpu" in capsys.readouterr().err
 
 
 def test_any_other_end_of_a_run_ends_the_rest(tmp_path):
