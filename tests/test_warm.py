@@ -6,7 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+import venv
+from pathlib import Path
 
+import fairseq
 import pytest
 import warm
 
@@ -25,6 +28,36 @@ import os, time
 print(os.getpid(), flush=True)
 time.sleep(60)
 """
+
+
+BARE = """
+import subprocess, sys, warm
+found = [[warm.programs() / "python", "-c", "import sys; print(*sys.path, sep=chr(10))"], ["env", "-u", "PYTHONPATH"]]
+subprocess.run(found[0], check=True)
+print("none:", flush=True)
+subprocess.run(found[1] + found[0], check=True)
+subprocess.run([warm.programs() / "fairseq-train", "--help"], check=True)
+"""
+
+
+def test_packages_may_be_found_by_pythonpath_alone(tmp_path):
+    """As with `pip --target`; a command without that variable does not find them."""
+    venv.create(tmp_path, symlinks=True)
+    folders = [str(Path(__file__).parent), *filter(None, sys.path)]
+    done = subprocess.run(
+        [tmp_path / "bin/python", "-c", BARE],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    given, _, rest = done.stdout.partition("none:\n")
+    assert given.splitlines()[: 1 + len(folders)] == ["", *folders]
+    packages = str(Path(fairseq.__file__).parent.parent)
+    assert packages in given.splitlines()
+    without, _, help_text = rest.partition("usage: fairseq-train")
+    assert packages not in without.splitlines()
+    assert "--user-dir" in help_text
 
 
 @pytest.fixture(params=["fresh", "warm"])

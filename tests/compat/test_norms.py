@@ -151,6 +151,29 @@ def test_a_training_ends_as_in_stock_and_before_its_weights_change(ended, fault,
     assert ours == theirs
 
 
+@pytest.mark.parametrize("flags", [[], ["--bf16"]], ids=" ".join)
+@pytest.mark.parametrize("optimizer", ["adam", "fused_adam"])
+def test_a_training_whose_first_update_fails_goes_on_from_crash(train_here, tmp_path, monkeypatch, optimizer, flags):
+    train_step = FairseqTask.train_step
+
+    def poisoned(self, sample, model, criterion, *args, **more):
+        found = train_step(self, sample, model, criterion, *args, **more)
+        next(p for p in model.parameters() if p.grad is not None).grad.view(-1)[0] = math.nan
+        return found
+
+    with monkeypatch.context() as patch, pytest.raises(FloatingPointError, match="gradients are Nan/Inf"):
+        patch.setattr(FairseqTask, "train_step", poisoned)
+        train_here("--optimizer", optimizer, *flags)
+    crash = tmp_path / "crash.pt"
+    for state in torch.load(crash, weights_only=True)["last_optimizer_state"]["state"].values():
+        assert state["step"] == 0
+        assert not state["exp_avg"].any() and not state["exp_avg_sq"].any()
+    train_here("--optimizer", optimizer, "--restore-file", crash, *flags)
+    states = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)["last_optimizer_state"]["state"]
+    assert {state["step"] for state in states.values()} == {2}
+    assert all(state["exp_avg"].isfinite().all() for state in states.values())
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("flags", [[], ["--bf16"], ["--bf16", "--fp16-no-flatten-grads"]], ids=" ".join)
 @pytest.mark.parametrize("fault", ENDS)

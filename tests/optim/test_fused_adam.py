@@ -125,6 +125,24 @@ def test_a_step_that_is_skipped_changes_nothing_and_the_next_one_goes_on(updates
         assert all(torch.equal(mine[name], other[name]) for name in ("exp_avg", "exp_avg_sq"))
 
 
+@pytest.mark.parametrize("name", BOTH)
+def test_the_state_behind_a_first_step_that_was_skipped_is_a_beginning(name):
+    """As in crash.pt of a training whose first gradients are no numbers."""
+    skipped = build_optimizer(config("fused_adam").optimizer, params := parameters())
+    give_gradients(params, None, scale=math.nan)
+    skipped.skip_next_step_if(torch.tensor(True))
+    skipped.step()
+    ends = []
+    for is_loaded in (True, False):
+        optimizer = build_optimizer(config(name).optimizer, params := parameters())
+        if is_loaded:
+            optimizer.load_state_dict(skipped.state_dict())
+        give_gradients(params, torch.Generator().manual_seed(1))
+        optimizer.step()
+        ends.append(values(params))
+    assert torch.equal(*ends)
+
+
 def test_a_step_that_others_make_is_not_skipped():
     optimizer = build_optimizer(config("fused_adam").optimizer, parameters())
     optimizer.optimizer = type("Sharded", (torch.optim.AdamW,), {})(parameters())

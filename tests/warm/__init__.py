@@ -8,6 +8,7 @@ imported before the fork. That `python` knows ``-m`` with a module of ours and `
 
 import atexit
 import functools
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -16,6 +17,13 @@ from pathlib import Path
 
 REAL = Path(sys.executable).parent
 CALL = Path(__file__).with_name("call.py")
+
+
+def script_names():
+    """Those of fairseq and of this project: beside the interpreter, or elsewhere, as `pip --target` leaves them."""
+    here = [script.name for script in REAL.iterdir()]
+    installed = [script.name for script in importlib.metadata.entry_points(group="console_scripts")]
+    return {name for name in here + installed if name.startswith(("fairseq-", "srformer-"))}
 
 
 @functools.cache
@@ -28,13 +36,14 @@ def programs():
     first = f"#!{sys.executable} -IS\nREAL, SERVER = {str(REAL)!r}, {str(address)!r}\n"
     (bin / "python").write_text(first + CALL.read_text(encoding="utf-8"), encoding="utf-8")
     (bin / "python").chmod(0o755)
-    for script in [*REAL.glob("fairseq-*"), *REAL.glob("srformer-*")]:
-        (bin / script.name).symlink_to("python")
+    for script in sorted(script_names()):
+        (bin / script).symlink_to("python")
     (bin / "torchrun").symlink_to(REAL / "torchrun")  # recipes find it beside their `python`
-    # what this process was started with does not reach the server: a command brings its own environment
+    # A command brings a PYTHONPATH of its own, which may be none. The server has this one for its imports alone, and
+    # not from its start on: it could not tell those folders from the interpreter's any more.
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     server = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("server.py"), address],
+        [sys.executable, Path(__file__).with_name("server.py"), address, os.environ.get("PYTHONPATH", "")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**clean, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},

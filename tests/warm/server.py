@@ -1,12 +1,14 @@
 """Import fairseq and wait for commands (call.py); each is carried out by a fork of this process.
 
-Usage: server.py ADDRESS. It prints "ready", and ends when its standard input does.
+Usage: server.py ADDRESS PYTHONPATH. It prints "ready", and ends when its standard input does. PYTHONPATH is where it
+finds what it imports; no command has that from here.
 """
 
 import atexit
 import contextlib
 import fcntl
 import gc
+import importlib.metadata
 import json
 import logging
 import os
@@ -18,22 +20,23 @@ import struct
 import sys
 import threading
 
-import numpy
-
 MOST = 64  # files that a command inherits
 
 
-def import_much():
-    """What takes seconds; nothing of this project, nor fairseq's programs."""
+def import_much(folders):
+    """What takes seconds, with `folders` before the interpreter's; nothing of this project, nor fairseq's programs."""
+    own, sys.path[1:1] = [*sys.path], folders
     logging.disable(logging.INFO)  # what fairseq could make use of
     import fairseq.checkpoint_utils
     import fairseq.options
     import fairseq.sequence_generator
     import fairseq.trainer  # noqa: F401
     import nltk.stem.porter  # noqa: F401 (imported by rouge_score)
+    import numpy  # noqa: F401
     import torch._dynamo  # noqa: F401 (imported by the first optimizer)
 
     logging.disable(logging.NOTSET)
+    sys.path[:] = own
 
 
 class Call:
@@ -125,20 +128,30 @@ def become(call):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    numpy.random.seed()  # `random` does so itself after a fork, and PyTorch's first numbers are always the same
+    sys.modules[
+        "numpy"
+    ].random.seed()  # `random` does so itself after a fork, and PyTorch's first numbers are always the same
     if os.path.basename(program) == "fairseq-train" or words[:2] == ["-m", "fairseq_cli.train"]:
         # it sets up the logging before it imports fairseq, which does so for all others
         logging.root.handlers.clear()
     sys.executable = os.path.join(os.path.dirname(program), "python")
     kind, code, *rest = words if os.path.basename(program) == "python" else (None, None, *words)
     own = {"-m": folder, "-c": "", None: os.path.dirname(real)}[kind]
-    sys.path[:1] = [own, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.path[:1] = [own, *folders_of(environment.get("PYTHONPATH", ""))]
     sys.argv = [kind or real, *rest]
     if kind == "-m":
         return lambda: runpy.run_module(code, run_name="__main__", alter_sys=True)
     if kind == "-c":
         return lambda: exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    if not os.path.exists(real):  # `pip --target` leaves it elsewhere
+        (script,) = importlib.metadata.entry_points(group="console_scripts", name=os.path.basename(program))
+        return lambda: sys.exit(script.load()())
     return lambda: runpy.run_path(real, run_name="__main__")
+
+
+def folders_of(path):
+    """The folders of a PYTHONPATH."""
+    return [*filter(None, path.split(os.pathsep))]
 
 
 def carry_out(run):
@@ -161,7 +174,7 @@ def carry_out(run):
 
 
 if __name__ == "__main__":
-    import_much()
+    import_much(folders_of(sys.argv[2]))
     gc.collect()
     gc.freeze()  # the pages stay shared
     call = serve(sys.argv[1])
