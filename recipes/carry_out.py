@@ -29,7 +29,8 @@ def counted_updates(values):
 def dry_run(book, stages, selected, values):
     """Print every command as it can be pasted into a shell. ``selected``: names of stages; None: all."""
     print(f"cd {shlex.quote(str(ROOT))}")
-    print(f"export PYTHONPATH={shlex.quote(str(ROOT))} PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
+    packages = f"{shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    print(f"export PYTHONPATH={packages} PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
     for stage in stages:
         if selected is None or stage.name in selected:
             print(f"\n# {stage.name}: {stage.title}")

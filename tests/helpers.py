@@ -1,5 +1,6 @@
 """What test files of several folders call."""
 
+import os
 import socket
 
 import torch
@@ -21,6 +22,11 @@ def train_arguments(corpus, save_dir, *more):
         "--save-dir", str(save_dir), "--no-epoch-checkpoints", "--log-format", "simple", "--log-interval", "1",
         "--num-workers", "0", "--cpu", *map(str, more),
     ]  # fmt: skip
+
+
+def pythonpath(*folders):
+    """A PYTHONPATH of `folders` and, behind them, those of this process, which may hold the packages."""
+    return os.pathsep.join(filter(None, [*map(str, folders), os.environ.get("PYTHONPATH")]))
 
 
 def free_port():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import warm
+from helpers import pythonpath
 
 import srformer_plugin
 from requirements import check_python
@@ -63,9 +64,9 @@ print("srformer_bart" in ARCH_MODEL_REGISTRY, srformer_plugin.__file__)
 def test_user_dir_takes_the_copy_it_names(user_dir, on_path, installed, tmp_path):
     copies = {"clone": ROOT, "installed": installed}
     chosen = copies.pop(user_dir)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    if on_path == "the other one":
-        environment["PYTHONPATH"] = str(*copies.values())
+    given = [*copies.values()] if on_path == "the other one" else []
+    packages = [folder for folder in pythonpath().split(os.pathsep) if not Path(folder, "srformer_plugin").exists()]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, given + packages))}
     done = subprocess.run(
         [warm.programs() / "python", "-c", USER_DIR_CHECK, str(chosen / "srformer_plugin")],
         capture_output=True,

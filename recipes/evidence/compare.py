@@ -289,7 +289,7 @@ def run_tries(names, command_of, at_once, log, show, devices=({},)):
 
 def dry_run(plan, place):
     """Print every command as it can be pasted into a shell."""
-    print(f"cd {shlex.quote(str(ROOT))}\nexport PYTHONPATH={shlex.quote(str(ROOT))}")
+    print(f"cd {shlex.quote(str(ROOT))}\nexport PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}")
     for stage in shared_stages(plan, place):
         _print(stage.name, stage)
     for cell in cells_of(plan, place):

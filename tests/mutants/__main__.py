@@ -47,7 +47,8 @@ def copy_of_sources(folder: Path) -> Path:
 def run_tests(folder: Path, selection: list[str], timeout: float | None) -> int:
     """pytest's exit status for a selection of tests in a copy of the sources."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *selection]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    packages = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
     if done.returncode not in (0, 1):
         tqdm.write(done.stdout[-2000:])

@@ -48,6 +48,7 @@ def test_a_dry_run_prints_every_command_and_writes_nothing(name, dry_runs):
     assert stages == ["download", "prepare", "encode", "binarise", "train", "generate", "score"]
     found = commands(shown[name])
     assert found[0] == ["cd", str(RECIPES.parent)]
+    assert found[1][:2] == ["export", f"PYTHONPATH={RECIPES.parent}${{PYTHONPATH:+:$PYTHONPATH}}"]
     train, generate = the("fairseq-train", found), the("fairseq-generate", found)
     assert value(train, "--lr") == "5e-5"
     assert value(train, "--max-source-positions") == "1024"

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from conftest import ROOT
+from helpers import pythonpath
 from summarize.conftest import TEXTS
 
 from srformer_plugin.summarize import cli
@@ -235,7 +236,7 @@ runpy.run_module("srformer_plugin.summarize", run_name="__main__")
 
 def test_as_a_command_that_is_imported_when_it_is_asked_for(converted_bart, model, files):
     command = [sys.executable, "-c", LAZY, "--model", str(converted_bart), *SETTINGS, str(files[0])]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": pythonpath(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, model.summarize(TEXTS[0]) + "\n", "")
 

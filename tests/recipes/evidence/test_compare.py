@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import warm
+from helpers import pythonpath
 
 from recipes.evidence import compare, report
 from recipes.evidence.compare import Runs, main, parser, place_of
@@ -225,6 +226,7 @@ def test_a_dry_run_prints_every_command_and_does_nothing(raw, tmp_path, capsys):
     printed = capsys.readouterr().out
     for name in ("# prepare", "# start: full attention", "# full.1: train", "# srformer.1: score"):
         assert name in printed
+    assert "${PYTHONPATH:+:$PYTHONPATH}" in printed.splitlines()[1]
     assert not (tmp_path / "out").exists()
 
 
@@ -257,7 +259,7 @@ def test_a_plan_runs_from_raw_text_to_the_report_and_nothing_twice(raw, tmp_path
     plan, out = tmp_path / "plan.toml", tmp_path / "out"
     plan.write_text(head.replace('"full", ', "") + "[[system]]" + segmented, encoding="utf-8")
     command = ["bash", str(ROOT / "recipes/compare.sh"), *arguments(raw, out, "--at-once", "2", "--plan", str(plan))]
-    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": pythonpath(), "OMP_NUM_THREADS": "1"}
 
     def run(python):
         environment["PYTHON"] = str(python)
