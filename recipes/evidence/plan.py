@@ -160,9 +160,6 @@ def _plan(content, text):
         for one in tables["system"]
     )
     _check_names(systems, tables["report"]["against"])
-    for system in systems:
-        if "--cross-attention full" not in " ".join(system.flags) and "--segment-size" not in system.flags:
-            raise PlanError(f"system {system.name!r}: give --segment-size, which its cost is counted by")
     start = tables.get("start")
     if start:
         _positive("start.updates", start["updates"])

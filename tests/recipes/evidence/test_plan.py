@@ -87,7 +87,6 @@ def test_a_plan_without_a_start_has_none(plan):
         ('"Segments of 8"', '"FULL!"', "'FULL!' of a system is empty, or too like 'full'"),
         ('"Segments of 8"', '"start"', "too like 'start'"),
         ('against = ["full"]', 'against = ["half"]', "report.against: there is no system 'half'"),
-        (" --segment-size 8", "", "system 'Segments of 8': give --segment-size"),
         ('"--beam 2"', '"--beam \'2"', "decode: No closing quotation"),
         ("[data]", "[data", "not TOML"),
         ("[[system]]", "[system]", "Cannot"),
