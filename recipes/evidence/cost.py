@@ -4,6 +4,7 @@ Per head of D numbers, for T target and N source tokens, m = ceil(N / s) segment
 multiply-add is 2 operations; projections, which all kinds have, are left out):
 
     full                  N keys a query                       4 T N D
+    hepos                 N / S keys a query                   4 T N D / S
     segmented, clock      the segment's                        4 T (keys) D
     previous              that and the segment before it
     pooled                that and a mean of every other segment; 4 N D for the means
@@ -21,7 +22,7 @@ from fairseq import options
 
 import srformer_plugin  # noqa: F401 (registers the architectures)
 from recipes.evidence.work import value_of
-from srformer_plugin.attention.settings import SegmentSettings
+from srformer_plugin.attention.settings import HEPOS, SegmentSettings
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def _one(chosen, source, targets, length, head):
     count = int(-(-source // size))
     if chosen.is_full:
         return np.ones(2)
+    if chosen.cross_attention == HEPOS:  # whatever its length: every token is read by one of S heads
+        return np.full(2, 1 / chosen.head_stride)
     if chosen.by_content:
         segments = min(chosen.segments_per_query, count)
         keys = min(segments * size, source)

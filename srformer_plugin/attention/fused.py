@@ -73,8 +73,8 @@ class Padding(NamedTuple):
     where `empty` is True.
 
     Attributes:
-        bias: (B, 1, 1, S), added to the scores: 0, or at padding `lowest` of its dtype.
-        empty: (B, 1, 1, 1) bool, True for a source of padding alone.
+        bias: (B, 1 or H, 1, S), added to the scores: 0, or at padding `lowest` of its dtype.
+        empty: (B, 1 or H, 1, 1) bool, True where there is padding alone.
     """
 
     bias: Tensor
@@ -91,9 +91,14 @@ def lowest(dtype: torch.dtype) -> float:
 
 
 def hide(padding_mask: Tensor | None, like: Tensor) -> Padding | None:
-    """The `Padding` of a mask (B, S) that is True at padding, of the dtype of `like`; None: there is none."""
+    """The `Padding` of a mask that is True at padding, of the dtype of `like`; None: there is none.
+
+    Args:
+        padding_mask: (B, S), or (B, H, S) where heads have keys of their own.
+    """
     if padding_mask is None:
         return None
-    padding_mask = padding_mask.bool()[:, None, None, :]
+    padding_mask = padding_mask.bool().unsqueeze(-2)
+    padding_mask = padding_mask.unsqueeze(1) if padding_mask.dim() == 3 else padding_mask
     bias = like.new_zeros(padding_mask.shape).masked_fill_(padding_mask, lowest(like.dtype))
     return Padding(bias, padding_mask.all(dim=-1, keepdim=True))

@@ -12,6 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def is_bare(projection: nn.Module) -> bool:
+    """A linear map by the module's weights alone: no hook such as quantization noise's, no class of one's own."""
+    return type(projection) is nn.Linear and not (projection._forward_pre_hooks or projection._forward_hooks)
+
+
 def project_together(states: Tensor, projections: Sequence[nn.Module]) -> Sequence[Tensor]:
     """The projections of states (..., C), each (..., C'), by the modules' weights and biases.
 

@@ -12,8 +12,8 @@ from .method.content import SCORES, SEGMENTS_PER_QUERY, check_segments_per_query
 from .method.memory import MEMORIES
 from .method.schedule import SCHEDULES
 
-# --cross-attention full keeps stock attention to the whole source.
-FULL = "full"
+# Kinds of --cross-attention that know no segments: stock attention to the whole source, and `hepos.py`.
+FULL, HEPOS = "full", "hepos"
 
 
 @dataclass
@@ -25,8 +25,9 @@ class SegmentSettings(FairseqDataclass):
         metadata={
             "help": "what decoder positions attend to beside the segments that --segment-schedule names: srformer (a "
             "recurrent memory of the others), segmented (nothing), pooled (the others' means, in the same softmax), "
-            "previous (the segment visited before; not with --segment-schedule content); or full (all of the source, "
-            "stock attention); registered: " + ", ".join([*MEMORIES, FULL])
+            "previous (the segment visited before; not with --segment-schedule content); or, without segments, full "
+            "(all of the source, stock attention) or hepos (every head another one of --head-stride positions); "
+            "registered: " + ", ".join([*MEMORIES, FULL, HEPOS])
         },
     )
     segment_size: int = field(default=64, metadata={"help": "source tokens per segment"})
@@ -58,6 +59,13 @@ class SegmentSettings(FairseqDataclass):
             "content and a memory other than srformer"
         },
     )
+    head_stride: int = field(
+        default=4,
+        metadata={
+            "help": "with --cross-attention hepos: head h attends to the source positions h, h + STRIDE, ... (modulo "
+            "STRIDE); it must divide --decoder-attention-heads"
+        },
+    )
     raf_leak: float = field(default=0.5, metadata={"help": "initial leak factor of the RAF neuron, in [0, 1]"})
     raf_threshold: float = field(default=0.1, metadata={"help": "initial threshold of the RAF neuron, above 0"})
     kv_clamp: float = field(
@@ -84,14 +92,19 @@ class SegmentSettings(FairseqDataclass):
         return self.cross_attention == FULL
 
     @property
+    def has_segments(self) -> bool:
+        """Positions attend to segments."""
+        return self.cross_attention in MEMORIES
+
+    @property
     def by_content(self) -> bool:
         """Queries choose their segments."""
-        return SCHEDULES[self.segment_schedule].uses_content
+        return self.has_segments and SCHEDULES[self.segment_schedule].uses_content
 
     @property
     def needs_target_length(self) -> bool:
         """A clock is needed: for the segments, or for the memory's visits."""
-        return not self.is_full and (not self.by_content or MEMORIES[self.cross_attention].goes_by_visits)
+        return self.has_segments and (not self.by_content or MEMORIES[self.cross_attention].goes_by_visits)
 
     @property
     def clamp(self) -> Optional[float]:  # noqa: UP045
@@ -100,10 +113,10 @@ class SegmentSettings(FairseqDataclass):
 
     def check(self) -> "SegmentSettings":
         """Raise a ConfigurationError on the first value that cannot be right."""
-        choose({**MEMORIES, FULL: None}, self.cross_attention, "--cross-attention")
+        choose({**MEMORIES, FULL: None, HEPOS: None}, self.cross_attention, "--cross-attention")
         choose(SCHEDULES, self.segment_schedule, "--segment-schedule")
         choose(SCORES, self.segment_score, "--segment-score")
-        if not self.is_full and MEMORIES[self.cross_attention].needs_clock and self.by_content:
+        if self.by_content and MEMORIES[self.cross_attention].needs_clock:
             raise ConfigurationError(
                 f"--cross-attention {self.cross_attention} goes by the order in which a clock visits segments, and "
                 f"--segment-schedule {self.segment_schedule} has none: use --cross-attention segmented, pooled or "
@@ -115,6 +128,8 @@ class SegmentSettings(FairseqDataclass):
             raise ConfigurationError(
                 f"--segment-size must be at least 1, got {self.segment_size}; the paper uses 16 and 64"
             )
+        if self.head_stride < 1:
+            raise ConfigurationError(f"--head-stride must be at least 1, got {self.head_stride}; HEPOS's paper uses 4")
         if self.expected_target_length is not None and self.expected_target_length < 1:
             raise ConfigurationError(
                 f"--expected-target-length must be at least 1, got {self.expected_target_length}; leave the "

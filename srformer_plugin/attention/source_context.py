@@ -38,7 +38,8 @@ class SourceContext:
         self.projected: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self._layouts: dict[tuple, SourceLayout] = {}
         self._plans: dict[tuple, SegmentPlan] = {}
-        self._hidden: dict[torch.dtype, Padding | None] = {}
+        self._hidden: dict[tuple, Padding | None] = {}
+        self._cut: tuple[Tensor, tuple, Tensor] | None = None
 
     def project_for(self, attentions: Sequence[nn.Module], states: Tensor) -> None:
         """Fill `projected` with the keys and values (N, B, H * D) of states (N, B, C), by one product for all."""
@@ -63,11 +64,31 @@ class SourceContext:
             self._plans[key] = schedule.plan(layout, **positions)
         return self._plans[key]
 
-    def hide(self, like: Tensor) -> Padding | None:
-        """`fused.hide` of the source, computed once for a dtype."""
-        if like.dtype not in self._hidden:
-            self._hidden[like.dtype] = hide(self.padding_mask, like)
-        return self._hidden[like.dtype]
+    def cut_by_stride(self, states: Tensor, layout: SourceLayout) -> Tensor:
+        """Encoder states (N, B, C) by the slot that they have in a segment of S tokens: every S-th in (S, B, m, C).
+
+        Computed once; anew where a layer is (--checkpoint-activations), whose states are others or had no gradients.
+        """
+        how = layout.segment_size, torch.is_grad_enabled()
+        if self._cut is None or self._cut[0] is not states or self._cut[1] != how:
+            self._cut = states, how, layout.split_heads(states, 1).squeeze(1).permute(2, 0, 1, 3).contiguous()
+        return self._cut[2]
+
+    def hide(self, keys: Tensor, layout: SourceLayout | None = None) -> Padding | None:
+        """What hides padding from queries, computed once for a dtype.
+
+        Args:
+            keys: (B, H, N, D); with a `layout` (B, H, m, D), of head h what is in slot h modulo S of every segment.
+        """
+        key = keys.dtype, None if layout is None else layout.segment_size
+        if key not in self._hidden:
+            mask = self.padding_mask
+            if layout is not None:
+                mask = layout.is_real
+                if mask is not None:
+                    mask = ~mask.transpose(1, 2).repeat(1, keys.size(1) // layout.segment_size, 1)
+            self._hidden[key] = hide(mask, keys)
+        return self._hidden[key]
 
 
 def as_context(key_padding_mask) -> SourceContext:

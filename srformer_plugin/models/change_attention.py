@@ -6,7 +6,9 @@ from dataclasses import asdict
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_NAME_REGISTRY
 from omegaconf import flag_override
 
-from ..attention.settings import FULL, SegmentSettings
+from ..attention.hepos import check_head_stride
+from ..attention.method.memory import MEMORIES
+from ..attention.settings import FULL, HEPOS, SegmentSettings
 from ..errors import ConfigurationError
 from .checkpoint_file import as_before_training, model_options
 from .checkpoint_state import MEMORY, POSITIONS_BEFORE_THE_FIRST
@@ -27,8 +29,9 @@ def change_attention(
 ) -> dict:
     """The content of a checkpoint file with other settings of the cross-attention or of the encoder.
 
-    What is not named stays as it is, with these exceptions. Full cross-attention becomes `segmented` where settings of
-    the cross-attention, and not which, are named: a memory has to be trained. Where a model begins to choose segments
+    What is not named stays as it is, with these exceptions. Cross-attention without segments becomes `hepos` with a
+    `head_stride`, else `segmented`, where settings of the cross-attention, and not which, are named: a memory has to be
+    trained. Where a model begins to choose segments
     by content, what is left open is that of the `_content` architectures. And an encoder that reads any length is not
     limited to the positions that the checkpoint has.
 
@@ -65,15 +68,16 @@ def change_attention(
     for name, value in changes.items():
         setattr(stored, name, value)
     _change_encoder(stored, changes, content, source_limit)
-    if before == FULL and "cross_attention" not in changes and set(changes) - set(ENCODER):
-        stored.cross_attention = "segmented"
-    if getattr(stored, "segment_schedule", None) == "content" and not (by_content_before and before != FULL):
+    if before not in MEMORIES and "cross_attention" not in changes and set(changes) - set(ENCODER):
+        stored.cross_attention = HEPOS if "head_stride" in changes else "segmented"
+    if getattr(stored, "segment_schedule", None) == "content" and not (by_content_before and before in MEMORIES):
         for name in {"segment_size", "segments_per_query"} - set(changes):
             setattr(stored, name, None)
         choose_by_content(stored)
     ARCH_CONFIG_REGISTRY[architecture](stored)  # options that are younger than the checkpoint
 
     settings = SegmentSettings.from_namespace(stored).check()
+    check_head_stride(settings, stored.decoder_attention_heads)
     if not settings.needs_target_length:
         settings.expected_target_length = None
     elif settings.expected_target_length is None:

@@ -11,6 +11,7 @@ from fairseq.checkpoint_utils import prune_state_dict
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
+from ..attention.settings import HEPOS
 from ..errors import ConfigurationError
 from .schedule_record import FLAGS, decode_schedule
 
@@ -103,14 +104,14 @@ def check_schedule(state: dict[str, Tensor], key: str, own: Tensor | None) -> No
         state: has the checkpoint's record under `key`, or none (it has full cross-attention).
         own: the model's record; None: it has full cross-attention.
     Raises:
-        ConfigurationError: another segment size or way to choose segments. Another expected length or memory is a
-            warning.
+        ConfigurationError: another segment size, way to choose segments or stride of the heads. Another expected length
+            or memory is a warning.
     """
     trained = state.pop(key, None)
     if own is None:
         if trained is not None:
             raise ConfigurationError(
-                "the checkpoint was trained with segmented cross-attention, not with --cross-attention full; "
+                f"the checkpoint was trained with {_kind(decode_schedule(trained))}, not with --cross-attention full; "
                 "start from a checkpoint with full cross-attention"
             )
         return
@@ -120,7 +121,12 @@ def check_schedule(state: dict[str, Tensor], key: str, own: Tensor | None) -> No
         logger.info(f"not in the checkpoint, taken from the flags: schedule {ours}")
         return
     theirs = decode_schedule(trained)
-    for field in ("segment_size", "segment_schedule", "segments_per_query", "segment_score"):
+    if _kind(theirs) != _kind(ours):
+        raise ConfigurationError(
+            f"the checkpoint was trained with {_kind(theirs)}, but this run has {_kind(ours)}; use what it was trained "
+            "with, or make one that goes on in the other way by `srformer-convert change-attention`"
+        )
+    for field in ("segment_size", "segment_schedule", "segments_per_query", "segment_score", "head_stride"):
         if theirs.get(field, ours.get(field)) != ours.get(field, theirs.get(field)):
             raise ConfigurationError(
                 f"the checkpoint was trained with {FLAGS[field]} {theirs[field]}, but this run has {ours[field]}; "
@@ -133,6 +139,10 @@ def check_schedule(state: dict[str, Tensor], key: str, own: Tensor | None) -> No
                 f"the checkpoint was trained with {FLAGS[field]} {theirs.get(field)}; "
                 f"this run goes on with {ours.get(field)}"
             )
+
+
+def _kind(schedule):
+    return f"--cross-attention {HEPOS}" if "head_stride" in schedule else "segmented cross-attention"
 
 
 def fit_positions(state: dict[str, Tensor], key: str, embedding, flag: str) -> None:

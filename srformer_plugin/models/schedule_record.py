@@ -10,7 +10,7 @@ import json
 import torch
 from torch import Tensor
 
-from ..attention.settings import SegmentSettings
+from ..attention.settings import HEPOS, SegmentSettings
 from ..errors import ConfigurationError
 
 FLAGS = {
@@ -19,6 +19,7 @@ FLAGS = {
     "expected_target_length": "--expected-target-length",
     "segments_per_query": "--segments-per-query",
     "segment_score": "--segment-score",
+    "head_stride": "--head-stride",
     "cross_attention": "--cross-attention",
 }
 ALWAYS = ("segment_size", "segment_schedule", "expected_target_length")
@@ -32,6 +33,8 @@ def encode_schedule(settings: SegmentSettings) -> Tensor:
     fields = list(ALWAYS)
     if settings.by_content:
         fields += ["segments_per_query", "segment_score"]
+    if settings.cross_attention == HEPOS:
+        fields.append("head_stride")
     if settings.cross_attention not in ("srformer", "segmented"):  # which the memory's parameters tell apart
         fields.append("cross_attention")
     text = json.dumps({name: getattr(settings, name) for name in fields}).encode()

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ..attention.causal import attend_without_masks
 from ..attention.cross_attention import SegmentedCrossAttention
+from ..attention.hepos import HeposCrossAttention
+from ..attention.projections import is_bare
 from ..attention.settings import SegmentSettings
 from ..attention.shared_by_beams import FullCrossAttention
 from ..attention.source_context import SourceContext
@@ -44,7 +46,8 @@ class SegmentedDecoderLayer(TransformerDecoderLayerBase):
             return FullCrossAttention(
                 embed_dim, heads, vdim=cfg.encoder.embed_dim, encoder_decoder_attention=True, **shared
             )
-        return SegmentedCrossAttention(embed_dim, heads, self.settings, **shared)
+        kind = SegmentedCrossAttention if self.settings.has_segments else HeposCrossAttention
+        return kind(embed_dim, heads, self.settings, **shared)
 
     def make_generation_fast_(self, need_attn: bool = False, **kwargs):
         """The decoder, not each layer, decides who returns weights."""
@@ -165,12 +168,14 @@ class SegmentedDecoder(TransformerDecoderBase):
         """Project encoder states (N, B, C) for all layers' cross-attention at once, where all will read them.
 
         Not where layers are dropped, computed anew (--checkpoint-activations) or gathered one by one (FSDP), nor where
-        a projection is more than its weights.
+        a projection is more than its weights, or is not needed of the whole source.
         """
         if not torch.is_grad_enabled() or isinstance(self.layers, LayerDropModuleList):
             return
         is_own = all(type(x) is self.layer_class and not hasattr(x, "precheckpoint_forward") for x in self.layers)
         attentions = [layer.encoder_attn for layer in self.layers] if is_own else []
+        if any(isinstance(attention, HeposCrossAttention) for attention in attentions):
+            return
         if attentions and all(a is not None and is_bare(a.k_proj) and is_bare(a.v_proj) for a in attentions):
             context.project_for(attentions, states)
 
@@ -207,11 +212,6 @@ class SegmentedDecoder(TransformerDecoderBase):
         fill_memory(state_dict, own)
         check_schedule(state_dict, f"{name}.segment_schedule", own.get(f"{name}.segment_schedule"))
         return state_dict
-
-
-def is_bare(projection: torch.nn.Module) -> bool:
-    """A linear map by the module's weights alone: no hook such as quantization noise's, no class of one's own."""
-    return type(projection) is torch.nn.Linear and not (projection._forward_pre_hooks or projection._forward_hooks)
 
 
 def wrap_layer(layer, cfg):

@@ -14,6 +14,7 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, Trans
 from torch import Tensor, nn
 
 from ..attention.dropout import ATTENTION
+from ..attention.hepos import check_head_stride
 from ..attention.method.content import SEGMENTS_PER_QUERY
 from ..attention.method.memory import MEMORIES, RAFMemory
 from ..attention.settings import SegmentSettings
@@ -51,7 +52,9 @@ class SegmentedModel:
             ConfigurationError: a setting that cannot work.
         """
         refuse_flags(args)
-        return EncoderSettings.from_namespace(args).check(), SegmentSettings.from_namespace(args).check()
+        encoder, settings = EncoderSettings.from_namespace(args).check(), SegmentSettings.from_namespace(args).check()
+        check_head_stride(settings, args.decoder_attention_heads)
+        return encoder, settings
 
     @classmethod
     def build_model(cls, args, task):
@@ -89,7 +92,7 @@ class SegmentedModel:
     def has_memory_parameters(cls, args) -> bool:
         """Whether the memory that a model's arguments ask for has parameters of its own."""
         _, settings = cls.check_arguments(args)
-        if settings.is_full:
+        if not settings.has_segments:
             return False
         with torch.device("meta"):  # draws no random numbers
             return any(True for _ in MEMORIES[settings.cross_attention](1, 1, settings).parameters())
@@ -194,7 +197,7 @@ def gelu(x: Tensor) -> Tensor:
 def say_if_all_is_chosen(settings: SegmentSettings, limit: int | None) -> None:
     """Log it where sources of at most `limit` tokens have no more segments than every query chooses."""
     chosen = settings.segments_per_query * settings.segment_size
-    if limit and not settings.is_full and settings.by_content and chosen >= limit:
+    if limit and settings.by_content and chosen >= limit:
         logger.warning(
             f"--segments-per-query {settings.segments_per_query} of --segment-size {settings.segment_size} are all of "
             f"a source, which has at most {limit:,} tokens: every query attends to all of it, as with full attention"

@@ -17,13 +17,8 @@ from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
 from ..attention.dropout import attention_dropout, current_rate
-from ..attention.fused import fused_attention, lowest
-from ..attention.shared_by_beams import SharedByBeams, add_projections, merge_heads, split_heads
-from ..attention.source_context import as_context
-
-# Added to the score of a key that must not be seen. Finite in every dtype, so that a query that sees no key at all
-# (padding before a left-padded target) is not NaN.
-MASKED = lowest(torch.float16)
+from ..attention.shared_by_beams import add_projections, merge_heads, split_heads
+from ..attention.softmax_attention import MASKED, SoftmaxCrossAttention, attend
 
 
 class RMSNorm(nn.Module):
@@ -106,29 +101,6 @@ class RelativePositionBias(nn.Embedding):
         return bias if padding_mask is None else bias.masked_fill(padding_mask[:, None, None, :], MASKED)
 
 
-def attend(
-    query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, dropout: float = 0.0, need_weights: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """softmax(Q K^T + bias) V, without a scale, the softmax in float32.
-
-    Args:
-        query, keys, values: (B, H, T, D), (B, H, S, D), (B, H, S, D).
-        bias: broadcastable to (B, H, T, S), or None.
-        dropout: probability, on the weights.
-    Returns:
-        (B, H, T, D), and the weights (B, H, T, S) in float32 where they are needed.
-    """
-    if not need_weights:
-        bias = None if bias is None else bias.to(query.dtype)
-        return fused_attention(query, keys, values, bias, dropout, scale=1.0), None
-    wide = torch.promote_types(query.dtype, torch.float32)
-    scores = query.to(wide) @ keys.to(wide).transpose(-1, -2)
-    weights = F.softmax(scores if bias is None else scores + bias, dim=-1)
-    if bias is not None:  # 0 already, but for a query that sees no key at all
-        weights = weights.masked_fill(bias <= MASKED, 0)
-    return F.dropout(weights, dropout, training=dropout > 0).to(values.dtype) @ values, weights
-
-
 class _Projections(nn.Module):
     """The four projections of an attention of `num_heads` heads of `head_dim`, which need not divide `embed_dim`."""
 
@@ -198,49 +170,10 @@ class T5SelfAttention(_Projections):
         return incremental_state
 
 
-class T5CrossAttention(SharedByBeams, _Projections):
+class T5CrossAttention(SoftmaxCrossAttention, _Projections):
     """Attention to the whole source (`--cross-attention full`), its keys and values kept once per sentence."""
 
     scaling = 1.0  # T5 does not scale its queries
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor | None,
-        value: Tensor | None,
-        key_padding_mask=None,
-        incremental_state: dict | None = None,
-        need_weights: bool = False,
-        static_kv: bool = True,
-        attn_mask: Tensor | None = None,
-        need_head_weights: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """As `SegmentedCrossAttention.forward`: query (T, B * x, C) with x hypotheses a sentence, key (N, B, C)."""
-        context, empty = as_context(key_padding_mask), None
-        if incremental_state is None:
-            keys, values, padding = self.split_source(key, context)
-            bias, empty = (None, None) if padding is None else padding
-            beam = query.size(1) // key.size(1)
-        else:
-            saved = self._load(incremental_state)
-            if not saved:
-                source = self.open_source(key, context, length=query.size(0))
-                saved = {
-                    "prev_key": source["keys"],
-                    "prev_value": source["values"],
-                    "bias": source.get("bias"),
-                    "beam_size": query.size(1) // key.size(1),
-                }
-                self.set_incremental_state(incremental_state, "attn_state", saved)
-            keys, values, bias, beam = (saved[name] for name in ("prev_key", "prev_value", "bias", "beam_size"))
-        q = self.split_query(self.q_proj(query), beam)  # hypotheses are more queries to the same keys
-        dropout = current_rate(self.dropout_module)
-        output, weights = attend(q, keys, values, bias, dropout, need_weights or need_head_weights)
-        if empty is not None:
-            output = output.masked_fill(empty, 0)
-        if weights is not None:
-            weights = self.join_weights(weights, beam, need_head_weights)
-        return self.out_proj(self.join_heads(output, beam)), weights
 
 
 def residual_stream(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor, nn
 
 from ..attention.cross_attention import SegmentedCrossAttention
+from ..attention.hepos import HeposCrossAttention
 from .encoder_output import encoder_output, through_layers
 from .segmented_decoder import SegmentedDecoder, SegmentedDecoderLayer, wrap_layer
 from .t5_modules import (
@@ -71,9 +72,8 @@ class T5DecoderLayer(_T5Layer, SegmentedDecoderLayer):
         heads, kdim = cfg.decoder.attention_heads, cfg.encoder.embed_dim
         if self.settings.is_full:
             return self._build_attention(T5CrossAttention, cfg, heads, kdim=kdim)
-        return self._build_attention(
-            SegmentedCrossAttention, cfg, heads, kdim=kdim, settings=self.settings, bias=False, scale_query=False
-        )
+        kind = SegmentedCrossAttention if self.settings.has_segments else HeposCrossAttention
+        return self._build_attention(kind, cfg, heads, kdim=kdim, settings=self.settings, bias=False, scale_query=False)
 
 
 def _build_position_bias(cfg, heads: int, bidirectional: bool) -> RelativePositionBias:
@@ -207,7 +207,7 @@ def initialise(module: nn.Module) -> None:
     the query's weights also hold the D^-1/2 that T5's attention leaves out. (The embeddings are N(0, 1) by
     `T5Embedding`, and an untied output is N(0, 1 / d_model) by fairseq, which starts v1.1 with logits like T5's.)
     """
-    if isinstance(module, (T5SelfAttention, T5CrossAttention, SegmentedCrossAttention)):
+    if isinstance(module, (T5SelfAttention, T5CrossAttention, SegmentedCrossAttention, HeposCrossAttention)):
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             projection = getattr(module, name)
             extra = module.head_dim if name == "q_proj" else 1

@@ -16,7 +16,7 @@ from ..models.attention_calls import for_each_call
 from .summary import Summary
 from .tokens import WORD
 
-SEGMENT = 16  # tokens of a segment where the decoder attends to the whole source
+SEGMENT = 16  # tokens of a segment where the decoder knows no segments
 MOST, LEAST = 12, 0.01  # segments that are shown for a word or sentence, and the share that the last of them has
 
 
@@ -70,7 +70,7 @@ def explain(model, text: str, **decoding) -> Explanation:
     summary, network, states = stream.read(**decoding)
     weights = cross_attention(network, states, summary.ids.to(model.hub.device), model.tokenizer.end)
     size = getattr(network.decoder, "settings", None)
-    size = SEGMENT if size is None or size.is_full else size.segment_size
+    size = SEGMENT if size is None or not size.has_segments else size.segment_size
     of_token, segments = _segments(model.tokenizer, text, size)
     count = weights.size(1) - 1  # </s> is the last
     of_token = of_token[:count]

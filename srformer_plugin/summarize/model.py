@@ -115,7 +115,7 @@ class Model:
         """In words, for a source that does not fit the positions."""
         encoder, settings = self.long_network.encoder, self.long_network.decoder.settings
         how = f"encoded in chunks of {encoder.chunk:,} tokens with {encoder.context} of context a side"
-        if settings.by_content and not settings.is_full:
+        if settings.by_content:
             chosen = f"{settings.segments_per_query} segments of {settings.segment_size}"
             how += f"; the decoder chooses {chosen} by content"
         return how

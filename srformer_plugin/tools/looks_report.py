@@ -1,6 +1,7 @@
 """What `where_it_looks` says: in words, as a table, and as a picture."""
 
 from ..attention.method.memory import MEMORIES, RAFMemory
+from ..attention.settings import HEPOS
 
 TITLES = {"attention": "attention", "segments": "segments attended to"}
 
@@ -10,6 +11,8 @@ def what_is_read(model) -> str:
     settings = getattr(model.decoder, "settings", None)
     if settings is None or settings.is_full:
         return "the whole source"
+    if settings.cross_attention == HEPOS:
+        return f"every token of the source, each head one of {settings.head_stride}"
     size = settings.segment_size
     if settings.by_content:
         text = f"{settings.segments_per_query} segments of {size} tokens, which every head of a position chooses"

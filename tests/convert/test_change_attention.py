@@ -111,6 +111,23 @@ def test_a_memory_stays_with_its_kind_and_leaves_with_another(folder, tmp_path):
     assert logits(restored(tmp_path / "full.pt")).isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["bart", "t5", "clock"])
+def test_heads_get_strides_and_lose_them(folder, tmp_path, name):
+    kind = ["--cross-attention", "hepos"] if name == "clock" else []  # what has no segments needs no other word
+    assert not change(folder / f"{name}.pt", tmp_path / "hepos.pt", *kind, "--head-stride", 2)
+    model = restored(tmp_path / "hepos.pt")
+    assert (model.decoder.settings.cross_attention, model.decoder.settings.head_stride) == ("hepos", 2)
+    assert not any("memory" in key for key in model.state_dict())
+    change(tmp_path / "hepos.pt", tmp_path / "one.pt", "--head-stride", 1)
+    change(tmp_path / "hepos.pt", tmp_path / "full.pt", "--cross-attention", "full")
+    all_read = [logits(restored(tmp_path / f"{one}.pt")) for one in ("one", "full")]
+    torch.testing.assert_close(*all_read, rtol=0, atol=1e-4)
+    assert not torch.allclose(logits(model), all_read[0], atol=1e-2)
+    change(tmp_path / "hepos.pt", tmp_path / "content.pt", *CONTENT)
+    settings = restored(tmp_path / "content.pt").decoder.settings
+    assert (settings.cross_attention, settings.segment_size, settings.by_content) == ("segmented", 16, True)
+
+
 @pytest.mark.parametrize(("name", "model"), [("bart", SRformerBARTModel), ("t5", SRformerT5Model)])
 def test_from_pretrained_takes_the_same_settings(folder, tmp_path, name, model):
     changes = {"segment_schedule": "content", "segment_size": 4, "segments_per_query": 2}
@@ -138,6 +155,7 @@ def test_training_starts_from_it(folder, tmp_path):
         ("bart", ["--cross-attention", "srformer"], "--expected-target-length is needed"),
         ("clock", [*CONTENT, "--cross-attention", "previous"], "--cross-attention previous"),
         ("clock", ["--segments-per-query", 0], "--segments-per-query must be at least 1"),
+        ("bart", ["--head-stride", 4], "--head-stride 4 does not divide --decoder-attention-heads 2"),
         ("bart", ["--max-source-positions", 0], "--max-source-positions must be at least 1, got 0"),
         ("dict.source", ["--segment-size", 4], "is no fairseq checkpoint: it is a file of another kind"),
         ("transformer", ["--segment-size", 4], "'transformer': attention can be changed in bart, srformer_bart"),

@@ -40,6 +40,8 @@ KINDS = [
     {"cross_attention": "pooled", **BY_CONTENT},
     {"cross_attention": "pooled"},
     {"cross_attention": "previous", "expected_target_length": 3},
+    {"cross_attention": "hepos", "head_stride": 2},
+    {"arch": "srformer_t5_tiny", "cross_attention": "hepos", "head_stride": 2},
     {"arch": "srformer_led_tiny"},
     {"arch": "srformer_led_tiny", "cross_attention": "segmented", **BY_CONTENT},
     {"arch": "srformer_t5_tiny"},

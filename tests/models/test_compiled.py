@@ -27,6 +27,7 @@ MODELS = {
     "BART": ("srformer_bart_tiny", {}),
     "BART, norm first": ("srformer_bart_tiny", PRE_NORM),
     "full": ("srformer_bart_tiny", {"cross_attention": "full"}),
+    "hepos": ("srformer_bart_tiny", {"cross_attention": "hepos", "head_stride": 2}),
     "content": ("srformer_bart_content", {**SMALL, "segment_size": 2, "segments_per_query": 2}),
     "chunked": ("srformer_bart_tiny", {"encoder_attention": "chunked", "encoder_chunk": 6, "encoder_context": 2}),
     "window": ("srformer_bart_tiny", {"encoder_attention": "window", "encoder_window": 3}),

@@ -71,6 +71,32 @@ def test_a_run_with_other_segments_than_the_checkpoint_is_refused(build_model, c
         build_model(**{**options, **change}).load_state_dict(dict(state))
 
 
+@pytest.mark.parametrize(
+    ("trained", "other", "message"),
+    [
+        (
+            {"head_stride": 2},
+            {"head_stride": 1},
+            "trained with --head-stride 2, but this run has 1; use --head-stride 2",
+        ),
+        ({}, {"cross_attention": "segmented"}, "trained with --cross-attention hepos, but this run has segmented"),
+        (
+            {"cross_attention": "segmented"},
+            {},
+            "trained with segmented cross-attention, but this run has --cross-attention hepos",
+        ),
+        ({}, {"cross_attention": "full"}, "trained with --cross-attention hepos, not with --cross-attention full"),
+    ],
+)
+def test_a_run_whose_heads_read_other_tokens_than_the_checkpoints_is_refused(build_model, trained, other, message):
+    hepos = {"cross_attention": "hepos", "head_stride": 2}
+    state = build_model(**{**hepos, **trained}).state_dict()
+    with pytest.raises(ConfigurationError, match=message):
+        build_model(**{**hepos, **other}).load_state_dict(dict(state))
+    build_model(**{**hepos, **trained}).load_state_dict(dict(state))
+    build_model(**hepos).load_state_dict(build_model(cross_attention="full").state_dict())
+
+
 @pytest.mark.parametrize("kinds", [("pooled", "segmented"), ("segmented", "previous"), ("previous", "pooled")])
 def test_a_run_with_another_memory_than_the_checkpoint_is_warned(build_model, caplog, kinds):
     kind, other = kinds
@@ -104,6 +130,7 @@ RUNS = {
     "bart": [*BART, "--segments-per-query", 2],
     "t5": [*T5, "--segments-per-query", 2],
     "t5-v1.1": [*T5_V1_1, "--segments-per-query", 2],
+    "hepos": [*TINY, "--cross-attention", "hepos", "--head-stride", 2],
     "pooled": [*TINY, "--cross-attention", "pooled", "--segment-schedule", "content", "--segments-per-query", 2],
 }
 

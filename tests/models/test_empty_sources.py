@@ -17,6 +17,7 @@ KINDS = [
     ("srformer_bart_tiny", {"cross_attention": "segmented", **CONTENT}),
     ("srformer_t5_tiny", {"cross_attention": "segmented", **CONTENT, "segments_per_query": 20}),  # all of them
     ("srformer_bart_tiny", {"cross_attention": "pooled", **CONTENT}),
+    *((arch, {"cross_attention": "hepos", "head_stride": 2}) for arch in ("srformer_bart_tiny", "srformer_t5_tiny")),
 ]
 kinds = pytest.mark.parametrize(("arch", "options"), KINDS, ids=lambda value: str(value))
 EMPTY, OTHERS = 1, [0, 2]

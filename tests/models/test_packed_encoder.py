@@ -183,7 +183,7 @@ def loss_and_gradients(model, *samples):
     return [*losses, *(p.grad for p in model.parameters())]
 
 
-@pytest.mark.parametrize("kind", ["srformer", "segmented", "full"])
+@pytest.mark.parametrize("kind", ["srformer", "segmented", "full", "hepos"])
 @pytest.mark.parametrize("encoder", ["full", "chunked"])
 @pytest.mark.parametrize("left_pad", [True, False])
 def test_a_models_loss_and_gradients_are_those_with_the_mask(
@@ -194,18 +194,20 @@ def test_a_models_loss_and_gradients_are_those_with_the_mask(
     for packs in (True, False):
         if not packs:
             monkeypatch.setattr(PackedEncoder, "_packs", lambda *_: False)
-        options = {"cross_attention": kind, "encoder_attention": encoder, **chunks}
+        options = {"cross_attention": kind, "head_stride": 2, "encoder_attention": encoder, **chunks}
         model = build_model(encoder_layers=2, spread=2.0, **options).double().train()
         results.append(loss_and_gradients(model, make_sample([23, 5, 14, 14], left_pad=left_pad)))
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected)
 
 
-def test_recomputation_gives_the_gradients_of_its_own_batch(build_model, make_sample):
+@pytest.mark.parametrize("kind", ["srformer", "hepos"])
+def test_recomputation_gives_the_gradients_of_its_own_batch(build_model, make_sample, kind):
     """Two forward passes before one backward pass: the second one's packing is not the first one's."""
     results = []
     for checkpointed in (False, True):
-        model = build_model(encoder_layers=2, checkpoint_activations=checkpointed).double().train()
+        options = {"encoder_layers": 2, "decoder_layers": 2, "cross_attention": kind, "head_stride": 2}
+        model = build_model(checkpoint_activations=checkpointed, **options).double().train()
         results.append(loss_and_gradients(model, make_sample([23, 5]), make_sample([9, 23])))
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected)

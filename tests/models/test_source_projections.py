@@ -68,6 +68,7 @@ def test_losses_and_gradients_are_those_of_one_by_one(
         {"decoder_layerdrop": 0.5},
         {"checkpoint_activations": True},
         {"quant_noise_pq": 0.1, "quant_noise_pq_block_size": 4},
+        {"cross_attention": "hepos", "head_stride": 2},
     ],
     ids=str,
 )

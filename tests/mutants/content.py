@@ -127,8 +127,8 @@ MUTANTS = [
     },
     {
         "file": SETTINGS,
-        "old": ".needs_clock and self.by_content:",
-        "new": ".needs_clock and False:",
+        "old": "if self.by_content and MEMORIES[self.cross_attention].needs_clock:",
+        "new": "if False:",
         "tests": f"{CONTENT_TESTS} -k refused_by_name",
     },
     {
@@ -151,8 +151,8 @@ MUTANTS = [
     },
     {
         "file": STATE,
-        "old": '"segments_per_query", "segment_score"):',
-        "new": '"segment_score"):',
+        "old": '"segments_per_query", "segment_score", "head_stride"):',
+        "new": '"segment_score", "head_stride"):',
         "tests": f"{MODEL_TESTS} -k other_segments",
     },
 ]

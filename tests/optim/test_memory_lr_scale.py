@@ -284,6 +284,7 @@ def check(arguments, *flags):
             (["50", "--cross-attention", memory], f"--cross-attention {memory} has no parameters of a memory: leave")
             for memory in ("full", "segmented", "pooled", "previous")
         ),
+        (["50", "--cross-attention", "hepos", "--head-stride", "2"], "--cross-attention hepos has no parameters of a"),
         (["50", "--fp16"], "--fp16 makes one vector of all parameters, in which none is the memory's: add --fp16-no"),
     ],
 )

@@ -70,6 +70,7 @@ def test_means_ratios_and_intervals_over_examples():
 
 SETTINGS = {
     "full": {"cross_attention": "full"},
+    "hepos": {"cross_attention": "hepos", "head_stride": 2},
     "clock": {"cross_attention": "segmented", "segment_size": 4, "expected_target_length": 5},
     "srformer": {"cross_attention": "srformer", "segment_size": 4, "expected_target_length": 5},
     "target": {"cross_attention": "srformer", "segment_size": 4, "segment_schedule": "target"},
@@ -215,7 +216,8 @@ def expected_of_even(kind, spans, target):
             "pooled": range(count),  # n tokens by their mean, with log n
         }.get(kind, visited[-1:])
         own = [here for n in segments for here in relevant[4 * n : 4 * n + 4]]
-        shares.append(np.mean(own))
+        heads = [relevant[head::2] for head in range(2)] if kind == "hepos" else [own]
+        shares.append(np.mean([np.mean(one) for one in heads]))
     return np.mean(shares), np.mean(relevant)
 
 
@@ -236,7 +238,7 @@ def test_shares_of_an_attention_that_finds_all_keys_alike(kind, encoder, data, s
     assert result["attention"]["ratio"] == pytest.approx(
         sum(share for share, _ in expected) / sum(chance for _, chance in expected)
     )
-    assert ("segments" in result) == (kind != "full")
+    assert ("segments" in result) == (kind not in ("full", "hepos"))
     if kind == "content":
         # five segments of the first source, of which 1, 2 and 3 hold relevant tokens; two of the other one: 0
         assert [one["segments"] for one in result["per_example"]] == [
@@ -336,6 +338,7 @@ def test_the_command_prints_and_saves(data, save, tmp_path, capsys):
     ("kind", "words"),
     [
         ("full", "the whole source"),
+        ("hepos", "each head one of 2"),
         ("srformer", "recurrent memory adds of all others has no weights"),
         ("pooled", "means of all others"),
         ("previous", "the segment visited before"),

@@ -38,6 +38,8 @@ def test_as_many_chosen_segments_as_there_are_is_full_attention():
 @pytest.mark.parametrize(
     "flags, keys, operations",
     [
+        ("hepos --head-stride 4", 1 / 4, 1 / 4),
+        ("hepos --head-stride 6 --segment-schedule content", 1 / 6, 1 / 6),
         ("segmented --segment-size 64", 64 / 1024, 64 / 1024),
         # the paper's cell: 40.6% fewer at s = 64; 45.3% at s = 16 without the clip (docs/attention.md, section 6)
         ("srformer --segment-size 64", 64 / 1024, 1 - 0.406),
