@@ -38,7 +38,11 @@ from .decoding import (
 from .dictionaries import read_tokens_at_once, skip_byte_order_mark
 from .fast_path import avoid_encoder_fast_path, drop_fast_path_parameters
 from .given_models import check_language_models, name_weights_that_do_not_fit, need_a_source_and_a_target
-from .half_precision import survive_overflow_without_cuda, train_half_precision_without_accelerator
+from .half_precision import (
+    survive_overflow_without_cuda,
+    train_half_precision_without_accelerator,
+    unscale_gradients_of_amp_once,
+)
 from .loaders import end_loaders_with_their_epoch
 from .nan_detector import (
     look_for_nans_with_the_same_dropout,
@@ -83,6 +87,7 @@ MENDS = (
     explain_refused_checkpoint,
     train_half_precision_without_accelerator,
     survive_overflow_without_cuda,
+    unscale_gradients_of_amp_once,
     bucket_batches,
     restore_numpy_aliases,
     attend_to_the_own_source,

@@ -1,4 +1,4 @@
-"""`--bf16` and `--fp16` without an accelerator."""
+"""`--bf16` and `--fp16` without an accelerator, and the loss scale of `--amp`."""
 
 import logging
 import types
@@ -6,6 +6,7 @@ import types
 import torch
 from fairseq import trainer, utils
 from fairseq.distributed import utils as distributed_utils
+from fairseq.optim import AMPOptimizer
 
 from .patching import wrap
 
@@ -38,6 +39,26 @@ def train_half_precision_without_accelerator():
         return call_main
 
     wrap(distributed_utils, "call_main", make_wrapper)
+
+
+def unscale_gradients_of_amp_once():
+    """Let ``--amp`` train with the gradients, and clip them.
+
+    ``optim/amp_optimizer.py:54`` divides them by the loss scale on behalf of PyTorch's optimizer, and ``:49`` steps on
+    behalf of fairseq's around it, which PyTorch's scaler takes for another one: it divides once more. Gradients are 128
+    times too small in the first update, more whenever the scale grows, and Adam's ``--adam-eps`` is no longer small
+    beside them. Not needed when an optimizer steps with the gradients that ``clip_grad_norm`` has left.
+    """
+
+    def make_wrapper(original):
+        def step(self):
+            states = self.scaler._per_optimizer_states
+            states[id(self.fp32_optimizer)] = states[id(self.optimizer)]
+            return original(self)
+
+        return step
+
+    wrap(AMPOptimizer, "step", make_wrapper)
 
 
 class _ZeroNorm:

@@ -1,9 +1,12 @@
-"""`--bf16` and `--fp16` without an accelerator."""
+"""`--bf16` and `--fp16` without an accelerator, and the loss scale of `--amp`."""
+
+import math
 
 import pytest
 import torch
 from fairseq import trainer, utils
 from fairseq.distributed import utils as distributed_utils
+from fairseq.optim import AMPOptimizer
 from stock_bart import full_configuration, stock
 
 
@@ -11,7 +14,7 @@ from stock_bart import full_configuration, stock
 def test_half_precision_trains_on_a_cpu(flag, train_here):
     log = train_here(flag, "--fp16-init-scale", "4")
     assert "num_updates 2" in log
-    assert "nan" not in log
+    assert "=nan" not in log
 
 
 @pytest.mark.parametrize(
@@ -70,3 +73,43 @@ def test_no_part_of_the_configuration_still_says_tpu(tiny_corpus):
     assert not seen[0].common.tpu
     assert not seen[0].optimizer.tpu
     assert not seen[0].distributed_training.tpu
+
+
+@pytest.fixture(params=["sgd", "adam", "fused_adam"])
+def amp(request, tiny_corpus):
+    """An optimizer of --amp with a loss scale of 128, which a CPU has too, and its weights."""
+    cfg = full_configuration(tiny_corpus, "--optimizer", request.param, "--lr", "0.5", "--amp")[1]
+    weights = torch.nn.Parameter(torch.zeros(1, 2))
+    optimizer = AMPOptimizer.build_optimizer(cfg, [weights])
+    optimizer._grad_scaler = torch.amp.GradScaler("cpu", init_scale=128.0)
+    return optimizer, weights
+
+
+def gradients_of_the_step(amp, monkeypatch, gradient):
+    """What PyTorch's optimizer finds in two updates of a loss with that gradient, clipped to a norm of 1."""
+    (optimizer, weights), found = amp, []
+    step = optimizer.optimizer.step
+    monkeypatch.setattr(optimizer.optimizer, "step", lambda *a: (found.append(weights.grad.tolist()), step(*a)))
+    for _ in range(2):
+        optimizer.zero_grad()
+        optimizer.backward((weights * torch.tensor(gradient)).sum())
+        optimizer.clip_grad_norm(1.0)
+        optimizer.step()
+    return found
+
+
+def test_amp_steps_with_the_gradients_that_were_clipped(amp, monkeypatch):
+    for gradient in gradients_of_the_step(amp, monkeypatch, [3.0, 4.0]):
+        assert gradient[0] == pytest.approx([0.6, 0.8], rel=1e-5)
+
+
+def test_amp_leaves_out_an_update_that_overflows(amp, monkeypatch):
+    assert gradients_of_the_step(amp, monkeypatch, [math.inf, 4.0]) == []
+    assert amp[1].tolist() == [[0, 0]]
+    assert amp[0].scaler.get_scale() == 32
+
+
+def test_stock_divides_gradients_of_amp_twice(amp, monkeypatch):
+    monkeypatch.setattr(AMPOptimizer, "step", stock(AMPOptimizer.step))
+    first, _ = gradients_of_the_step(amp, monkeypatch, [3.0, 4.0])
+    assert first[0] == pytest.approx([0.6 / 128, 0.8 / 128], rel=1e-5)
