@@ -61,7 +61,7 @@ from .processes import gather_objects_on_cpus, sum_gradients_on_cpus
 from .raw_text import read_texts_as_other_commands_do
 from .statistics import log_without_waiting
 from .subwords import keep_added_tokens
-from .sums import read_sums_of_processes_later, sum_over_processes_at_once
+from .sums import read_sums_of_processes_later, sum_over_processes_at_once, sum_with_those_out_of_memory
 from .training import (
     begin_averages_where_a_checkpoint_has_none,
     copy_whole_checkpoints,
@@ -127,6 +127,7 @@ MENDS = (
     seed_the_devices_that_are_used,
     log_without_waiting,
     sum_over_processes_at_once,
+    sum_with_those_out_of_memory,
     read_sums_of_processes_later,
     look_at_norms_once,
     see_what_every_module_hands_back,

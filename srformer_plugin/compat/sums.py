@@ -41,6 +41,30 @@ def sum_over_processes_at_once():
     wrap(distributed_utils, "all_reduce_dict", make_wrapper)
 
 
+def sum_with_those_out_of_memory():
+    """Let a process that had no memory for its batches sum what the others log.
+
+    ``trainer.py:1455`` sums what a process's first logging output names. One that has none, having left all its batches
+    of an update out ("attempting to recover from OOM"), sums fewer numbers than the others: gloo ends the training, and
+    NCCL takes one number for another, or waits. Here it adds zeros to what it named in an earlier update. Not needed
+    when ``_fast_stat_sync_sum`` without logging outputs sums as many numbers as with some.
+    """
+
+    def make_wrapper(original):
+        def _fast_stat_sync_sum(self, logging_outputs, *extra_stats_to_sum, ignore=False):
+            if self.model.training:  # what a validation logs is not asked for without memory
+                if logging_outputs:
+                    log = logging_outputs[0]
+                    self.last_logging_output = {k: v.detach() if torch.is_tensor(v) else v for k, v in log.items()}
+                elif hasattr(self, "last_logging_output"):
+                    logging_outputs, ignore = [self.last_logging_output], True
+            return original(self, logging_outputs, *extra_stats_to_sum, ignore=ignore)
+
+        return _fast_stat_sync_sum
+
+    wrap(Trainer, "_fast_stat_sync_sum", make_wrapper)
+
+
 class ReadLater:
     """A number of the device that the host asks for later, by ``float`` or as a tensor.
 

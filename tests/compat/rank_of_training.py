@@ -69,6 +69,19 @@ class WithoutASize(CrossEntropyCriterion):
         return (loss, size, log) if self.updates % 2 else (loss * 0, 0, {**log, "loss": log["loss"] * 0})
 
 
+@register_criterion("out_of_memory", dataclass=CrossEntropyCriterionConfig)
+class OutOfMemory(CrossEntropyCriterion):
+    """The second process has no memory for its second batch."""
+
+    batches = 0
+
+    def forward(self, model, sample, reduce=True):
+        type(self).batches += 1
+        if self.batches == 2 and distributed_utils.get_global_rank() == 1:
+            raise RuntimeError("out of memory")
+        return super().forward(model, sample, reduce)
+
+
 if __name__ == "__main__":
     kind, *arguments = sys.argv[1:]
     if kind == "stock":

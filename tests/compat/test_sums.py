@@ -65,6 +65,21 @@ def test_two_processes_train_as_with_fairseqs_own_sums(tiny_corpus, tmp_path, fl
     assert type(ours["extra_state"]["previous_training_time"]) is float
 
 
+OUT_OF_MEMORY = ["--ddp-backend", "legacy_ddp", "--criterion", "out_of_memory"]
+
+
+def test_a_process_out_of_memory_adds_nothing_and_the_training_goes_on(tiny_corpus, tmp_path):
+    """By the third update, the epoch's last, the second process has no batch left."""
+    log, saved = two_processes(tiny_corpus, tmp_path, "mended", OUT_OF_MEMORY)
+    assert [re.search(r'"bsz": "(\d+)"', line).group(1) for line in log[:3]] == ["16", "8", "8"]
+    assert saved["optimizer_history"][-1]["num_updates"] == 4
+
+
+def test_in_stock_it_ends(tiny_corpus, tmp_path):
+    with pytest.raises(AssertionError, match="exit statuses"):
+        two_processes(tiny_corpus, tmp_path, "stock", OUT_OF_MEMORY)
+
+
 @pytest.fixture
 def alone(tmp_path):
     """A group of one process."""
@@ -121,7 +136,7 @@ def test_stock_sums_the_hosts_numbers_apart(twice):
 class Trained:
     """What sums need of a trainer."""
 
-    tpu, device, data_parallel_process_group = False, torch.device("cpu"), None
+    tpu, device, data_parallel_process_group, model = False, torch.device("cpu"), None, torch.nn.Identity()
     cfg = SimpleNamespace(optimization=SimpleNamespace(use_bmuf=False))
 
 
