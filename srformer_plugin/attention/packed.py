@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..compat.transfers import to_device
 from .dropout import current_rate
 from .fused import fused_attention
 from .self_attention import OwnSelfAttention, project
@@ -27,13 +28,13 @@ class Packing(NamedTuple):
     borders: Tensor  # (sentences + 1,) int32, where each begins among the M tokens, and M
 
     def pack(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (M, 1, C): to what works token by token, one sentence of M tokens."""
-        return x.flatten(0, 1).index_select(0, self.places).unsqueeze(1)
+        """(B, N, C) -> (M, C): a matrix, which linear maps multiply as it is, without a view of it before and after."""
+        return x.flatten(0, 1).index_select(0, self.places)
 
     def unpack(self, x: Tensor) -> Tensor:
-        """(M, 1, C) -> (N, B, C), zero at padding; contiguous, since every layer of a decoder multiplies it."""
+        """(M, C) -> (N, B, C), zero at padding; contiguous, since every layer of a decoder multiplies it."""
         batch, length = self.shape
-        rows = x.new_zeros(batch * length, x.size(2)).index_copy(0, self.places_by_position, x.squeeze(1))
+        rows = x.new_zeros(batch * length, x.size(1)).index_copy(0, self.places_by_position, x)
         return rows.view(length, batch, -1)
 
     def runs(self) -> "Iterator[tuple[int, int]]":
@@ -44,14 +45,15 @@ class Packing(NamedTuple):
 def read_packing(padding: Tensor) -> Packing | None:
     """The packing of a batch with this mask (B, N) bool, True at padding, wherever it is; None if there is no token.
 
-    The host reads from the device.
+    The host reads from the device once, the sentences' lengths.
     """
     tokens = ~padding
-    places = tokens.flatten().nonzero().squeeze(1)
     lengths = [length for length in tokens.sum(dim=1).tolist() if length > 0]
     if not lengths:
         return None
-    borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=padding.device)
+    # `nonzero`, whose size the host knows by now and need not wait for
+    places = torch.repeat_interleave(tokens.flatten().long(), output_size=sum(lengths))
+    borders = to_device(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), padding.device)
     batch, length = padding.shape
     places_by_position = places % length * batch + places // length
     return Packing(padding.shape, places, places_by_position, lengths, borders)
@@ -97,7 +99,7 @@ class PackedSelfAttention(OwnSelfAttention):
     """fairseq's self-attention, which takes packed sentences too: with a `Packing` for its padding mask."""
 
     def _attend_instead(self, states: Tensor, padding_mask: "Tensor | Packing | None", attn_mask) -> Tensor | None:
-        """Packed: (M, 1, C) -> (M, 1, C)."""
+        """Packed: (M, C) -> (M, C)."""
         if not isinstance(padding_mask, Packing):
             return None
         heads = (x.view(states.size(0), self.num_heads, -1) for x in self.project_in(states))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from srformer_plugin.attention.packed import is_fast, packed_attention, read_packing
 
@@ -39,14 +40,30 @@ def test_packing_and_unpacking_keep_tokens_in_order_and_zero_the_rest(rows):
         return
     x = torch.arange(1.0, padding.numel() + 1).view(*padding.shape, 1)
     packed = packing.pack(x)
-    assert packed.shape == ((~padding).sum(), 1, 1)
-    assert torch.equal(packed[:, 0], x[~padding])
+    assert packed.shape == ((~padding).sum(), 1)
+    assert torch.equal(packed, x[~padding])
     unpacked = packing.unpack(packed)
     assert torch.equal(unpacked, x.masked_fill(padding.unsqueeze(2), 0).transpose(0, 1))
     assert unpacked.is_contiguous()  # or each product of a decoder's layers would copy it
     counts = [row.count("x") for row in rows if "x" in row]
     assert packing.lengths == counts and packing.borders.diff().tolist() == counts
     assert [n for count, length in packing.runs() for n in [length] * count] == counts
+
+
+def test_the_host_reads_from_the_device_once(monkeypatch):
+    """Each time it waits. `tolist` is no operation that a dispatcher sees."""
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found.append(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    found, tolist = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda x: found.append("tolist") or tolist(x))
+    with Names():
+        read_packing(padding_of(["xx.", ".x.", "..."]))
+    reads = {"tolist", "nonzero", "_local_scalar_dense", "masked_select", "is_nonzero"}
+    assert [name for name in found if name in reads] == ["tolist"]
 
 
 @given(
@@ -105,6 +122,25 @@ def test_the_packed_kernel_computes_the_same_in_one_launch(dtype, head_dim):
     theirs = torch.autograd.grad(expected, exact, weights.double())
     for got, wanted in zip((output, *gradients), (expected, *theirs), strict=True):
         assert (got.double() - wanted).norm() < 1e-2 * wanted.norm()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_host_waits_for_the_lengths_alone(monkeypatch):
+    def read(lengths):
+        torch.cuda.set_sync_debug_mode("default")
+        found = tolist(lengths)
+        torch.cuda.set_sync_debug_mode("error")
+        return found
+
+    padding = torch.arange(300, device="cuda") >= torch.tensor([[300], [1], [0]], device="cuda")
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", read)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        packing = read_packing(padding)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(packing.places, (~padding).flatten().nonzero().squeeze(1))
 
 
 @pytest.mark.gpu
