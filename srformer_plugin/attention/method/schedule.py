@@ -62,7 +62,10 @@ class ClockSchedule:
         row_lengths = self._row_lengths(target_lengths)  # an int, or (B, 1)
         positions = torch.arange(first_position, first_position + length, device=counts.device)
         segments = self._segment(positions, counts.unsqueeze(1), row_lengths)
-        states = self._state(positions, segments, counts.unsqueeze(1), row_lengths)
+        if isinstance(row_lengths, int) and layout.max_segments <= row_lengths:
+            states = segments  # every sentence's segments are all visited: no need to ask on the device which are
+        else:
+            states = self._state(positions, segments, counts.unsqueeze(1), row_lengths)
 
         # States that can be reached: one per segment, or, with more segments than positions, one per position
         # plus one for the last segment, which positions from L on fall into.
@@ -79,9 +82,11 @@ class ClockSchedule:
             every_segment = torch.minimum(numbers, counts.unsqueeze(1) - 1)
             segment_of_state = torch.where(counts.unsqueeze(1) <= row_lengths, every_segment, segment_of_state)
             states = states.clamp(max=num_states - 1)  # only rows past their own target's end are above
+        if hypotheses > 1:
+            segments, states = segments.repeat(1, hypotheses), states.repeat(1, hypotheses)
         return SegmentPlan(
-            segments=segments.repeat(1, hypotheses)[:, None, :, None],
-            states=states.repeat(1, hypotheses)[:, None, :, None],
+            segments=segments[:, None, :, None],
+            states=states[:, None, :, None],
             segment_of_state=segment_of_state,
             num_states=num_states,
             max_segments=layout.max_segments,

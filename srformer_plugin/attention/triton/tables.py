@@ -60,7 +60,7 @@ def state_tables(plan: SegmentPlan, layout: SourceLayout) -> StateTables:
     num_states, device = plan.num_states, states.device
     reached = states[:, -1:] + 1
     numbers = torch.arange(num_states + 1, device=device).expand(batch_size, -1).contiguous()
-    starts = torch.searchsorted(states, numbers)
+    starts = torch.searchsorted(states, numbers, out_int32=True)
 
     number = numbers[:, :num_states]
     state_of_segment = states.new_full((batch_size, plan.max_segments + 1), -1)
@@ -85,7 +85,7 @@ def state_tables(plan: SegmentPlan, layout: SourceLayout) -> StateTables:
         lengths=table(layout.lengths),
         source_index=None if layout.source_index is None else table(layout.source_index.flatten(1)),
         state_of_segment=table(state_of_segment),
-        starts=table(starts),
+        starts=starts,
         item_first=table(item_first),
         item_state=table(item_state),
         item_count=table(item[:, -1] + 1),
