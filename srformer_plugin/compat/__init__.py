@@ -43,7 +43,7 @@ from .half_precision import (
     train_half_precision_without_accelerator,
     unscale_gradients_of_amp_once,
 )
-from .loaders import end_loaders_with_their_epoch
+from .loaders import end_loaders_with_their_epoch, read_no_further_at_the_end
 from .nan_detector import (
     look_for_nans_with_the_same_dropout,
     say_with_the_error_where_it_began,
@@ -83,6 +83,7 @@ MENDS = (
     refuse_sentences_in_one_line,
     resume_with_the_same_batches,
     end_loaders_with_their_epoch,
+    read_no_further_at_the_end,
     allow_checkpoint_classes,
     explain_refused_checkpoint,
     train_half_precision_without_accelerator,
