@@ -1,6 +1,7 @@
 """Worker processes and threads that load batches, and their end."""
 
 import atexit
+import contextlib
 import queue
 import threading
 import time
@@ -66,7 +67,5 @@ def stop_reading(seconds: float = LAST_BATCH) -> None:
     end = time.monotonic() + seconds
     while any(reader.is_alive() for reader in readers) and time.monotonic() < end:
         for reader in readers:
-            try:
+            with contextlib.suppress(queue.Empty):
                 reader._queue.get(timeout=0.01)  # it may wait for a place
-            except queue.Empty:
-                pass
