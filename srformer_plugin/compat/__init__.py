@@ -22,6 +22,7 @@ from .checkpoints import (
 from .collation import collate_whole_batches
 from .commands import end_with_one_line, name_the_setting_that_cannot_be_read
 from .data_files import (
+    infer_languages_from_dictionaries,
     know_validation_sets_by_name,
     read_the_first_file_once,
     read_what_is_not_in_memory,
@@ -137,6 +138,7 @@ MENDS = (
     know_validation_sets_by_name,
     read_the_first_file_once,
     read_what_is_not_in_memory,
+    infer_languages_from_dictionaries,
     refuse_a_split_without_texts,
     read_texts_as_other_commands_do,
     decode_nothing,

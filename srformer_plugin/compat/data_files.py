@@ -1,4 +1,4 @@
-"""Binarised data: several files of a split (train, train1, ...), and files of the older formats."""
+"""Binarised data: their languages, several files of a split (train, train1, ...), and files of the older formats."""
 
 import inspect
 from pathlib import Path
@@ -46,6 +46,37 @@ def know_validation_sets_by_name():
         return _find_extra_valid_paths
 
     wrap(data_utils, "_find_extra_valid_paths", make_wrapper)
+
+
+def infer_languages_from_dictionaries():
+    """Without ``--source-lang`` and ``--target-lang``, find them in a folder that has dictionaries only.
+
+    ``data/data_utils.py:28`` looks at the names of texts, of which there are none beside a checkpoint: "Could not infer
+    language pair", in a traceback without the folder. Not needed when it is given dict.source.txt and dict.target.txt
+    and finds source and target.
+    """
+
+    def make_wrapper(original):
+        def infer_language_pair(path):
+            source, target = original(path)
+            return (source, target) if source and target else _languages_of_dictionaries(Path(path))
+
+        return infer_language_pair
+
+    wrap(data_utils, "infer_language_pair", make_wrapper)
+
+
+def _languages_of_dictionaries(folder: Path) -> tuple[str, str]:
+    """(source, target) of dict.X.txt and dict.Y.txt, where their names or equal words leave no choice."""
+    files = sorted(folder.glob("dict.*.txt"))
+    names = tuple(file.name.removeprefix("dict.").removesuffix(".txt") for file in files)
+    if len(names) == 2 and (names == ("source", "target") or files[0].read_bytes() == files[1].read_bytes()):
+        return names
+    found = f"the dictionaries of {', '.join(names)}" if names else "no dictionary dict.*.txt"
+    raise ConfigurationError(
+        f"{folder}: no binarised texts say which language is the source and which the target, and it has {found}: give "
+        "the folder that fairseq-preprocess wrote, or --source-lang and --target-lang"
+    )
 
 
 def refuse_a_split_without_texts():

@@ -1,5 +1,6 @@
 """Data in several files, and in files of the older formats."""
 
+import re
 import shutil
 from argparse import Namespace
 
@@ -36,6 +37,45 @@ def test_the_first_file_counts_as_often_as_it_is_asked_for(folder, settings, cou
     pairs = pairs_of(folder, **settings)
     assert len(pairs) == len(pairs.src_sizes) == len(pairs.tgt_sizes) == count
     assert pairs[count - 1]["target"] is not None
+
+
+def dictionaries(folder, **words):
+    for name, text in words.items():
+        (folder / f"dict.{name}.txt").write_text(text, encoding="utf-8")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "pair"),
+    [
+        ({"source": "a 1\n", "target": "b 1\n"}, ("source", "target")),
+        ({"target": "a 1\n", "source": "a 1\n"}, ("source", "target")),
+        ({"long": "a 1\n", "brief": "a 1\n"}, ("brief", "long")),  # the same for either
+    ],
+)
+def test_dictionaries_name_the_languages(words, pair, tmp_path):
+    assert data_utils.infer_language_pair(dictionaries(tmp_path, **words)) == pair
+    assert stock(data_utils.infer_language_pair)(str(tmp_path)) == (None, None)
+
+
+def test_texts_name_the_languages_before_dictionaries(tmp_path):
+    (tmp_path / "train.long-brief.long.idx").touch()
+    assert tuple(data_utils.infer_language_pair(dictionaries(tmp_path, source="", target=""))) == ("long", "brief")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ({}, "no dictionary dict.*.txt"),
+        ({"source": ""}, "the dictionaries of source"),
+        ({"de": "a 1\n", "en": "b 1\n"}, "the dictionaries of de, en"),
+        ({"a": "", "source": "", "target": ""}, "the dictionaries of a, source, target"),
+    ],
+)
+def test_languages_that_nothing_names_are_asked_for(words, found, tmp_path):
+    with pytest.raises(ConfigurationError, match=re.escape(f"{tmp_path}: no binarised texts say")) as raised:
+        data_utils.infer_language_pair(dictionaries(tmp_path, **words))
+    assert f"and it has {found}: give the folder that fairseq-preprocess wrote, or --source-lang" in str(raised.value)
 
 
 def of_validation(folder, named):
