@@ -35,6 +35,7 @@ from .decoding import (
     name_lengths_that_exclude_each_other,
     name_more_words_than_there_are,
     replace_unknown_words_without_a_file,
+    sample_from_what_is_left,
 )
 from .dictionaries import read_tokens_at_once, skip_byte_order_mark
 from .fast_path import avoid_encoder_fast_path, drop_fast_path_parameters
@@ -98,6 +99,7 @@ MENDS = (
     name_lengths_that_exclude_each_other,
     name_more_words_than_there_are,
     replace_unknown_words_without_a_file,
+    sample_from_what_is_left,
     skip_byte_order_mark,
     read_tokens_at_once,
     keep_added_tokens,

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from fairseq import utils
 from fairseq.modules import MultiheadAttention
 from fairseq.ngram_repeat_block import NGramRepeatBlock
@@ -10,6 +11,8 @@ from fairseq.sequence_generator import SequenceGenerator
 
 from ..errors import ConfigurationError
 from .patching import wrap
+
+LEAST_OF_EXP = -80  # the logarithm of a probability well within float32, which ends at -103
 
 
 def attend_to_the_own_source():
@@ -133,6 +136,26 @@ def name_more_words_than_there_are():
         return __init__
 
     wrap(Sampling, "__init__", make_wrapper)
+
+
+def sample_from_what_is_left():
+    """Sample with a low ``--temperature`` where all words that may come have no probability left in float32.
+
+    ``search.py:781`` samples by the probabilities of words. Where the likely ones may not come, as </s> before
+    ``--min-len`` or all others at the longest output, those of the rest are 0 once their logarithms are below -103:
+    "invalid multinomial distribution (sum of probabilities <= 0)". Not needed when such a step samples.
+    """
+
+    def make_wrapper(original):
+        def step(self, step, lprobs, scores, *args, **kwargs):
+            best = lprobs.amax(dim=-1, keepdim=True)  # (sentences, beam, 1)
+            shift = torch.where((best < LEAST_OF_EXP) & (best > -math.inf), best, torch.zeros_like(best))
+            found, words, beams = original(self, step, lprobs - shift, scores, *args, **kwargs)
+            return found + shift.squeeze(-1).gather(1, beams), words, beams
+
+        return step
+
+    wrap(Sampling, "step", make_wrapper)
 
 
 def replace_unknown_words_without_a_file():

@@ -24,7 +24,7 @@ MOST_HYPOTHESES = 1000  # each has scores of the whole vocabulary, and keys and 
 BOUNDS = {
     "lenpen": (lambda x: abs(x) <= 10, "from -10 to 10"),  # an exponent of lengths
     **dict.fromkeys(("diverse_beam_strength", "lm_weight"), (lambda x: abs(x) <= 1000, "from -1000 to 1000")),
-    "diversity_rate": (lambda x: x == -1 or 0 <= x <= 1000, "from 0 to 1000"),
+    "diversity_rate": (lambda x: x <= -1 or 0 <= x <= 1000, "from 0 to 1000"),  # between it would favour worse words
     "unkpen": (lambda x: x >= -1000, "at least -1000"),  # inf: never
     "beam": (lambda x: 1 <= x <= MOST_HYPOTHESES, f"from 1 to {MOST_HYPOTHESES:,}"),
     "nbest": (lambda x: x >= 1, "at least 1"),
@@ -32,12 +32,11 @@ BOUNDS = {
     "max_len_a": (lambda x: 0 <= x <= 1000, "from 0 to 1000"),
     "max_len_b": (lambda x: x >= 0, "at least 0"),
     "min_len": (lambda x: x >= 0, "at least 0"),
-    "temperature": (lambda x: 0.001 <= x < math.inf, "finite, and at least 0.001"),  # float16 ends at 65,504
+    "temperature": (lambda x: 1e-30 <= x < math.inf, "finite, and at least 1e-30"),  # float32 ends at 3e38
     "no_repeat_ngram_size": (lambda x: x >= 0, "at least 0"),
-    "sampling_topk": (lambda x: x == -1 or x >= 1, "at least 1"),
-    "sampling_topp": (lambda x: x == -1 or 0 < x <= 1, "above 0 and at most 1"),
-    "diverse_beam_groups": (lambda x: x == -1 or x >= 1, "at least 1"),
+    "sampling_topp": (lambda x: x <= 1, "at most 1"),  # as of top-k and groups, 0 and less are none
 }
+LEAST_OF_HALF = 0.001  # a temperature: float16 ends at 65,504
 KINDS = {int: (int,), float: (int, float), bool: (bool,)}
 STRATEGIES = {
     "sampling": lambda settings: settings["sampling"],
@@ -64,7 +63,7 @@ def json_object(text: str, flag: str) -> dict:
 
 
 def check_generation(
-    settings: "str | dict", flag: "str | None", usable: "frozenset | None" = READ_BY_GENERATORS
+    settings: "str | dict", flag: "str | None", usable: "frozenset | None" = READ_BY_GENERATORS, half: bool = True
 ) -> dict:
     """Check the settings of a generator.
 
@@ -72,6 +71,7 @@ def check_generation(
         settings: name -> value as in fairseq's `GenerationConfig`, or the JSON of such.
         flag: whose value they are, such as --eval-rouge-args; None: each is a flag of its own.
         usable: names that do something there; None: all.
+        half: the model may compute in float16.
     Returns:
         The settings as a dictionary.
     Raises:
@@ -99,21 +99,22 @@ def check_generation(
                 refuse(name, f"must be of type {kind.__name__}, got {_as_json(value)}")
     for name, (holds, bound) in BOUNDS.items():
         if name in settings and not holds(settings[name]):
-            refuse(name, f"must be {bound}" + ("" if flag is None else f", got {settings[name]}"))
+            got = "" if flag is None else f", got {settings[name]}"
+            refuse(name, f"must be {bound}{got}; change it, or leave it out")
+    if half and settings.get("temperature", 1) < LEAST_OF_HALF:
+        refuse("temperature", f"must be at least {LEAST_OF_HALF} in float16, which ends at 65,504; change it")
 
     full = {**{name: field.default for name, field in fields.items()}, **settings}
     chosen = [name for name, holds in STRATEGIES.items() if holds(full)]
     if len(chosen) > 1:
         refuse(chosen[0], f"and {chosen[1].replace('_', '-')} exclude each other")
     for name in ("sampling_topk", "sampling_topp"):
-        if full[name] > 0 and not full["sampling"]:
+        if full[name] >= 0 and not full["sampling"]:
             refuse(name, "does nothing without sampling")
     if full["diverse_beam_groups"] > 0 and full["beam"] % full["diverse_beam_groups"]:
         refuse("diverse_beam_groups", f"must divide the beam, {full['beam']}")
     if flag is not None and "diverse_beam_strength" in settings and full["diverse_beam_groups"] < 1:
         refuse("diverse_beam_strength", "does nothing without diverse_beam_groups")
-    if full["nbest"] > full["beam"]:
-        refuse("nbest", f"is more than the beam has hypotheses, {full['beam']}")
     longest = None if full["match_source_len"] or full["max_len_a"] > 0 else full["max_len_b"]
     if longest is not None and full["min_len"] > longest:
         name = "max_len_b" if full["min_len"] == fields["min_len"].default else "min_len"

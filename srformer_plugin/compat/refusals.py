@@ -212,11 +212,14 @@ def check_decoding(cfg, command) -> None:
     """What fairseq-generate and fairseq-interactive would stumble over."""
     settings = cfg.generation
     _check_shards(cfg)
-    check_generation({name: getattr(settings, name) for name in settings}, None)
+    half = cfg.common.fp16 and not cfg.common.cpu
+    check_generation({name: getattr(settings, name) for name in settings}, None, half=half)
     if settings.sampling and settings.nbest != settings.beam:
         raise ConfigurationError(
             f"--sampling with --nbest {settings.nbest} and --beam {settings.beam}: the two must be equal"
         )
+    if settings.nbest > settings.beam:
+        logger.warning(f"--nbest {settings.nbest}: there are as many hypotheses as --beam {settings.beam} says")
     if settings.constraints and command == "generate":
         raise ConfigurationError(
             "--constraints in fairseq-generate: it has none to give; fairseq-interactive reads them behind a tab"

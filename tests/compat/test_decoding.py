@@ -132,6 +132,26 @@ def test_lengths_that_exclude_each_other_are_named(options, loaded, monkeypatch)
         decode(generator, model, numbered(task, 0))
 
 
+@pytest.mark.parametrize("more", [{}, {"sampling_topk": 5}, {"sampling_topp": 0.9}])
+def test_sampling_near_a_temperature_of_0_is_greedy(more, loaded, monkeypatch):
+    """At the longest output </s> has to come, with a probability of 0 in float32."""
+    model, task = loaded
+    model.eval()
+
+    def found(**settings):
+        settings = argparse.Namespace(beam=1, max_len_b=6, temperature=1e-6, **settings)
+        model.set_beam_size(1)
+        hypotheses = task.build_generator([model], settings).generate([model], numbered(task, 0))
+        return [(beams[0]["tokens"].tolist(), beams[0]["score"].item()) for beams in hypotheses]
+
+    greedy, sampled = found(), found(sampling=True, **more)
+    assert [tokens for tokens, _ in sampled] == [tokens for tokens, _ in greedy]
+    assert [score for _, score in sampled] == pytest.approx([score for _, score in greedy], rel=1e-4)
+    monkeypatch.setattr(Sampling, "step", stock(Sampling.step))
+    with pytest.raises(RuntimeError, match="invalid multinomial"):
+        found(sampling=True, **more)
+
+
 def test_more_words_to_sample_among_than_there_are_are_refused(loaded, monkeypatch):
     model, task = loaded
     words = len(task.target_dictionary)
