@@ -20,7 +20,7 @@ def usable_device(name: "str | torch.device") -> torch.device:
         raise
     # a name that PyTorch knows for a package that is missing: of that package, or of a module of torch
     except (RuntimeError, AssertionError, ImportError, AttributeError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]
+        reason = str(error).splitlines()[0].partition(". ")[0].rstrip("!.")
         raise ConfigurationError(
             f"--device {name} cannot be used: {reason}. Use --device cpu, or cuda where there is a GPU"
         ) from error

@@ -16,5 +16,9 @@ class DamagedCheckpointError(ConfigurationError):
     """A file that is no checkpoint, or not all of one."""
 
 
+class WeightsDoNotFitError(ConfigurationError):
+    """Weights that are not those of the model that is to read them."""
+
+
 class UnsafeCheckpointError(ConfigurationError):
     """A checkpoint that cannot be read without running code that it brings along."""

@@ -111,6 +111,11 @@ def check_lengths(generator: SequenceGenerator, sample: dict) -> None:
     else:
         longest = min(int(generator.max_len_a * tokens.size(1) + generator.max_len_b), generator.max_len - 1)
         reason = f"by --max-len-a, --max-len-b and the {generator.max_len:,} positions that there are"
+    if generator.min_len == 1 > longest:  # nobody has asked for it
+        raise ConfigurationError(
+            f"--max-len-a {generator.max_len_a:g} and --max-len-b {generator.max_len_b} leave no token for the output "
+            f"of a source of {tokens.size(1):,} tokens: raise --max-len-b"
+        )
     if generator.min_len > longest:
         raise ConfigurationError(
             f"--min-len {generator.min_len} is more than the longest output of a source of {tokens.size(1):,} tokens, "

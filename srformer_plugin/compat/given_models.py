@@ -1,12 +1,15 @@
 """Models that a command is given and cannot use, and checkpoints that do not fit the model they are read into."""
 
 import logging
+import os
 
+from fairseq import checkpoint_utils
 from fairseq.models import BaseFairseqModel, FairseqEncoderModel, FairseqLanguageModel
 from fairseq.tasks import FairseqTask
 from fairseq.tasks.translation import TranslationTask
+from fairseq.trainer import Trainer
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, WeightsDoNotFitError
 from .patching import wrap
 
 logger = logging.getLogger(__name__)
@@ -89,7 +92,7 @@ def _keep_within_positions(generator, model) -> None:
 
 
 def name_weights_that_do_not_fit():
-    """Name the first weight that is of another shape in a checkpoint, is missing in it, or has no place.
+    """Name the checkpoint and its first weight that is of another shape, is missing, or has no place.
 
     PyTorch's error, a line for each of them, ends fairseq-generate with a traceback where the data have another
     dictionary; a training hides it behind "please ensure that the architectures match" (``trainer.py:597``). Not needed
@@ -103,11 +106,31 @@ def name_weights_that_do_not_fit():
             except RuntimeError as error:
                 if not str(error).startswith(NOT_LOADED):
                     raise
-                raise ConfigurationError(_what_does_not_fit(self, state_dict)) from error
+                raise WeightsDoNotFitError(_what_does_not_fit(self, state_dict)) from error
 
         return load_state_dict
 
+    def of_training(original):
+        def load_checkpoint(self, filename, *args, **kwargs):
+            try:
+                return original(self, filename, *args, **kwargs)
+            except WeightsDoNotFitError as error:
+                raise ConfigurationError(f"{filename}: {error}") from error
+
+        return load_checkpoint
+
+    def of_ensemble(original):
+        def load_model_ensemble_and_task(filenames, *args, **kwargs):
+            try:
+                return original(filenames, *args, **kwargs)
+            except WeightsDoNotFitError as error:
+                raise ConfigurationError(f"{' or '.join(map(os.fspath, filenames))}: {error}") from error
+
+        return load_model_ensemble_and_task
+
     wrap(BaseFairseqModel, "load_state_dict", make_wrapper)
+    wrap(Trainer, "load_checkpoint", of_training)
+    wrap(checkpoint_utils, "load_model_ensemble_and_task", of_ensemble)
 
 
 def _what_does_not_fit(model, state) -> str:

@@ -233,6 +233,8 @@ def check_decoding(cfg, command) -> None:
     if settings.lm_path is not None and (command == "interactive" or settings.score_reference):
         beside = "in fairseq-interactive" if command == "interactive" else "with --score-reference"
         raise ConfigurationError(f"--lm-path {beside}: it is not asked there; leave it out")
+    if settings.lm_path is not None:
+        _check_language_model(settings.lm_path, cfg.task)
     if settings.replace_unk is not None:
         if not settings.print_alignment:
             raise ConfigurationError("--replace-unk needs to know where a word comes from: add --print-alignment")
@@ -249,6 +251,19 @@ def check_decoding(cfg, command) -> None:
         batch, buffer = cfg.dataset.batch_size, max(cfg.interactive.buffer_size, 1)
         if batch and batch > buffer:
             raise ConfigurationError(f"--batch-size {batch} is above --buffer-size {buffer}: raise --buffer-size")
+
+
+def _check_language_model(path, task) -> None:
+    """fairseq-generate opens it behind the model and the data, with the words of dict.txt there."""
+    if not os.path.isfile(path):
+        raise ConfigurationError(f"--lm-path {path}: there is no such file; name a checkpoint, or leave it out")
+    data = str(task.data).split(os.pathsep)[0]
+    if not os.path.isfile(os.path.join(data, "dict.txt")):
+        of_targets = f"dict.{getattr(task, 'target_lang', None) or 'target'}.txt"
+        raise ConfigurationError(
+            f"--lm-path {path}: {os.path.join(data, 'dict.txt')}, the words of the language model, is missing; copy "
+            f"{of_targets} there, whose words it must have"
+        )
 
 
 def _check_shards(cfg) -> None:

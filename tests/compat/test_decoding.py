@@ -152,6 +152,13 @@ def test_sampling_near_a_temperature_of_0_is_greedy(more, loaded, monkeypatch):
         found(sampling=True, **more)
 
 
+def test_a_longest_output_of_nothing_is_named_by_what_was_given(loaded):
+    model, task = loaded
+    generator = task.build_generator([model], argparse.Namespace(beam=2, max_len_a=0.001, max_len_b=0))
+    with pytest.raises(ConfigurationError, match="^--max-len-a 0.001 and --max-len-b 0 leave no token for the output"):
+        decode(generator, model, numbered(task, 0))
+
+
 def test_more_words_to_sample_among_than_there_are_are_refused(loaded, monkeypatch):
     model, task = loaded
     words = len(task.target_dictionary)

@@ -88,7 +88,8 @@ def test_a_language_model_of_other_words_is_refused(with_language_model, languag
         (tmp_path / name / "dict.txt").write_text("".join(words), encoding="utf-8")
     with refuses("its dictionary, dict.txt of the data folder, is not that of the targets"):
         with_language_model(language_model.checkpoint, data=tmp_path / "turned")
-    with refuses("the checkpoint does not fit this TransformerLanguageModel: decoder.embed_tokens.weight is"):
+    message = "the checkpoint does not fit this TransformerLanguageModel: decoder.embed_tokens.weight is"
+    with refuses(f"{language_model.checkpoint}: {message}"):
         with_language_model(language_model.checkpoint, data=tmp_path / "shorter")
 
 
@@ -124,9 +125,25 @@ def test_a_dictionary_of_another_size_is_named(trained, tiny_corpus, tmp_path):
         (tmp_path / "data" / f"dict.{side}.txt").write_text("".join(words[:-9]), encoding="utf-8")
     arguments = generate_arguments(argparse.Namespace(binarised=tmp_path / "data"), trained.checkpoint)
     size = len(words) + 4  # the special symbols
-    with refuses("the checkpoint does not fit this BARTModel: decoder.embed_tokens.weight is") as raised:
+    message = f"{trained.checkpoint}: the checkpoint does not fit this BARTModel: decoder.embed_tokens.weight is"
+    with refuses(message) as raised:
         here(generate, *arguments)
     assert f"weight is {size} x 16 there and {size - 9} x 16 here (and 2 more); use the dic" in str(raised.value)
+
+
+def test_a_language_model_without_its_words_is_told_at_once(with_language_model, language_model, tmp_path):
+    shutil.copytree(language_model.data, tmp_path / "data")
+    (tmp_path / "data" / "dict.txt").unlink()
+    message = f"--lm-path {language_model.checkpoint}: {tmp_path}/data/dict.txt, the words of the language model, is"
+    with refuses(message) as raised:
+        with_language_model(language_model.checkpoint, data=tmp_path / "data")
+    assert "copy dict.target.txt there" in str(raised.value)
+
+
+@pytest.mark.parametrize("flag", ["--restore-file", "--finetune-from-model"])
+def test_a_training_names_the_checkpoint_that_does_not_fit(flag, train_here, trained):
+    with refuses(f"{trained.checkpoint}: the checkpoint does not fit this BARTModel: "):
+        train_here(flag, trained.checkpoint, "--encoder-ffn-embed-dim", 48)
 
 
 def test_weights_that_are_missing_or_have_no_place_are_named(trained, monkeypatch):

@@ -286,6 +286,7 @@ PATH = ["--path", "checkpoint.pt"]
         ("interactive", [*PATH, "--replace-unk"], "--replace-unk needs to know"),
         ("generate", [*PATH, "--replace-unk", "--print-alignment"], "it needs --dataset-impl raw"),
         ("interactive", [*PATH, "--lm-path", "lm.pt"], "--lm-path in fairseq-interactive: it is not asked there"),
+        ("generate", [*PATH, "--lm-path", "lm.pt"], "--lm-path lm.pt: there is no such file; name a checkpoint, or"),
         ("generate", [*PATH, "--lm-path", "lm.pt", "--score-reference"], "--lm-path with --score-reference"),
         ("interactive", [*PATH, "--score-reference"], "--score-reference in fairseq-interactive"),
         ("interactive", [*PATH, "--print-alignment", "soft"], "--print-alignment soft in fairseq-interactive"),
