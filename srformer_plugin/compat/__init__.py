@@ -55,6 +55,7 @@ from .norms import look_at_norms_once
 from .numpy_aliases import restore_numpy_aliases
 from .optimizers import (
     average_tied_weights_once,
+    keep_marks_in_float32,
     keep_the_last_norms_of_averages,
     scale_adafactors_rate_by_each_parameter_alone,
 )
@@ -128,6 +129,7 @@ MENDS = (
     scale_adafactors_rate_by_each_parameter_alone,
     average_tied_weights_once,
     keep_the_last_norms_of_averages,
+    keep_marks_in_float32,
     seed_the_devices_that_are_used,
     log_without_waiting,
     sum_over_processes_at_once,

@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 from fairseq.models.ema.ema import EMA
 from fairseq.optim.adafactor import Adafactor
+from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
 
 from .patching import wrap
 
+MARKS = ("is_of_memory",)  # attributes of parameters by which optimizers of ours know them (`optim.memory_parameters`)
 GIVEN = "given_lr"  # a group's learning rate as the scheduler set it, while a step is made
 
 
@@ -81,3 +83,24 @@ def keep_the_last_norms_of_averages():
         return restore
 
     wrap(EMA, "restore", make_wrapper)
+
+
+def keep_marks_in_float32():
+    """Let the float32 copies of ``--bf16`` and ``--fp16-no-flatten-grads`` have the marks of what they are copies of.
+
+    ``optim/fp16_optimizer.py:64`` copies fairseq's own, of which ``param_group`` is what ``--optimizer composite``
+    chooses an optimizer by: a parameter that has it needs a group of that name in every configuration. Not needed when
+    all attributes are copied.
+    """
+
+    def make_wrapper(original):
+        def build_fp32_params(args, params, flatten=True):  # of the class: fairseq's is a class method
+            copies = original(args, params, flatten=flatten)
+            if not flatten:  # a vector of all parameters has none
+                for parameter, copy in zip(params, copies):
+                    vars(copy).update((name, value) for name, value in vars(parameter).items() if name in MARKS)
+            return copies
+
+        return build_fp32_params
+
+    wrap(_FP16OptimizerMixin, "build_fp32_params", make_wrapper)

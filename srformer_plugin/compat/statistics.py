@@ -28,7 +28,7 @@ def log_without_waiting():
     def log(original):
         def _reduce_and_log_stats(self, logging_outputs, sample_size, grad_norm=None):
             grad_norm = grad_norm.value if isinstance(grad_norm, GradientNorm) else grad_norm
-            if torch.is_tensor(grad_norm) and not self.cfg.common.amp:  # finite: it was looked at before the step
+            if torch.is_tensor(grad_norm) and not self.cfg.common.amp:  # finite: the trainer has looked at it
                 _log_norm(grad_norm, self.cfg.optimization.clip_norm)
                 grad_norm = None
             _here.deferring = True

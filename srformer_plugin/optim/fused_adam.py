@@ -6,7 +6,6 @@ the float32 copy to zero in a third (``optim/fp16_optimizer.py:212``). Line numb
 """
 
 import ast
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -22,6 +21,7 @@ from .memory_parameters import ParameterGroups, is_of_memory
 
 INSTEAD = "use --optimizer adam"
 LEAVE_OUT = "leave --memory-lr-scale out"
+LARGEST_SCALE = 10_000  # beyond it a memory is destroyed within a few updates, whatever --lr is of use
 
 
 @dataclass
@@ -153,9 +153,9 @@ class FusedAdam(FairseqAdam):
         for flag, value in (("--adam-eps", cfg.adam_eps), ("--weight-decay", cfg.weight_decay)):
             if not value >= 0:
                 raise ConfigurationError(f"{flag} {value} is below 0")
-        if not 0 <= cfg.memory_lr_scale < math.inf:
+        if not 0 <= cfg.memory_lr_scale <= LARGEST_SCALE:
             raise ConfigurationError(
-                f"--memory-lr-scale {cfg.memory_lr_scale} must be at least 0 and finite; 1 is the rate of all others"
+                f"--memory-lr-scale {cfg.memory_lr_scale} must be from 0 to {LARGEST_SCALE:,}; 1 is the others' rate"
             )
         for flag, value in (("--fp16-adam-stats", cfg.fp16_adam_stats), ("--use-old-adam", cfg.use_old_adam)):
             if value:

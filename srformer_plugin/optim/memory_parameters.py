@@ -1,25 +1,24 @@
 """A memory's own parameters in an optimizer: how they are known, and as what checkpoints keep them.
 
-fairseq hands an optimizer parameters without their names. What a memory owns is marked where it is built, by the
-attribute that ``optim/fp16_optimizer.py:73`` copies to the float32 copies of `--bf16` and `--fp16-no-flatten-grads`.
+fairseq hands an optimizer parameters without their names. What a memory owns is marked where it is built, by an
+attribute of ours, which `compat.optimizers` copies to the float32 copies of `--bf16` and `--fp16-no-flatten-grads`. By
+fairseq's own, ``param_group``, ``--optimizer composite`` chooses an optimizer.
 """
 
 from torch import nn
 
 from ..errors import ConfigurationError
 
-MEMORY = "memory"
-
 
 def mark_memory(memory: nn.Module) -> None:
     """Mark all parameters of `memory` as a memory's own."""
     for parameter in memory.parameters():
-        parameter.param_group = MEMORY
+        parameter.is_of_memory = True
 
 
 def is_of_memory(parameter: nn.Parameter) -> bool:
     """Whether :func:`mark_memory` has marked it, or what it is the float32 copy of."""
-    return getattr(parameter, "param_group", None) == MEMORY
+    return getattr(parameter, "is_of_memory", False)
 
 
 class ParameterGroups:

@@ -277,8 +277,9 @@ def check(arguments, *flags):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["-1"], "--memory-lr-scale -1.0 must be at least 0 and finite"),
-        (["inf"], "--memory-lr-scale inf must be at least 0 and finite"),
+        (["-1"], "--memory-lr-scale -1.0 must be from 0 to 10,000"),
+        (["inf"], "--memory-lr-scale inf must be from 0 to 10,000"),
+        (["1e30"], "--memory-lr-scale 1e+30 must be from 0 to 10,000"),
         (["nan"], "--memory-lr-scale nan is no number"),
         *(
             (["50", "--cross-attention", memory], f"--cross-attention {memory} has no parameters of a memory: leave")
@@ -332,3 +333,24 @@ def test_an_optimizer_without_marked_parameters_is_refused(monkeypatch):
     cfg.common.fp16 = True
     with pytest.raises(ConfigurationError, match="flat ones know nothing of it: add --fp16-no-flatten-grads"):
         FP16Optimizer.build_optimizer(cfg, list(Small().half().parameters()))
+
+
+def test_an_optimizer_of_several_finds_no_group_that_its_configuration_lacks():
+    """`--optimizer composite` chooses by ``param_group``, and configurations for stock models have but a default."""
+    model = Small()
+    cfg = OmegaConf.create(
+        {
+            "_name": "composite",
+            "dynamic_groups": False,
+            "groups": {
+                "default": {
+                    "lr_float": LR,
+                    "optimizer": {**vars(FairseqAdamConfig(lr=[LR], tpu=False)), "_name": "adam"},
+                    "lr_scheduler": {"_name": "fixed", "lr": [LR], "warmup_updates": 0},
+                }
+            },
+        }
+    )
+    optimizer = build_optimizer(cfg, list(model.parameters()))
+    assert list(optimizer.optimizers) == ["default"]
+    assert len(optimizer.optimizers["default"].param_groups[0]["params"]) == len(list(model.parameters()))
