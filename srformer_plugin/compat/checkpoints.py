@@ -82,12 +82,15 @@ def explain_refused_checkpoint():
     """Say which file was refused, or is no checkpoint, and why, in one sentence.
 
     PyTorch's own message (from ``checkpoint_utils.py:340``) does not name the file and advises, in several
-    paragraphs, to switch the protection off; any other file ends in whatever its bytes lead to. Not needed when that
-    message names the file.
+    paragraphs, to switch the protection off; any other file ends in whatever its bytes lead to, and wrong bytes within
+    weights, as a crash of the machine or a bad copy leaves them, are read without a word. Not needed when that message
+    names the file, and PyTorch reads its checksums.
     """
 
     def make_wrapper(original):
         def load_checkpoint_to_cpu(path, *args, **kwargs):
+            if os.path.isfile(path):
+                check_whole(path)
             try:
                 state = original(path, *args, **kwargs)
             except pickle.UnpicklingError as error:

@@ -97,8 +97,8 @@ def name_what_to_go_on_from():
     """Say what to do about a checkpoint_last.pt that is damaged, before a training goes on from it.
 
     ``trainer.py:552`` takes a folder of that name for no checkpoint: a training begins from random weights, whatever
-    ``--finetune-from-model`` says, and ends where it is to save the first one. Wrong bytes within weights, as a crash
-    of the machine leaves them, are read without a word. Not needed when both are errors.
+    ``--finetune-from-model`` says, and ends where it is to save the first one. Not needed when that is an error, and
+    the others say what may be done.
     """
 
     def make_wrapper(original):
@@ -107,7 +107,8 @@ def name_what_to_go_on_from():
             if cfg.restore_file != "checkpoint_last.pt" or not PathManager.exists(last):
                 return original(cfg, trainer, **passthrough_args)
             try:
-                check_whole(last)
+                if os.path.isdir(last):
+                    check_whole(last)  # an error; of a file `load_checkpoint_to_cpu` asks
                 return original(cfg, trainer, **passthrough_args)
             except DamagedCheckpointError as error:
                 raise ConfigurationError(f"{error}; {_how_to_go_on(last)}") from error

@@ -12,6 +12,7 @@ from fairseq.trainer import Trainer
 from stock_bart import stock
 
 from srformer_plugin.errors import ConfigurationError
+from srformer_plugin.models.checkpoint_file import read_checkpoint
 
 
 def updates(folder):
@@ -112,11 +113,26 @@ def test_a_damaged_checkpoint_is_named_and_what_to_go_on_from(how, message, trai
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("entry", ["--restore-file", "--finetune-from-model", "--path", "change-attention"])
+def test_wrong_bytes_of_weights_are_noticed_wherever_a_checkpoint_is_read(entry, train_here, tmp_path):
+    train_here()
+    given = (tmp_path / "checkpoint_last.pt").rename(tmp_path / "given.pt")
+    damage(given, "other bytes")
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(str(given))} {DAMAGES['other bytes'][:40]}"):
+        if entry == "--path":
+            checkpoint_utils.load_model_ensemble_and_task([str(given)])
+        elif entry == "change-attention":
+            read_checkpoint(given)
+        else:
+            train_here(entry, given, "--max-update", 3)
+
+
 @pytest.mark.parametrize("how", ["folder", "other bytes"])
 def test_stock_trains_on_without_a_word(how, train_here, tmp_path, monkeypatch):
     train_here()
     damage(tmp_path / "checkpoint_last.pt", how)
-    monkeypatch.setattr(checkpoint_utils, "load_checkpoint", stock(checkpoint_utils.load_checkpoint))
+    for name in ("load_checkpoint", "load_checkpoint_to_cpu"):
+        monkeypatch.setattr(checkpoint_utils, name, stock(getattr(checkpoint_utils, name)))
     with pytest.raises(IsADirectoryError) if how == "folder" else contextlib.nullcontext():
         train_here("--max-update", 3)
 
