@@ -47,7 +47,7 @@ def check(name, given, program=None, selected=("binarise", "train", "generate", 
             "--optimizer fused_adam --adam-betas (0.9,",
             "--adam-betas '(0.9,' is not two numbers of at least 0 and below 1; try '(0.9, 0.999)'",
         ),
-        ("generate", "--beam 0", "--beam 0 must be from 1 to 1,000"),
+        ("generate", "--beam 0", "--beam 0 must be from 1 to 1,000; change it, or leave it out"),
         ("generate", "--lenpen nan", "--lenpen nan is no number: leave it out, or give one"),
     ],
 )
