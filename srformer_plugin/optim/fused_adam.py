@@ -6,6 +6,8 @@ the float32 copy to zero in a third (``optim/fp16_optimizer.py:212``). Line numb
 """
 
 import ast
+import functools
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -18,6 +20,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ..errors import ConfigurationError
 from .memory_parameters import ParameterGroups, is_of_memory
+
+logger = logging.getLogger(__name__)
 
 INSTEAD = "use --optimizer adam"
 LEAVE_OUT = "leave --memory-lr-scale out"
@@ -92,6 +96,12 @@ def check_memory(cfg):
         raise ConfigurationError(f"{given}: --fp16 {flat}: add --fp16-no-flatten-grads, or use --bf16")
 
 
+@functools.cache
+def log_scale(numbers: int, scale: float) -> None:
+    """Log which rate a memory's `numbers` parameters have, once: a trainer that goes on builds its optimizer twice."""
+    logger.info("the memory's %s parameters learn at %g times --lr", f"{numbers:,}", scale)
+
+
 @register_optimizer("fused_adam", dataclass=FusedAdamConfig)
 class FusedAdam(FairseqAdam):
     """Adam with decoupled weight decay (AdamW), options and checkpoints as fairseq's `adam`.
@@ -132,6 +142,8 @@ class FusedAdam(FairseqAdam):
                 f"--memory-lr-scale {cfg.memory_lr_scale:g}: none of the parameters is a memory's: {LEAVE_OUT}; flat "
                 "ones know nothing of it: add --fp16-no-flatten-grads, or use --bf16"
             )
+        if is_scaled:
+            log_scale(sum(p.numel() for p in params if is_of_memory(p)), cfg.memory_lr_scale)
         self._groups = ParameterGroups(params, split=is_scaled)
         self._optimizer = torch.optim.AdamW(self._groups.groups, fused=True, **self.optimizer_config)
         self.set_lr(self.get_lr())

@@ -20,7 +20,7 @@ from srformer_plugin.attention.method.memory import MEMORIES
 from srformer_plugin.attention.settings import SegmentSettings
 from srformer_plugin.compat.refusals import check_command
 from srformer_plugin.errors import ConfigurationError
-from srformer_plugin.optim.fused_adam import FusedAdam, FusedAdamConfig
+from srformer_plugin.optim.fused_adam import FusedAdam, FusedAdamConfig, log_scale
 from srformer_plugin.optim.memory_parameters import mark_memory
 
 LR = 1e-3
@@ -221,6 +221,17 @@ def arguments_of(corpus, save_dir, *more):
 
 def load(folder):
     return torch.load(folder / "checkpoint_last.pt", weights_only=False)
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1, 0), (50, 1)])
+def test_a_scale_is_logged_once(scale, expected, caplog):
+    log_scale.cache_clear()
+    model = Small()
+    numbers = sum(p.numel() for name, p in model.named_parameters() if of_memory(name))
+    with caplog.at_level("INFO"):
+        for _ in range(2):  # as a trainer that goes on from a checkpoint
+            FusedAdam(config(scale).optimizer, model.parameters())
+    assert caplog.messages == [f"the memory's {numbers} parameters learn at 50 times --lr"] * expected
 
 
 @pytest.mark.parametrize("arch", ["srformer_bart_tiny", "srformer_t5_tiny"])
