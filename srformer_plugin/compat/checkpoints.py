@@ -127,22 +127,31 @@ def _no_checkpoint(path, reason):
 
 
 def check_whole(path) -> None:
-    """Look at the checksums of a checkpoint, which PyTorch writes and does not read: 5 GB a second, beside the disk.
+    """Look at the checksums of a checkpoint.
 
     Raises:
         DamagedCheckpointError: it is a folder, or some of its bytes are not those that were written.
     """
     if os.path.isdir(path):
         raise DamagedCheckpointError(f"{path} is a folder, and no checkpoint")
-    if not zipfile.is_zipfile(path):  # an older checkpoint, or none, which reading it tells
-        return
+    damage = damage_of(path)
+    if damage is not None:
+        raise _no_checkpoint(path, f"it is {damage}")
+
+
+def damage_of(path) -> "str | None":
+    """What the checksums of a file of `torch.save` tell of its bytes; None where they are those that were written.
+
+    PyTorch writes checksums and does not read them. 5 GB a second, beside the disk.
+    """
+    if not zipfile.is_zipfile(path):  # an older file, or none, which reading it tells
+        return None
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise _no_checkpoint(path, "it is damaged or cut off") from error
-    if damaged is not None:
-        raise _no_checkpoint(path, f"it is damaged ({damaged} is not what was written)")
+    except (zipfile.BadZipFile, EOFError, ValueError):
+        return "damaged or cut off"
+    return None if damaged is None else f"damaged ({damaged} is not what was written)"
 
 
 def _is_of_torch(path) -> bool:

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..compat.checkpoints import damage_of
 from ..errors import ConfigurationError, UnsafeCheckpointError
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
@@ -94,6 +95,9 @@ class _SafetensorsFile(Mapping):
 
 def _open_pickle(path):
     """The tensors of a ``torch.save`` file. Code in it is refused, not run."""
+    damage = damage_of(path)
+    if damage is not None:
+        raise ConfigurationError(f"{path} is {damage}: get it again")
     try:
         # files of PyTorch before 1.6 are no zip archives and cannot be mapped
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

@@ -193,6 +193,18 @@ def test_a_pickle_with_code_is_refused_and_not_run(folder, tmp_path, convert, le
     assert not (tmp_path / "ran").exists()
 
 
+def test_wrong_bytes_of_pickled_weights_are_noticed(folder, tmp_path, convert):
+    pickled = folder / "pytorch_model.bin"
+    torch.save(load_file(folder / "model.safetensors"), pickled)
+    (folder / "model.safetensors").unlink()
+    content = bytearray(pickled.read_bytes())
+    content[len(content) // 2] ^= 1
+    pickled.write_bytes(content)
+    status, _, errors = convert("hf-to-fairseq", folder, tmp_path / "out")
+    assert status == EXIT_STATUS
+    assert errors.startswith(f"error: {pickled} is damaged (") and errors.endswith("get it again\n")
+
+
 def test_a_fairseq_checkpoint_with_code_is_refused_and_not_run(converted_bart, tmp_path, convert):
     content = torch.load(converted_bart / "model.pt", weights_only=True)
     (tmp_path / "in").mkdir()
