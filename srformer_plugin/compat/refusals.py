@@ -16,6 +16,7 @@ from fairseq.optim import OPTIMIZER_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigurationError
+from ..number_pairs import BETAS, Pair
 from .bounds import check_bound
 from .generation_settings import check_generation, json_object
 from .overrides import check_overrides
@@ -33,12 +34,10 @@ STARTED_BY = ("RANK", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
 # Settings of a model with which an update does not reach all of it
 LEAVE_OUT_PARAMETERS = ("encoder_layerdrop", "decoder_layerdrop", "no_cross_attention")
 LOSSES = ("loss", "nll_loss", "ppl")
-# Options of fairseq's optimizers that are two numbers, whose text it runs (`eval`) -> (test of one, in words, example)
+# Options of fairseq's optimizers that are two numbers, whose text it runs (`eval`)
 PAIRS = {
-    **dict.fromkeys(
-        ("adam_betas", "adamax_betas", "lamb_betas"), (lambda x: 0 <= x < 1, "at least 0 and below 1", "(0.9, 0.999)")
-    ),
-    "adafactor_eps": (lambda x: 0 <= x < math.inf, "at least 0", "(1e-30, 1e-3)"),
+    **dict.fromkeys(("adam_betas", "adamax_betas", "lamb_betas"), BETAS),
+    "adafactor_eps": Pair(lambda x: 0 <= x < math.inf, "at least 0", "(1e-30, 1e-3)"),
 }
 
 
@@ -87,9 +86,9 @@ def check_training(cfg) -> None:
     optimizer = OPTIMIZER_REGISTRY.get(getattr(cfg.optimizer, "_name", None))
     if hasattr(optimizer, "check_training"):
         optimizer.check_training(cfg)
-    for name in PAIRS:
+    for name, pair in PAIRS.items():
         if (value := getattr(cfg.optimizer, name, None)) is not None:
-            _check_pair(name, value)
+            pair.read(f"--{name.replace('_', '-')}", value)
     task, nothing = cfg.task, "{}"
     for name in ("rouge", "bleu"):
         text = getattr(task, f"eval_{name}_args", None) or nothing
@@ -100,19 +99,6 @@ def check_training(cfg) -> None:
             for part in ("bpe", "detok"):
                 if given := getattr(task, f"eval_{name}_{part}_args", None):
                     json_object(given, f"--eval-{name}-{part}-args")
-
-
-def _check_pair(name, value) -> None:
-    """Refuse what is not two numbers, as text or as a configuration's list, without running it."""
-    holds, bound, example = PAIRS[name]
-    try:
-        first, second = map(float, ast.literal_eval(value) if isinstance(value, str) else value)
-        if holds(first) and holds(second):
-            return
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # no literal, or no two of them
-        pass
-    flag = f"--{name.replace('_', '-')}"
-    raise ConfigurationError(f"{flag} {value!r} is not two numbers of {bound}; try '{example}'")
 
 
 def _need_batch_size(cfg) -> None:

@@ -5,7 +5,6 @@ Without apex `--optimizer adam` is a loop over the parameters (``optim/adam.py:1
 the float32 copy to zero in a third (``optim/fp16_optimizer.py:212``). Line numbers: ve-fairseq 0.12.3.
 """
 
-import ast
 import functools
 import logging
 from collections.abc import Collection
@@ -19,6 +18,7 @@ from fairseq.optim.fairseq_optimizer import FairseqOptimizer
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ..errors import ConfigurationError
+from ..number_pairs import BETAS
 from .memory_parameters import ParameterGroups, is_of_memory
 
 logger = logging.getLogger(__name__)
@@ -41,21 +41,6 @@ class FusedAdamConfig(FairseqAdamConfig):
             "threshold or a gate by some 0.06; 50 is where to begin"
         },
     )
-
-
-def parse_betas(value):
-    """The two decay rates of `--adam-betas` as a tuple of floats, from text or from a configuration's list.
-
-    Raises:
-        ConfigurationError: they are not two numbers in [0, 1).
-    """
-    try:
-        betas = tuple(map(float, ast.literal_eval(value) if isinstance(value, str) else value))
-        if len(betas) == 2 and all(0 <= beta < 1 for beta in betas):
-            return betas
-    except (SyntaxError, TypeError, ValueError, OverflowError, MemoryError, RecursionError):
-        pass
-    raise ConfigurationError(f"--adam-betas {value!r} is not two numbers of at least 0 and below 1; try '(0.9, 0.999)'")
 
 
 def check_parameters(params):
@@ -161,7 +146,7 @@ class FusedAdam(FairseqAdam):
     @staticmethod
     def check_options(cfg):
         """Raise a ConfigurationError for what this one cannot take among its own options."""
-        parse_betas(cfg.adam_betas)
+        BETAS.read("--adam-betas", cfg.adam_betas)
         for flag, value in (("--adam-eps", cfg.adam_eps), ("--weight-decay", cfg.weight_decay)):
             if not value >= 0:
                 raise ConfigurationError(f"{flag} {value} is below 0")
@@ -178,7 +163,7 @@ class FusedAdam(FairseqAdam):
         """lr, betas, eps and weight_decay of the options."""
         return {
             "lr": self.cfg.lr[0] if isinstance(self.cfg.lr, Collection) else self.cfg.lr,
-            "betas": parse_betas(self.cfg.adam_betas),
+            "betas": BETAS.read("--adam-betas", self.cfg.adam_betas),
             "eps": self.cfg.adam_eps,
             "weight_decay": self.cfg.weight_decay,
         }
