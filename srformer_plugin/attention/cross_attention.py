@@ -7,11 +7,11 @@ from ..errors import ConfigurationError
 from ..optim.memory_parameters import mark_memory
 from ..registry import choose
 from .backends import resolve
-from .dropout import attention_dropout, current_rate
+from .dropout import current_rate
 from .method.memory import MEMORIES
 from .method.schedule import build_schedule
 from .settings import SegmentSettings
-from .shared_by_beams import SharedByBeams, add_projections
+from .shared_by_beams import SharedByBeams, add_heads
 from .source_context import SourceContext, as_context
 
 
@@ -24,46 +24,21 @@ class SegmentedCrossAttention(SharedByBeams):
     Args:
         embed_dim, num_heads: width of the decoder, and heads that divide it.
         settings: segment size, schedule, memory, backend; checked already (`SegmentSettings.check`).
-        kdim: width of the encoder (default: embed_dim).
-        dropout: probability, on the local attention weights.
-        bias: biases in the four projections (BART yes, T5 no).
-        scale_query: multiply queries by D^-1/2 (BART yes, T5 no).
-        head_dim: D, where it is not embed_dim / num_heads (T5).
-        q_noise, qn_block_size: fairseq's quantisation noise.
+        heads: further arguments of `add_heads`; its dropout is of the local attention's weights.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        settings: SegmentSettings,
-        kdim: int | None = None,
-        dropout: float = 0.0,
-        bias: bool = True,
-        scale_query: bool = True,
-        head_dim: int | None = None,
-        q_noise: float = 0.0,
-        qn_block_size: int = 8,
-    ):
+    def __init__(self, embed_dim: int, num_heads: int, settings: SegmentSettings, **heads):
         super().__init__()
-        if head_dim is None and embed_dim % num_heads != 0:
+        if heads.get("head_dim") is None and embed_dim % num_heads != 0:
             raise ConfigurationError(
                 f"--decoder-attention-heads {num_heads} does not divide --decoder-embed-dim {embed_dim}"
             )
         self.embed_dim = embed_dim
-        self.num_heads = num_heads
-        self.head_dim = head_dim or embed_dim // num_heads
-        self.scaling = self.head_dim**-0.5 if scale_query else 1.0
         self.segment_size = settings.segment_size
-        self.dropout_module = attention_dropout(dropout)
-
-        inner = num_heads * self.head_dim
-        kdim = kdim or embed_dim
-
-        add_projections(self, embed_dim, inner, kdim, bias, q_noise, qn_block_size)
+        add_heads(self, embed_dim, num_heads, **heads)
         for projection in (self.k_proj, self.v_proj, self.q_proj, self.out_proj):
             nn.init.xavier_uniform_(projection.weight)
-            if bias:
+            if projection.bias is not None:
                 nn.init.zeros_(projection.bias)
         self.memory = choose(MEMORIES, settings.cross_attention, "--cross-attention")(
             num_heads, self.head_dim, settings

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError
-from .dropout import attention_dropout
 from .method.segments import SourceLayout
 from .projections import is_bare
 from .settings import HEPOS, SegmentSettings
-from .shared_by_beams import add_projections
+from .shared_by_beams import add_heads
 from .softmax_attention import SoftmaxCrossAttention
 from .source_context import SourceContext
 
@@ -39,34 +38,18 @@ class HeposCrossAttention(SoftmaxCrossAttention):
     and what training keeps of it all cost 1 / S of full attention's. Parameters are those of full attention.
 
     Args:
-        embed_dim, num_heads, kdim, dropout, bias, scale_query, head_dim, q_noise, qn_block_size: as of
-            `SegmentedCrossAttention`.
+        embed_dim, num_heads: width of the decoder, and heads, of which S divides the number.
         settings: checked already; its `head_stride` is S.
+        heads: further arguments of `add_heads`.
     Raises:
         ConfigurationError: S does not divide num_heads.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        settings: SegmentSettings,
-        kdim: int | None = None,
-        dropout: float = 0.0,
-        bias: bool = True,
-        scale_query: bool = True,
-        head_dim: int | None = None,
-        q_noise: float = 0.0,
-        qn_block_size: int = 8,
-    ):
+    def __init__(self, embed_dim: int, num_heads: int, settings: SegmentSettings, **heads):
         super().__init__()
         check_head_stride(settings, num_heads)
-        self.stride, self.num_heads = settings.head_stride, num_heads
-        self.head_dim = head_dim or embed_dim // num_heads
-        self.scaling = self.head_dim**-0.5 if scale_query else 1.0
-        self.dropout_module = attention_dropout(dropout)
-        inner = num_heads * self.head_dim
-        add_projections(self, embed_dim, inner, kdim or embed_dim, bias, q_noise, qn_block_size)
+        self.stride = settings.head_stride
+        add_heads(self, embed_dim, num_heads, **heads)
 
     def layout(self, states: Tensor, context: SourceContext) -> SourceLayout:
         """The source's segments of S tokens."""

@@ -8,15 +8,39 @@ from fairseq.modules.quant_noise import quant_noise
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError
-from .dropout import current_rate
+from .dropout import attention_dropout, current_rate
 from .fused import Padding, fused_attention
 from .source_context import SourceContext, as_context
 
 
-def add_projections(
-    module: nn.Module, embed_dim: int, inner: int, kdim: int, bias: bool, q_noise: float, qn_block_size: int
+def add_heads(
+    module: nn.Module,
+    embed_dim: int,
+    num_heads: int,
+    kdim: int | None = None,
+    dropout: float = 0.0,
+    bias: bool = True,
+    scale_query: bool = True,
+    head_dim: int | None = None,
+    q_noise: float = 0.0,
+    qn_block_size: int = 8,
 ) -> None:
-    """Give an attention the four projections of fairseq's names; `inner` is H * D, `kdim` the width of the keys."""
+    """Give an attention its heads: `num_heads`, `head_dim`, `scaling`, `dropout_module`, and the four projections under
+    fairseq's names.
+
+    Args:
+        embed_dim, num_heads: width of the queries, and H.
+        kdim: width of the keys (default: embed_dim).
+        dropout: probability, on the attention weights.
+        bias: biases in the four projections (BART yes, T5 no).
+        scale_query: multiply queries by D^-1/2 (BART yes, T5 no).
+        head_dim: D, where it is not embed_dim / num_heads (T5).
+        q_noise, qn_block_size: fairseq's quantisation noise.
+    """
+    module.num_heads, module.head_dim = num_heads, head_dim or embed_dim // num_heads
+    module.scaling = module.head_dim**-0.5 if scale_query else 1.0
+    module.dropout_module = attention_dropout(dropout)
+    inner, kdim = num_heads * module.head_dim, kdim or embed_dim
     for name, width_in, width_out in (
         ("k_proj", kdim, inner),
         ("v_proj", kdim, inner),

@@ -46,8 +46,12 @@ class SegmentedDecoderLayer(TransformerDecoderLayerBase):
             return FullCrossAttention(
                 embed_dim, heads, vdim=cfg.encoder.embed_dim, encoder_decoder_attention=True, **shared
             )
-        kind = SegmentedCrossAttention if self.settings.has_segments else HeposCrossAttention
-        return kind(embed_dim, heads, self.settings, **shared)
+        return self.partial_kind(embed_dim, heads, self.settings, **shared)
+
+    @property
+    def partial_kind(self) -> type:
+        """The class of a cross-attention in which no query of a head reads all of the source."""
+        return SegmentedCrossAttention if self.settings.has_segments else HeposCrossAttention
 
     def make_generation_fast_(self, need_attn: bool = False, **kwargs):
         """The decoder, not each layer, decides who returns weights."""

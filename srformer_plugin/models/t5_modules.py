@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from fairseq.incremental_decoding_utils import with_incremental_state
 from torch import Tensor, nn
 
-from ..attention.dropout import attention_dropout, current_rate
-from ..attention.shared_by_beams import add_projections, merge_heads, split_heads
+from ..attention.dropout import current_rate
+from ..attention.shared_by_beams import add_heads, merge_heads, split_heads
 from ..attention.softmax_attention import MASKED, SoftmaxCrossAttention, attend
 
 
@@ -104,20 +104,9 @@ class RelativePositionBias(nn.Embedding):
 class _Projections(nn.Module):
     """The four projections of an attention of `num_heads` heads of `head_dim`, which need not divide `embed_dim`."""
 
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        head_dim: int,
-        kdim: int | None = None,
-        dropout: float = 0.0,
-        q_noise: float = 0.0,
-        qn_block_size: int = 8,
-    ):
+    def __init__(self, embed_dim: int, num_heads: int, head_dim: int, **heads):
         super().__init__()
-        self.num_heads, self.head_dim = num_heads, head_dim
-        self.dropout_module = attention_dropout(dropout)
-        add_projections(self, embed_dim, num_heads * head_dim, kdim or embed_dim, False, q_noise, qn_block_size)
+        add_heads(self, embed_dim, num_heads, head_dim=head_dim, bias=False, scale_query=False, **heads)
 
 
 @with_incremental_state
@@ -172,8 +161,6 @@ class T5SelfAttention(_Projections):
 
 class T5CrossAttention(SoftmaxCrossAttention, _Projections):
     """Attention to the whole source (`--cross-attention full`), its keys and values kept once per sentence."""
-
-    scaling = 1.0  # T5 does not scale its queries
 
 
 def residual_stream(x: Tensor) -> Tensor:

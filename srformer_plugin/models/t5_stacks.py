@@ -72,8 +72,8 @@ class T5DecoderLayer(_T5Layer, SegmentedDecoderLayer):
         heads, kdim = cfg.decoder.attention_heads, cfg.encoder.embed_dim
         if self.settings.is_full:
             return self._build_attention(T5CrossAttention, cfg, heads, kdim=kdim)
-        kind = SegmentedCrossAttention if self.settings.has_segments else HeposCrossAttention
-        return self._build_attention(kind, cfg, heads, kdim=kdim, settings=self.settings, bias=False, scale_query=False)
+        options = {"settings": self.settings, "bias": False, "scale_query": False}
+        return self._build_attention(self.partial_kind, cfg, heads, kdim=kdim, **options)
 
 
 def _build_position_bias(cfg, heads: int, bidirectional: bool) -> RelativePositionBias:
