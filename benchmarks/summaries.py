@@ -50,8 +50,8 @@ def summary(results):
                 ("fused_adam", "bart_base, fused_adam"),
                 ("", "full attention"),
             ):
-                names = [x for x in timed if x.startswith("srformer") and x.endswith(ending)]
-                names = [x for x in names if "compiled" not in x and ("fused" not in x or ending)]
+                ours = (x for x in timed if x.startswith("srformer"))
+                names = [x for x in ours if ", ".join(x.split(", ")[2:]) == ending]  # behind model and backend
                 if names:
                     best = min(names, key=lambda name: timed[name]["ours"])
                     add(f"training step, {case} ({best.split(', ', 1)[1]}){clock}", timed[best])

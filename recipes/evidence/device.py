@@ -52,9 +52,15 @@ def skipped_batches(log):
         return sum(SKIPPED in line for line in lines)
 
 
+def visible_devices():
+    """The names in CUDA_VISIBLE_DEVICES; none where it does not choose."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [name.strip() for name in visible.split(",")] if visible else []
+
+
 def visible_device():
     """The device that a process sees first, as nvidia-smi takes it. CUDA may count unlike cards in another order."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
+    return next(iter(visible_devices()), "") or "0"
 
 
 def devices_of_runs(gpus):
@@ -69,9 +75,8 @@ def devices_of_runs(gpus):
 
     if (seen := torch.cuda.device_count()) < gpus:
         raise PlanError(f"--gpus {gpus}, but PyTorch sees {seen}: give as many as there are")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else map(str, range(gpus))
-    return [{"CUDA_VISIBLE_DEVICES": name.strip()} for name in names][:gpus]
+    names = visible_devices() or map(str, range(gpus))
+    return [{"CUDA_VISIBLE_DEVICES": name} for name in names][:gpus]
 
 
 def device_memory():
