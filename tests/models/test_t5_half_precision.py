@@ -6,7 +6,7 @@ import pytest
 import torch
 from models.t5 import KINDS, LENGTHS, VERSIONS, generate, logits, targets
 
-from srformer_plugin.models.t5_modules import WideLinear
+from srformer_plugin.models.t5_modules import RMSNorm, WideLinear
 
 
 def with_large_activations(model, factor):
@@ -80,3 +80,26 @@ def test_bf16_is_close_to_float32_and_decodes(build_t5, make_sample, kind):
     expected = logits(copy.deepcopy(model).float(), sample, previous)
     torch.testing.assert_close(logits(model, sample, previous).float(), expected, rtol=0.05, atol=0.15)
     assert all(beams for beams in generate(model, sample, 4))
+
+
+@pytest.mark.parametrize("weight", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("stream", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_norm_is_computed_in_float32_and_goes_on_in_the_weights_dtype(stream, weight):
+    torch.manual_seed(0)
+    norm = RMSNorm(16)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(16))
+    norm.to(weight)
+    # in float16 squares beyond 256 are infinite, and the sum that runs through the layers is beyond its range
+    x = (300 * torch.randn(5, 16) * (1e3 if stream == torch.float32 else 1)).to(stream).requires_grad_()
+    output = norm(x)
+    wide, scale = x.detach().double().requires_grad_(), norm.weight.detach().double().requires_grad_()
+    expected = wide / (wide.square().mean(-1, keepdim=True) + norm.eps).sqrt() * scale
+    assert output.dtype == weight
+    rounding = max(torch.finfo(dtype).eps for dtype in (weight, stream))
+    torch.testing.assert_close(output.double(), expected, rtol=2 * rounding, atol=1e-6)
+    output.sum().backward()
+    expected.sum().backward()
+    close = {"rtol": 8 * rounding, "atol": 8 * rounding}
+    torch.testing.assert_close(norm.weight.grad.double(), scale.grad, **close)
+    torch.testing.assert_close(x.grad.double() * x.detach().abs().max(), wide.grad * wide.detach().abs().max(), **close)
