@@ -25,7 +25,7 @@ if _choose:  # it has been read; other programs that are started from here choos
 
 from .criterions import fused_label_smoothed_cross_entropy  # noqa: E402, F401 (registers --criterion of this name)
 from .models import srformer_bart, srformer_led, srformer_t5  # noqa: E402, F401 (register; after the mends, which they rely on)
-from .optim import fused_adam  # noqa: E402, F401 (registers --optimizer fused_adam)
+from .optim import foreach_adafactor, fused_adam  # noqa: E402, F401 (register --optimizer of these names)
 from .scoring import fairseq_scorer  # noqa: E402, F401 (registers --scoring rouge)
 from .tasks import summarization  # noqa: E402, F401 (registers --task summarization)
 

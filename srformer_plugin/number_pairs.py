@@ -1,6 +1,7 @@
 """Options that are two numbers, as text or as a configuration's list."""
 
 import ast
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,3 +31,4 @@ class Pair(NamedTuple):
 
 
 BETAS = Pair(lambda x: 0 <= x < 1, "at least 0 and below 1", "(0.9, 0.999)")  # rates at which averages decay
+EPSILONS = Pair(lambda x: 0 <= x < math.inf, "at least 0", "(1e-30, 1e-3)")  # of Adafactor

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from fairseq.optim import OPTIMIZER_REGISTRY
+from fairseq.optim.adafactor import FairseqAdafactor
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigurationError
-from ..number_pairs import BETAS, Pair
+from ..number_pairs import BETAS, EPSILONS
 from .bounds import check_bound
 from .generation_settings import check_generation, json_object
 from .overrides import check_overrides
@@ -37,7 +38,7 @@ LOSSES = ("loss", "nll_loss", "ppl")
 # Options of fairseq's optimizers that are two numbers, whose text it runs (`eval`)
 PAIRS = {
     **dict.fromkeys(("adam_betas", "adamax_betas", "lamb_betas"), BETAS),
-    "adafactor_eps": Pair(lambda x: 0 <= x < math.inf, "at least 0", "(1e-30, 1e-3)"),
+    "adafactor_eps": EPSILONS,
 }
 
 
@@ -89,6 +90,10 @@ def check_training(cfg) -> None:
     for name, pair in PAIRS.items():
         if (value := getattr(cfg.optimizer, name, None)) is not None:
             pair.read(f"--{name.replace('_', '-')}", value)
+    if (
+        optimizer is FairseqAdafactor and cfg.optimizer.relative_step
+    ):  # ``optim/adafactor.py:122``: it always has a rate
+        raise ConfigurationError("--relative-step needs --optimizer foreach_adafactor: adafactor has the rate of --lr")
     task, nothing = cfg.task, "{}"
     for name in ("rouge", "bleu"):
         text = getattr(task, f"eval_{name}_args", None) or nothing

@@ -1,8 +1,7 @@
 """`--optimizer fused_adam`: fairseq's Adam with PyTorch's kernel that updates all parameters at once.
 
-Without apex `--optimizer adam` is a loop over the parameters (``optim/adam.py:169``), with some ten launches for each;
-`--clip-norm` takes a norm of each in another loop (``utils.py:383``), and `--bf16` and `--fp16` set every gradient of
-the float32 copy to zero in a third (``optim/fp16_optimizer.py:212``). Line numbers: ve-fairseq 0.12.3.
+Without apex `--optimizer adam` is a loop over the parameters (``optim/adam.py:169``), with some ten launches for each.
+Line numbers: ve-fairseq 0.12.3.
 """
 
 import functools
@@ -15,10 +14,10 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.optim import register_optimizer
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from fairseq.optim.fairseq_optimizer import FairseqOptimizer
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ..errors import ConfigurationError
 from ..number_pairs import BETAS
+from .all_gradients import AllGradients
 from .memory_parameters import ParameterGroups, is_of_memory
 
 logger = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ def log_scale(numbers: int, scale: float) -> None:
 
 
 @register_optimizer("fused_adam", dataclass=FusedAdamConfig)
-class FusedAdam(FairseqAdam):
+class FusedAdam(AllGradients, FairseqAdam):
     """Adam with decoupled weight decay (AdamW), options and checkpoints as fairseq's `adam`.
 
     One formula differs: `--adam-eps` is added to ``sqrt(v / (1 - beta2^t))``, as in the paper of Adam, and not to
@@ -97,8 +96,7 @@ class FusedAdam(FairseqAdam):
     whose gradients are about 1e-5 moves 3% further in the first update and 0.2% in the 100th, one with gradients of
     1e-3 by 3e-4 and 2e-5 of its step.
 
-    Gradients are freed by :meth:`step`, so that forward and backward pass have their memory: with `--bf16` and `--fp16`
-    4 bytes a parameter.
+    Gradients are freed by :meth:`step` (`AllGradients`).
 
     A checkpoint can be continued by `adam` and its by this with `--bf16` and `--fp16`. In float32 fairseq compares the
     optimizers' names and asks for `--reset-optimizer`, which begins the schedule anew.
@@ -132,9 +130,6 @@ class FusedAdam(FairseqAdam):
         self._groups = ParameterGroups(params, split=is_scaled)
         self._optimizer = torch.optim.AdamW(self._groups.groups, fused=True, **self.optimizer_config)
         self.set_lr(self.get_lr())
-        # FP16Optimizer writes into the gradients of flat parameters (a vector for each device) and sets them to zero
-        # without asking whether they are there. Nothing but vectors means those: a model has matrices.
-        self._frees_gradients = any(p.dim() != 1 for p in params)
 
     @staticmethod
     def check_training(cfg):
@@ -184,17 +179,6 @@ class FusedAdam(FairseqAdam):
         for group in self.param_groups[1:]:
             group["lr"] = lr * self.cfg.memory_lr_scale
 
-    def clip_grad_norm(self, max_norm, aggregate_norm_fn=None):
-        """Clip the gradients to a norm of `max_norm` in all (0: do not) and return the norm they had, a scalar."""
-        with_gradient = [p for p in self.params if p.grad is not None]
-        is_special = aggregate_norm_fn is not None or any(hasattr(p, "expert") for p in with_gradient)
-        if is_special or not with_gradient:
-            return super().clip_grad_norm(max_norm, aggregate_norm_fn)
-        norm = get_total_norm([p.grad for p in with_gradient])
-        if max_norm > 0:
-            clip_grads_with_norm_(with_gradient, max_norm, norm)
-        return norm
-
     def skip_next_step_if(self, flag):
         """Let the next :meth:`step` change nothing, averages and number of updates included, where `flag` is true.
 
@@ -215,9 +199,6 @@ class FusedAdam(FairseqAdam):
         """Update the parameters and free their gradients."""
         super().step(closure, scale, groups)
         vars(self.optimizer).pop("found_inf", None)
-        if self._frees_gradients:
-            for p in self.params:
-                p.grad = None
 
     def state_dict(self):
         """The optimizer's state as fairseq's Adam has it: the number of updates is no tensor."""

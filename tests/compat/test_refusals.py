@@ -67,6 +67,8 @@ def refuses(message):
         ),
         (["--optimizer", "adamax", "--adamax-betas", "x"], "--adamax-betas 'x' is not two numbers"),
         (["--optimizer", "adafactor", "--adafactor-eps", "(1, -1)"], "--adafactor-eps '(1, -1)' is not two numbers"),
+        (["--optimizer", "adafactor", "--relative-step"], "--relative-step needs --optimizer foreach_adafactor"),
+        (["--optimizer", "foreach_adafactor", "--decay-rate", "0.8"], "--decay-rate 0.8 must be below 0"),
         (["--optimizer", "fused_adam", "--use-old-adam"], "--use-old-adam does not go with --optimizer fused_adam"),
     ],
 )
@@ -94,6 +96,7 @@ def test_the_best_is_the_highest_where_more_is_better(flags, caplog):
         ["--adam-betas", "0.9, 0.98"],
         ["--adam-betas", "[0.9, 0]"],
         ["--optimizer", "adafactor"],
+        ["--optimizer", "foreach_adafactor", "--relative-step"],
     ],
 )
 def test_what_can_be_chosen_by_is_left_alone(flags, caplog):

@@ -276,4 +276,22 @@ MUTANTS = [
         "new": "",
         "tests": "tests/optim/test_fused_adam.py -k skipped",
     },
+    {
+        "file": "srformer_plugin/optim/foreach_adafactor.py",
+        "old": 'self.state[p].get("step", 0)\n                alike',
+        "new": "0\n                alike",
+        "tests": "tests/optim/test_foreach_adafactor.py -k 'fairseqs_adafactor or alone'",
+    },
+    {
+        "file": "srformer_plugin/optim/foreach_adafactor.py",
+        "old": "row.mean(dim=-1, keepdim=True)",
+        "new": "row.mean()",
+        "tests": "tests/optim/test_foreach_adafactor.py -k fairseqs_adafactor",
+    },
+    {
+        "file": "srformer_plugin/models/t5_modules.py",
+        "old": "F.rms_norm(x.to(dtype), self.weight.shape, self.weight.to(dtype), self.eps)",
+        "new": "F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps)",
+        "tests": "tests/models/test_t5_half_precision.py -k norm",
+    },
 ]

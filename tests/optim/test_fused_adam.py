@@ -13,6 +13,7 @@ from helpers import train_arguments
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from optim.training_logs import load, logged
 
 from srformer_plugin.errors import ConfigurationError
 from srformer_plugin.optim.fused_adam import FusedAdam, FusedAdamConfig
@@ -232,15 +233,6 @@ def adam_arguments(corpus, save_dir, optimizer, *more):
     own = ["--dropout", "0.1", "--optimizer", optimizer, "--adam-betas", "(0.9, 0.98)", "--weight-decay", "0.01"]
     own += ["--clip-norm", "1", "--batch-size", "5", "--update-freq", "2", "--disable-validation"]
     return train_arguments(corpus, save_dir, *own, *more)
-
-
-def logged(log, name):
-    """A number after every update, as logged."""
-    return [float(x) for x in re.findall(rf"train_inner:progress_bar.*? {name}=([0-9.naif]+),", log)]
-
-
-def load(folder):
-    return torch.load(folder / "checkpoint_last.pt", weights_only=True)
 
 
 PRECISIONS = {"float32": [], "bf16": ["--bf16"], "fp16": ["--fp16", "--fp16-init-scale", "4"]}
