@@ -20,7 +20,7 @@ from .checkpoints import (
     show_configuration_errors,
 )
 from .collation import collate_whole_batches
-from .commands import end_with_one_line, name_the_setting_that_cannot_be_read
+from .commands import end_with_one_line, name_the_setting_that_cannot_be_read, validate_without_naming_a_task
 from .data_files import (
     infer_languages_from_dictionaries,
     know_validation_sets_by_name,
@@ -147,6 +147,7 @@ MENDS = (
     read_texts_as_other_commands_do,
     decode_nothing,
     name_the_setting_that_cannot_be_read,
+    validate_without_naming_a_task,
     end_with_one_line,  # the last around `call_main`, so that it sees what the others raise
 )
 

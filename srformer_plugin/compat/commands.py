@@ -8,6 +8,7 @@ import sys
 import traceback
 
 import torch
+from fairseq import options
 from fairseq.dataclass import utils as dataclass_utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
@@ -175,6 +176,26 @@ def name_the_setting_that_cannot_be_read():
         spec = getattr(module, "__spec__", None)
         if spec and spec.name.startswith("fairseq_cli.") and hasattr(module, convert_namespace_to_omegaconf.__name__):
             wrap(module, convert_namespace_to_omegaconf.__name__, make_wrapper)
+
+
+def validate_without_naming_a_task():
+    """Let ``fairseq-validate`` begin without ``--task``, as every other command does.
+
+    ``options.py:79`` has no default for it, with which ``:158`` ends in "KeyError: None". What is validated is the task
+    that the checkpoint was trained for; the default of the other commands, ``translation``, only says which flags are
+    known. Not needed when ``fairseq-validate --help`` names a default.
+    """
+
+    def make_wrapper(original):
+        def parse_args_and_arch(parser, *args, **kwargs):
+            for action in parser._actions:
+                if action.dest == "task" and action.default is None:
+                    action.default = "translation"
+            return original(parser, *args, **kwargs)
+
+        return parse_args_and_arch
+
+    wrap(options, "parse_args_and_arch", make_wrapper)
 
 
 def _name(main) -> str:

@@ -24,7 +24,7 @@ COMMANDS = {
     "train": ["--arch", "srformer_bart_tiny", "--segment-size", "0"],
     "generate": ["--beam", "0"],
     "interactive": ["--beam", "0"],
-    "validate": ["--batch-size", "4", "--task", "translation"],
+    "validate": ["--batch-size", "4"],
 }
 
 

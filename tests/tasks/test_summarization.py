@@ -105,6 +105,19 @@ def test_the_log_shows_the_same_hypotheses_at_every_validation(trained):
     assert len(re.findall(r"example reference \d+: \S", trained[1])) == 6 * 3
 
 
+def test_validation_takes_the_task_of_the_checkpoint_where_none_is_named(trained, tiny_corpus):
+    logs = [
+        here(
+            fairseq_validate, tiny_corpus.binarised, "--user-dir", USER_DIR, "--cpu", "--log-format", "json",
+            "--path", trained[0] / "checkpoint_last.pt", "--valid-subset", "valid", "--batch-size", 4, *task,
+        )
+        for task in ([], ["--task", "summarization"])
+    ]  # fmt: skip
+    found, expected = (stats(log, "valid")[-1] for log in logs)
+    assert found == expected
+    assert "valid_rouge1" in found
+
+
 def test_validation_and_generation_give_the_score_of_training(trained, tiny_corpus, tmp_path):
     """Three tools, one number: also other batches, other padding and no flag of the model."""
     folder, log = trained
