@@ -69,6 +69,11 @@ def refuses(message):
         (["--optimizer", "adafactor", "--adafactor-eps", "(1, -1)"], "--adafactor-eps '(1, -1)' is not two numbers"),
         (["--optimizer", "adafactor", "--relative-step"], "--relative-step needs --optimizer foreach_adafactor"),
         (["--optimizer", "foreach_adafactor", "--decay-rate", "0.8"], "--decay-rate 0.8 must be below 0"),
+        (["--lr-scheduler", "pass_through"], "--lr-scheduler pass_through leaves the rate to --optimizer composite"),
+        *(
+            (["--lr-scheduler", "manual", "--update2lr", text], f"--update2lr {text!r} is no dictionary of rates")
+            for text in ("{1: 0.1}", "{'1': 0.1", "0.1", "['1']")
+        ),
         (["--optimizer", "fused_adam", "--use-old-adam"], "--use-old-adam does not go with --optimizer fused_adam"),
     ],
 )
@@ -97,6 +102,7 @@ def test_the_best_is_the_highest_where_more_is_better(flags, caplog):
         ["--adam-betas", "[0.9, 0]"],
         ["--optimizer", "adafactor"],
         ["--optimizer", "foreach_adafactor", "--relative-step"],
+        ["--lr-scheduler", "manual", "--update2lr", "{'1,2': 1e-3, '3-10': 1e-4}"],
     ],
 )
 def test_what_can_be_chosen_by_is_left_alone(flags, caplog):
