@@ -7,7 +7,10 @@ from pathlib import Path
 
 from recipes.options import STAGES, RefusedOptions, split_words
 
-ATTENTION = ("cross-attention", "segment-size", "encoder-attention", "encoder-chunk", "encoder-context")
+ATTENTION = (
+    "cross-attention", "segment-size", "segments-per-query", "head-stride", "encoder-attention", "encoder-chunk",
+    "encoder-context",
+)  # fmt: skip
 INHERITED = ("bpe", "gpt2-files", "spiece", "dict", "splits", "max-source", "max-target", "sentence-marks")
 PUBLISHED = {  # architecture -> folder of its published weights, in --pretrained
     **dict.fromkeys(("srformer_bart", "srformer_bart_base", "srformer_bart_content"), "bart.base"),

@@ -63,6 +63,8 @@ def test_an_argument_that_the_program_refuses(name, given, message):
         ("arch", "srformer_barn", "argument --arch/-a: invalid choice: 'srformer_barn'"),
         ("cross-attention", "srformr", "--cross-attention 'srformr' is unknown"),
         ("encoder-attention", "chunky", "--encoder-attention 'chunky' is unknown"),
+        ("head-stride", "0", "--head-stride must be at least 1, got 0"),
+        ("segments-per-query", "0", "--segments-per-query must be at least 1, got 0"),
         ("encoder-chunk", "2000", "--encoder-chunk 2000 with --encoder-context 128"),
     ],
 )

@@ -158,6 +158,18 @@ def test_sources_of_any_length_are_read_in_chunks(name, tmp_path):
     assert dry_run(name, *chunks, "--max-source", 512, "--out", tmp_path / "there")
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--cross-attention", "hepos", "--head-stride", "6"],
+        ["--arch", "srformer_bart_content", "--segments-per-query", "16", "--segment-size", "8"],
+    ],
+)
+def test_the_attention_is_what_the_options_say(flags, tmp_path):
+    train = the("fairseq-train", dry_run("custom", *flags, "--out", tmp_path / "here"))
+    assert [value(train, flag) for flag in flags[::2]] == flags[1::2]
+
+
 def test_an_empty_word_of_more_flags_stays_a_word():
     assert options.split_words("train-args", "--a '' \"b c\" ''") == ["--a", "", "b c", ""]
 
