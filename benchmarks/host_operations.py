@@ -5,9 +5,9 @@
 bart_base's 6 + 6 layers, 32 wide, over a batch of 2 x 4 target and 32 source tokens, of which some are padding: next to
 nothing to compute, so that the time is that of Python, dispatcher and autograd. The way through the code is a GPU's:
 the encoder without padding in one call a layer, dropout in one operation, the fused kernels, which are counted and not
-run, so that the numbers that are computed mean nothing. What a launch costs on a GPU is not in the microseconds: there
-every operation that computes is one launch, or more. Counts are exact; microseconds are the processor's time, the
-median of the steps.
+run, so that the numbers that are computed mean nothing. An update is clipping and the optimizer, in float32. What a
+launch costs on a GPU is not in the microseconds: there every operation that computes is one launch, or more, and for a
+number that the host reads it waits. Counts are exact; microseconds are the processor's time, the median of the steps.
 """
 
 import argparse
@@ -41,6 +41,12 @@ SYSTEMS = {
     f"{PEER}, {OUR_OPTIMIZER}": System(PEER, SIZES),
     "srformer_bart_base, triton": System("srformer_bart_base", {**SIZES, **OURS}),
 }
+UPDATES = {
+    f"{arch}, {optimizer}": System(arch, SIZES, optimizer=optimizer)
+    for arch, optimizers in ((PEER, ("adam", OUR_OPTIMIZER)), ("srformer_t5", ("adafactor", "foreach_adafactor")))
+    for optimizer in optimizers
+}
+READS = "_local_scalar_dense"  # a number that the host reads
 # Operations that compute nothing: they make a tensor, or another view of one.
 WITHOUT_LAUNCH = {
     "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "empty", "empty_like", "empty_strided", "expand",
@@ -62,7 +68,11 @@ class Operations(TorchDispatchMode):
 
     def total(self) -> dict[str, int]:
         launches = sum(count for name, count in self.counts.items() if name not in WITHOUT_LAUNCH)
-        return {"operations": sum(self.counts.values()), "launches": launches}
+        return {
+            "operations": sum(self.counts.values()),
+            "launches": launches - self.counts[READS],
+            "waits": self.counts[READS],
+        }
 
 
 def as_on_a_gpu(counts: Counter[str]) -> ExitStack:
@@ -131,6 +141,25 @@ def measure(system: System, repeats: int) -> dict[str, dict]:
     return {name: {**counts, "microseconds": 1e6 * statistics.median(times[name])} for name, counts in found.items()}
 
 
+def measure_update(system: System, repeats: int) -> dict:
+    """As `measure`, of clipping and the optimizer."""
+    task = StubTask(50)
+    step = FairseqStep(task, system, CASE, "cpu")
+    step.prepare()
+    times = []
+    for turn in range(repeats + 4):
+        for p in step.model.parameters():
+            p.grad = torch.ones_like(p)
+        if turn == 3:  # the averages have been made
+            with Operations() as operations:
+                step.update()
+            continue
+        began = time.process_time()
+        step.update()
+        times.append(time.process_time() - began)
+    return {**operations.total(), "nodes": None, "microseconds": 1e6 * statistics.median(times[3:])}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, "5 steps that are timed")
@@ -145,6 +174,13 @@ def main() -> None:
             case = {"system": name, "pass": kind, "layers": "6 + 6"}
             results.add(case, PEER, ours, peers.setdefault(kind, ours), "us", **numbers)
             print(f"{name:28} {kind:9} {numbers} {ours:,.0f} us", flush=True)
+    for name, system in UPDATES.items():
+        numbers = measure_update(system, 5 if options.quick else options.repeats)
+        ours = numbers.pop("microseconds")
+        case = {"system": name, "pass": "update", "layers": "6 + 6"}
+        peer = next(other for other, its in UPDATES.items() if its.arch == system.arch)
+        results.add(case, peer, ours, peers.setdefault(peer, ours), "us", **numbers)
+        print(f"{name:28} update    {numbers} {ours:,.0f} us", flush=True)
 
 
 if __name__ == "__main__":

@@ -209,10 +209,10 @@ def host_operations(rows):
     """What a pass of a training step asks of the host, a line per system and pass."""
     first = rows[0]
     return table(
-        "| system | pass | operations | of these launches | autograd's nodes | microseconds | stock / ours |",
+        "| system | pass | operations | of these launches | waits | autograd's nodes | microseconds | stock / ours |",
         (
             f"| {row['case']['system']} | {row['case']['pass']} | {row['operations']:,} | {row['launches']:,} "
-            f"| {row['nodes']:,} | {row['ours']:,.0f} | {ratio(row):,.2f} |"
+            f"| {row['waits']} | {number(row['nodes'], ',')} | {row['ours']:,.0f} | {ratio(row):,.2f} |"
             for row in rows
         ),
         f"{first['case']['layers']} layers, 32 wide, 2 x 4 target and 32 source tokens; the processor's time, medians",

@@ -36,10 +36,9 @@ from benchmarks.markdown import number
 from benchmarks.random_models import HUGGING_FACE, WORDS, StubTask, build, hugging_face, import_transformers
 from benchmarks.ranges import mark, record_function, shares
 from benchmarks.rows import Results, add_options, attempt, provenance, sizes, this_device
-from benchmarks.training_systems import PEER, System, long_systems, systems
+from benchmarks.training_systems import PEER, System, long_systems, optimizer_settings, systems
 from srformer_plugin.models import compiled
 from srformer_plugin.models.encoders.settings import STOCK_POSITIONS
-from srformer_plugin.optim.fused_adam import FusedAdamConfig
 
 CASES = [(64, 128, 1024), (16, 256, 4096), (16, 128, 1024)]  # B, T, N: two that fill an H100, one that does not
 LONG_CASES = [(4, 512, 16384), (1, 512, 65536)]
@@ -89,8 +88,7 @@ class FairseqStep:
     def prepare(self):
         """Make the optimizer, after the checks."""
         config = FairseqConfig()
-        config.optimizer = FusedAdamConfig(adam_betas="(0.9, 0.999)", weight_decay=0.01, lr=[1e-5])
-        config.optimizer._name = self.optimizer_name
+        config.optimizer = optimizer_settings(self.optimizer_name)
         config = OmegaConf.structured(config)
         config.common.bf16 = True
         parameters = [p for p in self.model.parameters() if p.requires_grad]

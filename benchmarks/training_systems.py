@@ -4,9 +4,21 @@ from dataclasses import dataclass, field, replace
 
 from benchmarks.random_models import HUGGING_FACE
 from srformer_plugin.criterions.fused_label_smoothed_cross_entropy import NAME as OUR_CRITERION
+from srformer_plugin.optim.foreach_adafactor import ForeachAdafactorConfig
+from srformer_plugin.optim.fused_adam import FusedAdamConfig
 
 PEER = "bart_base"
 OUR_OPTIMIZER = "fused_adam"
+
+
+def optimizer_settings(name):
+    """The settings of one of fairseq's optimizers or ours, as `fairseq.optim.build_optimizer` takes them."""
+    if name.endswith("adafactor"):
+        settings = ForeachAdafactorConfig(scale_parameter=True, lr=[1e-5])
+    else:
+        settings = FusedAdamConfig(adam_betas="(0.9, 0.999)", weight_decay=0.01, lr=[1e-5])
+    settings._name = name
+    return settings
 
 
 @dataclass
