@@ -2,7 +2,8 @@
 
 Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", ICML 2018, algorithms 4 and 5: what
 T5 was trained with. fairseq's is a loop over the parameters (``optim/adafactor.py:207``, ve-fairseq 0.12.3) with some
-25 launches for each, and with `--scale-parameter` a wait for the device. PyTorch's own (`torch.optim.Adafactor`) knows no rate that is not scaled, and none above 1 / sqrt(updates).
+25 launches for each, and with `--scale-parameter` a wait for the device. PyTorch's own (`torch.optim.Adafactor`) knows
+no rate that is not scaled, and none above 1 / sqrt(updates).
 """
 
 import math

@@ -17,7 +17,7 @@ def test_operations_and_launches_of_a_product():
     with Operations() as operations:
         y = (x.t() @ x).sum()
     assert operations.counts == {"t": 1, "mm": 1, "sum": 1}
-    assert operations.total() == {"operations": 3, "launches": 2}
+    assert operations.total() == {"operations": 3, "launches": 2, "waits": 0}
     assert nodes(y) == 4  # those of the three, and the one that keeps the gradient
 
 
