@@ -13,7 +13,7 @@ SCRIPT_TESTS = "tests/recipes/test_scripts.py"
 FETCH_TESTS = "tests/recipes/test_fetch.py"
 KILL_TESTS = "tests/compat/test_killed_training.py"
 
-COMPARE = "recipes/evidence/compare.py"
+RUNS = "recipes/evidence/runs.py"
 DEVICE = "recipes/evidence/device.py"
 DEVICE_TESTS = "tests/recipes/evidence/test_device.py"
 
@@ -25,31 +25,31 @@ MUTANTS = [
         "tests": f"{DEVICE_TESTS} -k after_the_others",
     },
     {  # a run that failed otherwise is tried again
-        "file": COMPARE,
+        "file": RUNS,
         "old": "if turns is not None and lacked_memory(error):\n            if turns",
         "new": "if turns is not None:\n            if turns",
         "tests": f"{DEVICE_TESTS} -k fails_otherwise",
     },
     {  # a start is tried once
-        "file": COMPARE,
+        "file": RUNS,
         "old": "if turns is None or not turns.beside or not lacked_memory(error):",
         "new": "if True:",
         "tests": f"{DEVICE_TESTS} -k as_runs_do",
     },
     {  # a start that fails for any reason is tried again
-        "file": COMPARE,
+        "file": RUNS,
         "old": "if turns is None or not turns.beside or not lacked_memory(error):",
         "new": "if turns is None:",
         "tests": f"{DEVICE_TESTS} -k tried_once",
     },
     {  # a later try counts as a new run
-        "file": COMPARE,
+        "file": RUNS,
         "old": "command_of(name, number == 0)",
         "new": "command_of(name, True)",
         "tests": f"{DEVICE_TESTS} -k after_the_others",
     },
     {  # batches that were left out count for nothing
-        "file": COMPARE,
+        "file": RUNS,
         "old": "raise LeftOut(message, log=log)",
         "new": "pass",
         "tests": f"{DEVICE_TESTS} -k left_out",

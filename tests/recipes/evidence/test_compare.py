@@ -12,9 +12,11 @@ import pytest
 import warm
 from helpers import pythonpath
 
-from recipes.evidence import compare, report
-from recipes.evidence.compare import Runs, main, parser, place_of
+from recipes.evidence import report
+from recipes.evidence.compare import main
+from recipes.evidence.options import parser, place_of
 from recipes.evidence.plan import START, read_plan
+from recipes.evidence.runs import Runs, run_cell
 from recipes.evidence.work import cell_stages, cells_of, shared_stages
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -247,7 +249,7 @@ def test_progress_says_how_many_are_done_and_the_time_left(capsys):
 def test_no_run_begins_after_its_time(tiny, raw, tmp_path):
     plan, place = tiny
     options = parser().parse_args(arguments(raw, place.out, "--cell", START, "--after", "data", "--until", "1"))
-    assert compare.run_cell(options, plan, place) == 0
+    assert run_cell(options, plan, place) == 0
     assert not place.cell(plan.cells[0]).exists()
 
 

@@ -9,11 +9,12 @@ import pytest
 
 from recipes.books import Command, Stage
 from recipes.books.errors import BookError, Interrupted
-from recipes.evidence import compare
-from recipes.evidence.compare import AGAIN, parser, place_of, run_cell, run_shared, run_tries
+from recipes.evidence import compare, runs
 from recipes.evidence.device import SETTLE, Turns, device_memory, devices_of_runs, wants_memory
+from recipes.evidence.options import parser, place_of
 from recipes.evidence.plan import PlanError, read_plan
 from recipes.evidence.report import collect
+from recipes.evidence.runs import AGAIN, run_cell, run_shared, run_tries
 
 TINY = Path(__file__).resolve().parents[3] / "recipes/plans/tiny.toml"
 FULL = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
@@ -198,8 +199,8 @@ def place(tmp_path, monkeypatch, device):
     found.run = lambda: run_cell(options, plan, found.place)
     found.times = lambda: (folder / "times").read_text().count("trained")
     found.folder, found.device, device.free = folder, device, device.total
-    monkeypatch.setattr(compare, "cell_stages", stages)
-    monkeypatch.setattr(compare, "turns_of", lambda options: device.turns(free_gb=0))
+    monkeypatch.setattr(runs, "cell_stages", stages)
+    monkeypatch.setattr(runs, "turns_of", lambda options: device.turns(free_gb=0))
     return found
 
 
@@ -255,8 +256,8 @@ def begin(place, tmp_path):
     def run(fails, line=FULL, before=""):
         tries = tmp_path / "out/start/tries"
         script = f"{before} echo try >> {tries}; [ $(wc -l < {tries}) -gt {fails} ] || {{ echo '{line}'; exit 1; }}"
-        turns = compare.turns_of(place.options)
-        book = compare.book_of(tmp_path / "out", place.options, turns)
+        turns = runs.turns_of(place.options)
+        book = runs.book_of(tmp_path / "out", place.options, turns)
         error = None
         try:
             run_shared(book, [Stage("start", [Command(["sh", "-c", script])], resumable=True)], turns)
@@ -342,8 +343,8 @@ def test_it_is_not_tried_for_ever(tmp_path, capsys):
 
 
 def test_later_tries_have_fewer_at_once(tmp_path, monkeypatch):
-    widths, run = [], compare.run_commands
-    monkeypatch.setattr(compare, "run_commands", lambda *a, **more: (widths.append(a[3]), run(*a, **more))[1])
+    widths, run = [], runs.run_commands
+    monkeypatch.setattr(runs, "run_commands", lambda *a, **more: (widths.append(a[3]), run(*a, **more))[1])
     Tries(tmp_path, a=99, b=99).run(6)
     assert widths == [6, 3, 1]
 
