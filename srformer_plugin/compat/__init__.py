@@ -20,7 +20,12 @@ from .checkpoints import (
     show_configuration_errors,
 )
 from .collation import collate_whole_batches
-from .commands import end_with_one_line, name_the_setting_that_cannot_be_read, validate_without_naming_a_task
+from .commands import (
+    end_with_one_line,
+    name_the_architecture_that_is_left_out,
+    name_the_setting_that_cannot_be_read,
+    validate_without_naming_a_task,
+)
 from .data_files import (
     infer_languages_from_dictionaries,
     know_validation_sets_by_name,
@@ -39,7 +44,12 @@ from .decoding import (
 )
 from .dictionaries import read_tokens_at_once, skip_byte_order_mark
 from .fast_path import avoid_encoder_fast_path, drop_fast_path_parameters
-from .given_models import check_language_models, name_weights_that_do_not_fit, need_a_source_and_a_target
+from .given_models import (
+    check_language_models,
+    name_weights_that_do_not_fit,
+    need_a_language_model,
+    need_a_source_and_a_target,
+)
 from .half_precision import (
     survive_overflow_without_cuda,
     train_half_precision_without_accelerator,
@@ -107,6 +117,7 @@ MENDS = (
     avoid_encoder_fast_path,
     drop_fast_path_parameters,
     show_configuration_errors,
+    need_a_language_model,
     need_a_source_and_a_target,  # before the next, which asks such a model for both of its positions
     take_the_checkpoints_positions,
     cut_and_count_sources,
@@ -148,6 +159,7 @@ MENDS = (
     decode_nothing,
     name_the_setting_that_cannot_be_read,
     validate_without_naming_a_task,
+    name_the_architecture_that_is_left_out,
     end_with_one_line,  # the last around `call_main`, so that it sees what the others raise
 )
 

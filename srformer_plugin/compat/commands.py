@@ -198,6 +198,30 @@ def validate_without_naming_a_task():
     wrap(options, "parse_args_and_arch", make_wrapper)
 
 
+def name_the_architecture_that_is_left_out():
+    """Name ``--arch`` where ``fairseq-train`` has none.
+
+    ``options.py:153`` raises a RuntimeError without a word. Not needed when it has one.
+    """
+
+    def make_wrapper(original):
+        def parse_args_and_arch(*args, **kwargs):
+            try:
+                return original(*args, **kwargs)
+            except RuntimeError as error:
+                if error.args:
+                    raise
+            return OneLine(_need_architecture)(None)
+
+        return parse_args_and_arch
+
+    wrap(options, "parse_args_and_arch", make_wrapper)
+
+
+def _need_architecture(cfg):
+    raise ConfigurationError("fairseq-train needs --arch, such as srformer_bart_base")
+
+
 def _name(main) -> str:
     """ "train" of ``fairseq_cli.train.main``, also where ``python -m`` calls the module ``__main__``."""
     module = getattr(main, "__module__", None) or ""  # what C has written has none

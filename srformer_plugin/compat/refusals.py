@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from fairseq.optim import OPTIMIZER_REGISTRY
 from fairseq.optim.adafactor import FairseqAdafactor
+from fairseq.tasks import TASK_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigurationError
@@ -55,12 +56,24 @@ def check_command(cfg, command: str) -> None:
         check_bound(flag, name, value)
     if command == "train":
         check_training(cfg)
-    elif command in ("generate", "interactive", "validate"):
+    elif command in ("generate", "interactive", "validate", "eval_lm"):
         if cfg.common_eval.path is None:
-            raise ConfigurationError(f"fairseq-{command} needs --path, the checkpoint")
+            raise ConfigurationError(f"fairseq-{command.replace('_', '-')} needs --path, the checkpoint")
         _check_overrides(cfg.common_eval.model_overrides)
-        if command != "validate":
+        if command in ("generate", "interactive"):
             check_decoding(cfg, command)
+        if command == "eval_lm":
+            _check_task_of_language_models(cfg.task)
+
+
+def _check_task_of_language_models(task) -> None:
+    """fairseq-eval-lm asks for the method behind the model and the data."""
+    name = getattr(task, "_name", None) or getattr(task, "task", None)
+    if not hasattr(TASK_REGISTRY.get(name), "eval_lm_dataloader"):
+        raise ConfigurationError(
+            f"--task {name} has no language model for fairseq-eval-lm: leave it out, or use fairseq-validate for the "
+            "loss on pairs"
+        )
 
 
 def all_settings(cfg, name="configuration"):
@@ -84,7 +97,10 @@ def check_training(cfg) -> None:
     _check_processes(cfg)
     if not cfg.dataset.disable_validation:
         choose_best_by(cfg)
-    optimizer = OPTIMIZER_REGISTRY.get(getattr(cfg.optimizer, "_name", None))
+    name = getattr(cfg.optimizer, "_name", None)
+    if name is None:
+        raise ConfigurationError("fairseq-train needs --optimizer, such as fused_adam")
+    optimizer = OPTIMIZER_REGISTRY.get(name)
     if hasattr(optimizer, "check_training"):
         optimizer.check_training(cfg)
     for name, pair in PAIRS.items():
