@@ -1,5 +1,6 @@
 """The deliberate faults of `make mutants` can still be put in: their texts follow the sources."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,28 @@ def test_only_tests_that_fail_have_noticed_a_fault(monkeypatch, tmp_path, status
     monkeypatch.setattr(runner, "run_tests", lambda *arguments: int(status))
     entry = {"file": "two.py", "old": "two = 2", "new": "two = 3", "tests": "test_two.py"}
     assert (runner.survives(tmp_path, entry) is None) == (status is pytest.ExitCode.TESTS_FAILED)
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_every_fault_is_tried_alone_in_its_copy(monkeypatch, tmp_path, jobs):
+    """A copy that two faults were in at once would say of one what the other does."""
+    copies = [tmp_path / str(number) for number in range(jobs)]
+    for copy in copies:
+        copy.mkdir()
+        (copy / "sum.py").write_text("a = 1\nb = 2\nc = 3\nd = 4\n", encoding="utf-8")
+
+    def run_tests(folder, selection, timeout):
+        found = (folder / "sum.py").read_text(encoding="utf-8")
+        time.sleep(0.01)
+        assert found == (folder / "sum.py").read_text(encoding="utf-8") and found.count("0") == 1
+        return int(f"{selection[0]} = 0" in found and selection[0] != "c")
+
+    monkeypatch.setattr(runner, "run_tests", run_tests)
+    faults = [{"file": "sum.py", "old": f"{x} = {n}", "new": f"{x} = 0", "tests": x} for n, x in enumerate("abcd", 1)]
+    found = {entry["tests"]: reason for entry, reason in runner.try_all(faults, copies)}
+    assert found == {"a": None, "b": None, "c": "its tests pass", "d": None}
+
+
+def test_files_of_tests_are_named_once():
+    faults = [{"tests": "tests/a.py -k one"}, {"tests": "tests/a.py::test tests/b.py"}]
+    assert runner.files_of(faults) == ["tests/a.py", "tests/b.py"]

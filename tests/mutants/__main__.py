@@ -1,22 +1,26 @@
-"""Put one deliberate fault after the other into a copy of the sources, and name those that no test notices.
+"""Put one deliberate fault after the other into copies of the sources, and name those that no test notices.
 
-Exits with 1 where a fault survives, or where its `old` text is not in its file exactly once (the source has changed:
-bring the entry up to date). The checkout itself is never written to.
+The files of tests that are to notice them must pass first, as the sources are. Exits with 1 where a fault survives, or
+where its `old` text is not in its file exactly once (the source has changed: bring the entry up to date). The checkout
+itself is never written to.
 """
 
 import argparse
 import importlib
 import os
 import pkgutil
+import queue
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tqdm import tqdm
 
+from data_prep.arguments import positive
 from tests import mutants
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,19 +80,44 @@ def survives(folder: Path, entry: dict) -> str | None:
     return others.get(status, f"pytest ended with {status}")
 
 
+def files_of(faults: list[dict]) -> list[str]:
+    """The files of the tests that are to notice `faults`."""
+    words = (word for entry in faults for word in shlex.split(entry["tests"]))
+    return sorted({word.partition("::")[0] for word in words if word.partition("::")[0].endswith(".py")})
+
+
+def try_all(faults: list[dict], copies: list[Path]):
+    """`(entry, why it survives or None)` of all faults as they come, one at a time in each of the copies."""
+    free: queue.SimpleQueue[Path] = queue.SimpleQueue()
+    for copy in copies:
+        free.put(copy)
+
+    def attempt(entry):
+        copy = free.get()
+        try:
+            return entry, survives(copy, entry)
+        finally:
+            free.put(copy)
+
+    with ThreadPoolExecutor(len(copies)) as pool:
+        for done in as_completed([pool.submit(attempt, entry) for entry in faults]):
+            yield done.result()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="WORD", help="faults whose module or file has this in its name")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="at a time (default: one a core)")
     options = parser.parse_args()
     chosen = [x for x in entries() if not options.only or options.only in x["name"] or options.only in x["file"]]
     survivors = []
     with tempfile.TemporaryDirectory() as folder:
-        copy = copy_of_sources(Path(folder))
-        for selection in sorted({entry["tests"] for entry in chosen}):
-            if run_tests(copy, shlex.split(selection), None) != 0:
-                sys.exit(f"error: {selection} does not pass without a fault: mend that first")
-        for entry in tqdm(chosen, unit="fault"):
-            reason = survives(copy, entry)
+        copies = [copy_of_sources(Path(folder) / str(number)) for number in range(options.jobs)]
+        together = ["-n", str(options.jobs), "--dist", "worksteal", *files_of(chosen)]
+        print(f"{len(files_of(chosen))} files of tests without a fault", flush=True)
+        if chosen and run_tests(copies[0], together, None) != 0:
+            sys.exit("error: they do not pass: mend that first (make test)")
+        for entry, reason in tqdm(try_all(chosen, copies), total=len(chosen), unit="fault"):
             if reason is not None:
                 survivors.append((entry, reason))
                 tqdm.write(f"survives: {entry['file']}: {entry['old']!r} -> {entry['new']!r}: {reason}")
