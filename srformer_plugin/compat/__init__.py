@@ -69,6 +69,7 @@ from .optimizers import (
     keep_the_last_norms_of_averages,
     scale_adafactors_rate_by_each_parameter_alone,
 )
+from .partial_checkpoints import clear_the_folder_of_checkpoints, copy_whole_checkpoints
 from .positions import cut_and_count_sources, take_the_checkpoints_positions
 from .processes import gather_objects_on_cpus, sum_gradients_on_cpus
 from .raw_text import read_texts_as_other_commands_do
@@ -77,7 +78,6 @@ from .subwords import keep_added_tokens
 from .sums import read_sums_of_processes_later, sum_over_processes_at_once, sum_with_those_out_of_memory
 from .training import (
     begin_averages_where_a_checkpoint_has_none,
-    copy_whole_checkpoints,
     name_another_schedule_of_the_rate,
     name_what_to_go_on_from,
     refuse_a_missing_checkpoint,
@@ -131,6 +131,7 @@ MENDS = (
     name_another_schedule_of_the_rate,
     say_why_a_checkpoint_cannot_be_written,
     copy_whole_checkpoints,
+    clear_the_folder_of_checkpoints,
     collate_whole_batches,
     sum_gradients_on_cpus,
     gather_objects_on_cpus,

@@ -14,12 +14,14 @@ import omegaconf
 import torch
 from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
 from fairseq.logging import meters
 from fairseq.trainer import Trainer
 
 from data_prep.errors import one_line
 
 from ..errors import ConfigurationError, DamagedCheckpointError, UnsafeCheckpointError
+from .partial_checkpoints import PARTIAL, writing
 from .patching import wrap
 
 
@@ -205,11 +207,13 @@ def say_why_a_checkpoint_cannot_be_written():
 
     def whole(original):
         def torch_persistent_save(obj, filename, *args, **kwargs):
+            renamed = PathManager.supports_rename(filename)
             try:
-                return original(obj, filename, *args, **kwargs)
+                with writing(filename) if renamed else contextlib.nullcontext():
+                    return original(obj, filename, *args, **kwargs)
             except OSError as error:
                 with contextlib.suppress(OSError):
-                    os.remove(f"{filename}.tmp")
+                    os.remove(f"{filename}{PARTIAL}")
                 if error.errno is None:  # a library's own, with another reason
                     raise OSError(f"{filename}: {error}") from error
                 raise OSError(error.errno, error.strerror, filename) from error

@@ -218,31 +218,3 @@ def _stored_options(filename) -> "argparse.Namespace | None":
     except (OSError, RuntimeError, LookupError, TypeError, EOFError, pickle.UnpicklingError):
         return None  # whoever reads the whole file will say so
     return stored if isinstance(stored, argparse.Namespace) else None
-
-
-def copy_whole_checkpoints():
-    """Let checkpoint_best.pt and checkpoint_last.pt be whole at any moment.
-
-    ``checkpoint_utils.py:141`` copies the file that it has written under another name with ``shutil.copyfile``: a
-    training that is killed meanwhile leaves half a checkpoint, with which it cannot be started again. Not needed when
-    ``PathManager.copy`` writes to another name first.
-    """
-
-    def make_wrapper(original):
-        def copy(src_path, dst_path, overwrite=False):
-            if not overwrite or not PathManager.supports_rename(dst_path):
-                return original(src_path, dst_path, overwrite)
-            partial = f"{dst_path}.tmp"
-            try:
-                copied = original(src_path, partial, True)
-                if copied:
-                    os.replace(partial, dst_path)
-            except OSError:  # a full disk, which half a checkpoint would keep full
-                with contextlib.suppress(OSError):
-                    os.remove(partial)
-                raise
-            return copied
-
-        return copy
-
-    wrap(PathManager, "copy", make_wrapper)

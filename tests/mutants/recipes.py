@@ -6,12 +6,13 @@ PROCESSES = "recipes/books/processes.py"
 PROVENANCE = "recipes/books/provenance.py"
 FETCH = "recipes/fetch.py"
 OPTIONS = "recipes/options.py"
-TRAINING = "srformer_plugin/compat/training.py"
+PARTIAL = "srformer_plugin/compat/partial_checkpoints.py"
 
 BOOK_TESTS = "tests/recipes/test_books.py"
 SCRIPT_TESTS = "tests/recipes/test_scripts.py"
 FETCH_TESTS = "tests/recipes/test_fetch.py"
 KILL_TESTS = "tests/compat/test_killed_training.py"
+PARTIAL_TESTS = "tests/compat/test_partial_checkpoints.py"
 
 RUNS = "recipes/evidence/runs.py"
 DEVICE = "recipes/evidence/device.py"
@@ -163,10 +164,22 @@ MUTANTS = [
         "tests": f"{SCRIPT_TESTS} -k empty_word",
     },
     {  # half a checkpoint
-        "file": TRAINING,
-        "old": 'partial = f"{dst_path}.tmp"',
-        "new": "partial = dst_path",
+        "file": PARTIAL,
+        "old": "with writing(dst_path) as partial:",
+        "new": "for partial in [dst_path]:",
         "tests": f"{KILL_TESTS} -k copy_that_is_killed",
+    },
+    {  # what another process writes is removed
+        "file": PARTIAL,
+        "old": "        fcntl.flock(file, how)",
+        "new": "        pass",
+        "tests": f"{PARTIAL_TESTS} -k left_alone",
+    },
+    {  # a second writer goes on in the file that the first has renamed
+        "file": PARTIAL,
+        "old": "if _lock(file, fcntl.LOCK_EX) and not _is_named(file, partial):",
+        "new": "if False:",
+        "tests": f"{PARTIAL_TESTS} -k renamed_meanwhile",
     },
     {
         "file": "recipes/later_arguments.py",
