@@ -1,7 +1,7 @@
-"""What a kind of cross-attention costs, counted by its formula: keys attended and operations, beside full attention.
+"""What a kind of cross-attention costs, counted by its formula, beside full attention.
 
 Per head of D numbers, for T target and N source tokens, m = ceil(N / s) segments (docs/attention.md, section 6; one
-multiply-add is 2 operations; projections, which all kinds have, are left out):
+multiply-add is 2 operations; projections are counted by themselves, below):
 
     full                  N keys a query                       4 T N D
     hepos                 N / S keys a query                   4 T N D / S
@@ -10,6 +10,10 @@ multiply-add is 2 operations; projections, which all kinds have, are left out):
     pooled                that and a mean of every other segment; 4 N D for the means
     srformer              as segmented; and 2 N D^2 + min(2 m D^3, 2 N D^2) + 2 T D^2 for the memory (without a clip)
     content               the tokens of the K best segments; 2 T m D for the scores and 2 N D for the mean keys
+
+Keys and values are projections of the N encoder states of C numbers, 4 N C D operations a head, whoever reads them: a
+query's segment is known later than they are. hepos alone knows which head reads a token, and projects it for no other
+(`HeposCrossAttention._project`): 4 N C D / S. The projections of queries and outputs are everybody's.
 
 A system with a --max-source-positions of its own reads so many tokens, beside full attention to all N.
 """
@@ -30,7 +34,8 @@ class Cost:
     """Means over the texts, beside full attention to the same sources."""
 
     keys: float  # share of the source's tokens that a query attends to, pooled segments counted as one key each
-    operations: float  # share of full attention's
+    operations: float  # share of full attention's, without projections
+    projections: float  # share of full attention's to project keys and values
 
 
 def options_of(words):
@@ -57,9 +62,14 @@ def cost(words, sources, targets):
     most = float(value_of(words, "--max-source-positions", math.inf))
     for source in np.asarray(sources, dtype=float):
         read = min(source, most)
-        kinds.append(_one(chosen, read, targets, chosen.expected_target_length or targets, head) * (read / source))
-    keys, operations = np.mean(kinds, axis=0)
-    return Cost(float(keys), float(operations))
+        shares = *_one(chosen, read, targets, chosen.expected_target_length or targets, head), _projected(chosen)
+        kinds.append(np.array(shares) * (read / source))
+    return Cost(*map(float, np.mean(kinds, axis=0)))
+
+
+def _projected(chosen):
+    """Share of the keys and values of all heads that are computed, of what is read of a source."""
+    return 1 / chosen.head_stride if chosen.cross_attention == HEPOS else 1.0
 
 
 def _one(chosen, source, targets, length, head):

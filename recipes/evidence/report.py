@@ -2,7 +2,7 @@
 
 import gzip
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 
@@ -196,10 +196,11 @@ def _difference_table(rows, other):
 
 
 def _cost_table(rows):
-    lines = ["| system | loss, nats a token | keys attended | operations | decoding, tokens/s | training, s |"]
-    lines.append("|---|---|---|---|---|---|")
+    titles = ("system", "loss, nats a token", "keys attended", "operations", "source projections",
+              "decoding, tokens/s", "training, s")  # fmt: skip
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in rows:
-        shares = (None, None) if row.cost is None else (row.cost.keys, row.cost.operations)
+        shares = (None,) * 3 if row.cost is None else astuple(row.cost)
         cells = [
             _number(row.mean("loss"), ".3f"),
             *(_number(share, ".3f") for share in shares),
@@ -214,7 +215,8 @@ def _notes(rows, facts):
     signatures = sorted({cell.signature for row in rows for cell in row.cells.values() if cell.signature})
     notes = [
         "Keys attended and operations are shares of full attention's to the sources as [train] cuts them, of the "
-        "cross-attention alone, counted by formula (recipes/evidence/cost.py). The loss is the validation split's at "
+        "cross-attention alone, counted by formula (recipes/evidence/cost.py); operations leave out projections, and "
+        "source projections are the share of those of keys and values. The loss is the validation split's at "
         "the end of training, without label smoothing. Intervals are of 95% and of ROUGE-1: over texts by the "
         "bootstrap, of the mean over seeds; over seeds by Student's t. Differences are paired by text and by seed; p "
         "is of the paired bootstrap over texts."
@@ -260,6 +262,7 @@ def _row_json(row):
         "against": {other: _estimate_json(found) for other, found in row.against.items()},
         "keys": None if row.cost is None else row.cost.keys,
         "operations": None if row.cost is None else row.cost.operations,
+        "projections": None if row.cost is None else row.cost.projections,
         "runs": [
             {
                 "seed": seed,

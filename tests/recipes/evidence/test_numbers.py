@@ -6,11 +6,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from recipes.evidence.comparison import difference, estimate, over_seeds
 from recipes.evidence.cost import cost, head_size, options_of
 from recipes.evidence.measures import losses, read_cell, scores, speed
 from recipes.evidence.report import sizes
+from srformer_plugin.attention.cross_attention import SegmentedCrossAttention
+from srformer_plugin.attention.hepos import HeposCrossAttention
+from srformer_plugin.attention.settings import SegmentSettings
+from srformer_plugin.attention.source_context import SourceContext
 
 
 def shares(flags, source=1024, targets=128, arch="srformer_bart"):
@@ -61,6 +67,38 @@ def test_as_many_chosen_segments_as_there_are_is_full_attention():
 )
 def test_shares_of_full_attention(flags, keys, operations):
     assert shares(f"--cross-attention {flags}") == pytest.approx((keys, operations), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "share"),
+    [
+        ("full", 1),
+        ("srformer", 1),
+        ("pooled --segment-schedule content", 1),
+        # 8 heads, 4 slots: a token is projected for 2 of them
+        ("hepos --head-stride 4", 2 / 8),
+        ("hepos --head-stride 4 --max-source-positions 256", 2 / 8 * 256 / 1024),
+        ("full --max-source-positions 256", 256 / 1024),
+    ],
+)
+def test_projections_of_a_source_are_counted_by_themselves(flags, share):
+    words = ["--arch", "srformer_bart", "--cross-attention", *flags.split()]
+    assert cost(words, [1024], 128).projections == pytest.approx(share)
+
+
+@pytest.mark.parametrize("kind", ["hepos", "segmented", "srformer"])
+def test_projections_are_counted_as_the_code_computes_them(kind):
+    """Of 64 states of 24 numbers and 4 heads of 6; 4 N C H D operations are full attention's."""
+    settings = SegmentSettings(cross_attention=kind, head_stride=2, segment_size=8, expected_target_length=16)
+    states, context = torch.randn(64, 1, 24), SourceContext(None)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        if kind == "hepos":
+            HeposCrossAttention(24, 4, settings).split_source(states, context)
+        else:
+            SegmentedCrossAttention(24, 4, settings).project_source(states, context)
+    words = ["--arch", "srformer_bart", "--cross-attention", kind, "--head-stride", "2"]
+    share = cost(words, [64], 16).projections
+    assert counter.get_total_flops() == 4 * 64 * 24 * 24 * share
 
 
 def test_the_clock_counts_a_short_last_segment():
