@@ -123,7 +123,7 @@ def _keep_within_positions(generator, model) -> None:
 
 
 def name_weights_that_do_not_fit():
-    """Name the checkpoint and its first weight that is of another shape, is missing, or has no place.
+    """Name the checkpoint, of several the one at fault, and its first weight that does not fit, or is not there.
 
     PyTorch's error, a line for each of them, ends fairseq-generate with a traceback where the data have another
     dictionary; a training hides it behind "please ensure that the architectures match" (``trainer.py:597``). Not needed
@@ -151,11 +151,18 @@ def name_weights_that_do_not_fit():
         return load_checkpoint
 
     def of_ensemble(original):
-        def load_model_ensemble_and_task(filenames, *args, **kwargs):
-            try:
-                return original(filenames, *args, **kwargs)
-            except WeightsDoNotFitError as error:
-                raise ConfigurationError(f"{' or '.join(map(os.fspath, filenames))}: {error}") from error
+        def load_model_ensemble_and_task(filenames, arg_overrides=None, task=None, *args, **kwargs):
+            ensemble, cfg = [], None
+            for filename in filenames:  # one by one, as fairseq does within: an error is of this one
+                try:
+                    models, cfg, task = original([filename], arg_overrides, task, *args, **kwargs)
+                except ConfigurationError as error:
+                    is_told = os.fspath(filename) in str(error) or len(filenames) == 1
+                    if is_told and not isinstance(error, WeightsDoNotFitError):
+                        raise
+                    raise ConfigurationError(f"{filename}: {error}") from error
+                ensemble += models
+            return ensemble, cfg, task
 
         return load_model_ensemble_and_task
 

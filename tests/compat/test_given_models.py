@@ -1,11 +1,13 @@
 """Models that a command cannot use are named, whatever flag they are given by."""
 
 import argparse
+import os
 import re
 import shutil
 
 import helpers
 import pytest
+import torch
 from conftest import USER_DIR, run_fairseq
 from fairseq import checkpoint_utils
 from fairseq.models import BaseFairseqModel
@@ -129,6 +131,44 @@ def test_a_dictionary_of_another_size_is_named(trained, tiny_corpus, tmp_path):
     with refuses(message) as raised:
         here(generate, *arguments)
     assert f"weight is {size} x 16 there and {size - 9} x 16 here (and 2 more); use the dic" in str(raised.value)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_of_several_checkpoints_the_one_that_does_not_fit_is_named(place, trained, tiny_corpus, tmp_path):
+    content = torch.load(trained.checkpoint, weights_only=True)
+    del content["model"]["decoder.layers.0.fc1.bias"]
+    torch.save(content, tmp_path / "lacking.pt")
+    paths = [str(trained.checkpoint)] * 2
+    paths.insert(place, str(tmp_path / "lacking.pt"))
+    with refuses("the checkpoint does not fit this BARTModel: it has no decoder.layers.0.fc1.bias") as raised:
+        here(generate, *generate_arguments(tiny_corpus, os.pathsep.join(paths)))
+    assert str(raised.value).startswith(f"{tmp_path}/lacking.pt: the checkpoint does not fit")
+
+
+def test_of_several_checkpoints_the_one_with_options_that_cannot_be_is_named(trained, tiny_corpus, monkeypatch):
+    paths, built = [str(trained.checkpoint), str(trained.checkpoint.with_name("checkpoint_best.pt"))], []
+
+    def refuse_the_second(self, cfg, *args):
+        built.append(cfg)
+        if len(built) == 2:
+            raise ConfigurationError("--head-stride 3 does not divide --decoder-attention-heads 2")
+        return original(self, cfg, *args)
+
+    original = TranslationTask.build_model
+    monkeypatch.setattr(TranslationTask, "build_model", refuse_the_second)
+    with refuses("checkpoint_best.pt: --head-stride 3 does not divide"):
+        here(generate, *generate_arguments(tiny_corpus, os.pathsep.join(paths)))
+
+
+def test_an_ensemble_is_what_fairseq_makes_of_it(trained):
+    paths = [str(trained.checkpoint)] * 2
+    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(paths)
+    expected, _, _ = stock(checkpoint_utils.load_model_ensemble_and_task)(paths)
+    assert len(models) == len(expected) == 2
+    for one, other in zip(models, expected, strict=True):
+        torch.testing.assert_close(one.state_dict(), other.state_dict())
+    assert cfg.model.arch == "bart_base"
+    assert type(task) is TranslationTask
 
 
 def test_a_language_model_without_its_words_is_told_at_once(with_language_model, language_model, tmp_path):
