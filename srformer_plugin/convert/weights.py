@@ -14,6 +14,7 @@ from ..compat.checkpoints import damage_of
 from ..errors import ConfigurationError, UnsafeCheckpointError
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+LARGEST = 1e6  # of a weight; those of trained models are below some hundreds
 
 
 def read_json(path: Path) -> dict:
@@ -38,19 +39,24 @@ class Weights(Mapping):
 
     ``model.safetensors`` is preferred to ``pytorch_model.bin``, and each may be in several files with an index.
 
+    A file of `torch.save` has checksums, unless it is older than PyTorch 1.6. One of safetensors has none: its names,
+    kinds, shapes and offsets must cover its length, and of wrong bytes within a tensor only those are noticed that make
+    a number of `LARGEST` or more, an infinite one or none of it.
+
     Raises:
-        ConfigurationError: no weights in the folder, or a file that is damaged or missing.
+        ConfigurationError: no weights in the folder, a file that is damaged or missing; where a tensor is read, one
+            that no trained model has.
         UnsafeCheckpointError: a pickle that asks for more than tensors.
     """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self._readers = {}
+        self._readers = {}  # name -> (file, name -> tensor of that file)
         for whole, open_file in ((SAFETENSORS, _SafetensorsFile), (PICKLE, _open_pickle)):
             index = self.folder / f"{whole}.index.json"
             if (self.folder / whole).is_file():
                 reader = open_file(self.folder / whole)
-                self._readers = dict.fromkeys(reader, reader)
+                self._readers = dict.fromkeys(reader, (self.folder / whole, reader))
             elif index.is_file():
                 self._readers = _open_shards(index, open_file)
             if self._readers:
@@ -58,7 +64,10 @@ class Weights(Mapping):
         raise ConfigurationError(f"{folder} has no weights: neither {SAFETENSORS} nor {PICKLE}, whole or in parts")
 
     def __getitem__(self, name) -> torch.Tensor:
-        return self._readers[name][name]
+        path, reader = self._readers[name]
+        tensor = reader[name]
+        check_numbers(tensor, f"{path}: {name}")
+        return tensor
 
     def __contains__(self, name):
         return name in self._readers  # without reading it
@@ -68,6 +77,18 @@ class Weights(Mapping):
 
     def __len__(self):
         return len(self._readers)
+
+
+def check_numbers(tensor: torch.Tensor, what: str) -> None:
+    """Raise a ConfigurationError where a weight, which errors call `what`, has a number that none can have."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return
+    wide = tensor.float() if tensor.element_size() == 1 else tensor  # PyTorch knows no order of 8 bits
+    least, most = (float(x) for x in torch.aminmax(wide))
+    if not (least > -LARGEST and most < LARGEST):  # nor where either is nan
+        raise ConfigurationError(
+            f"{what} has numbers from {least:g} to {most:g}, as no trained model has: the file is damaged, get it again"
+        )
 
 
 class _SafetensorsFile(Mapping):
@@ -114,7 +135,7 @@ def _open_pickle(path):
 
 
 def _open_shards(index: Path, open_file):
-    """Name -> reader of its file, for weights in several files."""
+    """Name -> (its file, the file's reader), for weights in several files."""
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise ConfigurationError(f"{index} has no weight_map")
@@ -128,7 +149,7 @@ def _open_shards(index: Path, open_file):
             opened[file] = open_file(index.parent / file)
         if name not in opened[file]:
             raise ConfigurationError(f"{index.parent / file} lacks {name}, which {index.name} places there")
-        readers[name] = opened[file]
+        readers[name] = index.parent / file, opened[file]
     return readers
 
 

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from data_prep.errors import EXIT_STATUS
 from srformer_plugin.convert import cli
-from srformer_plugin.convert.weights import Weights
+from srformer_plugin.convert.weights import Weights, check_numbers
+from srformer_plugin.errors import ConfigurationError
 
 
 @pytest.fixture
@@ -203,6 +204,53 @@ def test_wrong_bytes_of_pickled_weights_are_noticed(folder, tmp_path, convert):
     status, _, errors = convert("hf-to-fairseq", folder, tmp_path / "out")
     assert status == EXIT_STATUS
     assert errors.startswith(f"error: {pickled} is damaged (") and errors.endswith("get it again\n")
+
+
+@pytest.mark.parametrize("shards", [False, True], ids=["whole", "shards"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -2e6])
+def test_weights_that_no_model_has_are_noticed_without_checksums(value, shards, folder, tmp_path, convert):
+    """safetensors has no checksums: what a flipped bit or a block of other bytes makes of a number is all there is."""
+    path, name = folder / "model.safetensors", "model.encoder.layers.0.fc1.weight"
+    weights = load_file(path)
+    weights[name][1, 2] = value
+    if shards:
+        path.unlink()
+        path = folder / "model-00001-of-00001.safetensors"
+        index = {"weight_map": dict.fromkeys(weights, path.name)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file(weights, path, {"format": "pt"})
+    status, _, errors = convert("hf-to-fairseq", folder, tmp_path / "out")
+    assert status == EXIT_STATUS
+    assert errors.startswith(f"error: {path}: {name} has numbers from ")
+    assert errors.endswith(" as no trained model has: the file is damaged, get it again\n")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int64])
+def test_weights_of_any_kind_are_looked_at(dtype):
+    check_numbers(torch.ones(3).to(dtype), "it")
+    check_numbers(torch.ones(0).to(dtype), "it")
+    if dtype.is_floating_point:
+        with pytest.raises(ConfigurationError, match="^it has numbers from nan to nan"):
+            check_numbers(torch.tensor([0.0, float("nan")]).to(dtype), "it")
+
+
+WRONG = {
+    "kind": lambda content: content.replace(b'"F32"', b'"G32"', 1),
+    "shape": lambda content: content.replace(b'"shape":[', b'"shape":[9', 1),
+    "offset": lambda content: content.replace(b'_offsets":[', b'_offsets":[9', 1),
+    "length of the header": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "end": lambda content: content[:-1],
+}
+
+
+@pytest.mark.parametrize("place", WRONG)
+def test_wrong_bytes_before_the_numbers_and_a_missing_end_are_noticed(place, folder, tmp_path, convert):
+    path = folder / "model.safetensors"
+    path.write_bytes(WRONG[place](path.read_bytes()))
+    status, _, errors = convert("hf-to-fairseq", folder, tmp_path / "out")
+    assert status == EXIT_STATUS
+    assert errors.startswith(f"error: {path} is damaged or no safetensors file: ")
 
 
 def test_a_fairseq_checkpoint_with_code_is_refused_and_not_run(converted_bart, tmp_path, convert):
