@@ -6,6 +6,7 @@ POSITIONS = "srformer_plugin/compat/positions.py"
 TRAINING = "srformer_plugin/compat/training.py"
 COMMANDS = "srformer_plugin/compat/commands.py"
 REFUSALS = "srformer_plugin/compat/refusals.py"
+TRAINING_REFUSALS = "srformer_plugin/compat/training_refusals.py"
 
 MUTANTS = [
     {  # a language model may be one of other words
@@ -51,13 +52,13 @@ MUTANTS = [
         "tests": "tests/compat/test_batches.py -k among_sentences",
     },
     {  # an optimizer's options are looked at behind the data
-        "file": REFUSALS,
+        "file": TRAINING_REFUSALS,
         "old": "        optimizer.check_training(cfg)\n",
         "new": "        pass\n",
         "tests": "tests/compat/test_refusals.py -k cannot_choose",
     },
     {
-        "file": REFUSALS,
+        "file": TRAINING_REFUSALS,
         "old": "        _check_gradients(cfg, settings)\n",
         "new": "",
         "tests": "tests/compat/test_refusals.py -k together",
@@ -97,13 +98,13 @@ MUTANTS = [
         "tests": "tests/compat/test_commands.py -k message",
     },
     {
-        "file": REFUSALS,
+        "file": TRAINING_REFUSALS,
         "old": "cfg.checkpoint.maximize_best_checkpoint_metric = True",
         "new": "pass",
         "tests": "tests/compat/test_refusals.py -k highest",
     },
     {
-        "file": REFUSALS,
+        "file": TRAINING_REFUSALS,
         "old": "settings.distributed_world_size > 1, cfg.common.cpu or",
         "new": "settings.distributed_world_size > 1,",
         "tests": "tests/compat/test_refusals.py -k together",
