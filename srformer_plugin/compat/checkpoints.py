@@ -3,6 +3,7 @@
 import argparse
 import collections
 import contextlib
+import errno
 import os
 import pickle
 import re
@@ -76,6 +77,7 @@ def allow_checkpoint_classes():
 # What content that is no checkpoint ends in within fairseq's upgrade of old ones.
 NOT_READ = (LookupError, TypeError, AttributeError, ValueError)
 DOES_NOT_FIT = "Cannot load model parameters"  # how fairseq's sentence begins, whatever the reason
+CUT_OFF = "it is damaged or cut off, or a zip file of another kind"
 NO_MODEL = "it holds no model with its options"
 LEGACY = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)  # how files begin that are no zip
 
@@ -111,8 +113,14 @@ def explain_refused_checkpoint():
                 raise
             except EOFError as error:
                 raise _no_checkpoint(path, "it is empty, or its end is missing") from error
+            except OSError as error:
+                if error.filename is not None or error.errno is None:
+                    raise
+                if error.errno == errno.EINVAL:  # PyTorch looks for a zip file's end before the file's beginning
+                    raise _no_checkpoint(path, CUT_OFF) from error
+                raise OSError(error.errno, error.strerror, str(path)) from error
             except RuntimeError as error:
-                raise _no_checkpoint(path, "it is damaged or cut off, or a zip file of another kind") from error
+                raise _no_checkpoint(path, CUT_OFF) from error
             except NOT_READ as error:
                 raise _no_checkpoint(path, NO_MODEL) from error
             if "model" not in state:

@@ -276,6 +276,7 @@ OTHERS = {
     "pickle": (pickle.dumps({"model": 1}), "it is a file of another kind"),
     "nothing": (b"", "it is empty, or its end is missing"),
     "half": (_of_torch({"model": torch.zeros(999)})[:2000], "it is damaged or cut off"),
+    "20 kB of 40": (_of_torch({"model": torch.zeros(9999)})[:20_000], "it is damaged or cut off"),
     "dictionary": (_of_torch({"weight": 1}), "it holds no model with its options"),
     "options alone": (
         _of_torch({"cfg": None, "args": Namespace(arch="srformer_bart")}),
