@@ -26,8 +26,17 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
 
 
 def default_folder() -> Path:
-    """`srformer` in the user's cache folder: $XDG_CACHE_HOME, or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srformer"
+    """`srformer` in the user's cache folder: $XDG_CACHE_HOME, or ~/.cache.
+
+    Raises:
+        ConfigurationError: nothing says where the user's home is, as in a container whose user has no name.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srformer"
+    except RuntimeError as error:
+        raise ConfigurationError(
+            "there is no home folder to keep converted models in: set HOME, or name a folder with --cache-dir"
+        ) from error
 
 
 def converted(source: Path, cache: Path, say=lambda line: None) -> Path:

@@ -26,7 +26,6 @@ from data_prep.whole import refuse_to_replace, write_text
 
 from ..errors import ConfigurationError
 from ..quiet import warnings_only
-from .cache import default_folder
 from .decoding import MOST_HYPOTHESES, Decoding
 from .documents import STDIN, Document, read_documents
 from .explain import explain
@@ -124,7 +123,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="source tokens that are read at once, padding counted; longer documents go alone (default: %(default)s)",
     )
-    run.add_argument("--cache-dir", metavar="DIR", help=f"of converted folders (default: {default_folder()})")
+    run.add_argument(
+        "--cache-dir", metavar="DIR", help="of converted folders (default: srformer in $XDG_CACHE_HOME or ~/.cache)"
+    )
     run.add_argument("--progress", action="store_true", help="show a bar even where standard error is no terminal")
     return top
 

@@ -14,7 +14,6 @@ from data_prep.errors import UserError
 from ..devices import usable_device
 from ..errors import ConfigurationError
 from ..models.hub import check_strings
-from .cache import default_folder
 from .decoding import Decoding
 from .documents import what_is_wrong
 from .long_sources import can_be_changed, changes_for_long_sources
@@ -64,7 +63,7 @@ def load(
     device = usable_device(device)
     if dtype is not None and dtype not in DTYPES:
         raise ConfigurationError(f"--dtype {dtype!r} is none of {', '.join(DTYPES)}")
-    found = find(Path(folder), Path(cache_dir) if cache_dir else default_folder(), data, say)
+    found = find(Path(folder), Path(cache_dir) if cache_dir else None, data, say)
     hub = open_hub(found)
     chosen = DTYPES[dtype] if dtype else torch.float32 if device.type == "cpu" else torch.bfloat16
     hub = hub.to(device=device, dtype=chosen)

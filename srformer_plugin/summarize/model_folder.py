@@ -14,7 +14,7 @@ from ..models import hub, pretrained
 from ..models.checkpoint_file import CHECKPOINT
 from ..models.checkpoint_file import load as load_checkpoint
 from ..models.segmented_model import SegmentedModel
-from .cache import converted
+from .cache import converted, default_folder
 from .decoding import Decoding, of_huggingface
 from .same_weights import with_the_same_weights
 
@@ -37,8 +37,8 @@ class Found:
     prefix: str
 
 
-def find(folder: Path, cache: Path, data=None, say=lambda line: None) -> Found:
-    """What `folder` holds. Arguments and errors as of `model.load`."""
+def find(folder: Path, cache: Path | None = None, data=None, say=lambda line: None) -> Found:
+    """What `folder` holds. Arguments and errors as of `model.load`; `cache`: None is `cache.default_folder`."""
     if folder.is_file():
         return _of_fairseq(folder, data)
     if not folder.is_dir():
@@ -53,7 +53,7 @@ def find(folder: Path, cache: Path, data=None, say=lambda line: None) -> Found:
     if data is not None:
         raise ConfigurationError(f"--data {data}: {folder} is a Hugging Face folder, which has its own dictionary")
     decoding, prefix = of_huggingface(folder)
-    entry = converted(folder, cache, say)
+    entry = converted(folder, cache or default_folder(), say)
     return Found(entry / CHECKPOINT, entry, decoding, prefix)
 
 

@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
+from srformer_plugin import summarize
 from srformer_plugin.errors import ConfigurationError
-from srformer_plugin.summarize import cache
+from srformer_plugin.summarize import cache, cli
 
 
 @pytest.fixture
@@ -48,6 +49,19 @@ def test_the_cache_is_the_users(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache.default_folder() == tmp_path / "home" / ".cache" / "srformer"
+
+
+def test_without_a_home_a_model_that_is_kept_nowhere_can_be_used(folder, converted_bart, tmp_path, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")  # of a user without a name, where HOME is not set
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(cache.Path, "home", no_home)
+    summarize.load(converted_bart)
+    summarize.load(folder, cache_dir=tmp_path / "cache")
+    with pytest.raises(ConfigurationError, match="no home folder.*: set HOME, or name a folder with --cache-dir"):
+        summarize.load(folder)
+    assert "--cache-dir DIR" in cli.parser().format_help()
 
 
 def test_two_at_once_convert_once(folder, conversions, tmp_path):
