@@ -44,11 +44,12 @@ def command(main):
 
     A `UserError`, a file that cannot be read or written, or a worker process that died ends the command with one line
     on standard error and `EXIT_STATUS`; an interruption with 130. Any other exception is a fault of the program and
-    keeps its traceback.
+    keeps its traceback. A standard stream that the caller has closed is /dev/null.
     """
 
     @functools.wraps(main)
     def run(argv=None):
+        _open_missing_streams()
         try:
             return main(argv) or 0
         except (UserError, OSError, BrokenProcessPool) as error:
@@ -61,3 +62,10 @@ def command(main):
             return 130
 
     return run
+
+
+def _open_missing_streams():
+    """Python has None for a standard stream that is closed, and the next file that is opened would have its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115

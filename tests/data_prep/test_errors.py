@@ -1,10 +1,17 @@
 """A user's error is one line, one prefix and one exit status; and arguments are checked when they are read."""
 
 import argparse
+import os
+import shlex
+import subprocess
+import sys
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
+from helpers import pythonpath
 
+import data_prep
 from data_prep import arguments
 from data_prep.errors import EXIT_STATUS, TRACEBACK, UserError, command
 from srformer_plugin.errors import ConfigurationError
@@ -47,6 +54,30 @@ def test_the_status_of_a_command_is_passed_on():
     assert command(lambda argv: None)([]) == 0
     assert command(lambda argv: 7)([]) == 7
     assert failing(KeyboardInterrupt())([]) == 130
+
+
+CLOSED = """
+import os, sys
+from data_prep.errors import command
+
+@command
+def main(argv=None):
+    print("a result", sys.stdin.isatty(), sys.stdin.read(), file=sys.stdout)
+    sys.stdout.write("more")
+    print("a note", file=sys.stderr)
+    assert os.open("opened.txt", os.O_RDWR | os.O_CREAT) > 2  # else what others print would be written to it
+
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_standard_stream_that_is_closed_is_nothing(closed, tmp_path):
+    (tmp_path / "main.py").write_text(CLOSED)
+    environment = {**os.environ, "PYTHONPATH": pythonpath(Path(data_prep.__file__).parent.parent)}
+    line = f"{shlex.quote(sys.executable)} main.py {closed}"
+    done = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True)
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
 
 
 def test_a_configuration_error_is_both_a_users_error_and_a_value_error():
