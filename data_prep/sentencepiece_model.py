@@ -3,7 +3,7 @@
 import re
 import sys
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import sentencepiece
@@ -12,7 +12,7 @@ from data_prep.added_tokens import ADDED_TOKENS, keeping, read_added_tokens
 from data_prep.errors import WrongVocabulary
 from data_prep.line_files import lines_of
 
-WORDS_AT_ONCE = 100
+WORDS_AT_ONCE, LETTERS_AT_ONCE = 100, 1000
 # Training holds its text in memory: of a larger corpus every n-th piece is used. 50 million words, some 300 MB.
 MAX_TRAINING_TEXTS = 500_000
 SENTINEL = re.compile(r"<extra_id_\d+>")
@@ -74,12 +74,25 @@ def train(files, path, vocabulary, symbols=(), fold_case=False):
 
 
 def short_texts(files):
-    """Yield the texts of `files`, a line each, in pieces of at most `WORDS_AT_ONCE` words."""
+    """Yield the texts of `files`, a line each, in pieces of at most `WORDS_AT_ONCE` words and `LETTERS_AT_ONCE`
+    characters. The latter are for texts without spaces, and for what is no word: SentencePiece takes minutes for one
+    text that repeats itself over 200,000 characters.
+    """
     for file in files:
         for line in lines_of(file):
-            words = line.split()
-            for start in range(0, len(words), WORDS_AT_ONCE):
-                yield " ".join(words[start : start + WORDS_AT_ONCE])
+            words, letters = [], 0
+            for word in chain.from_iterable(map(_parts, line.split())):
+                if len(words) == WORDS_AT_ONCE or letters + len(word) > LETTERS_AT_ONCE:
+                    yield " ".join(words)
+                    words, letters = [], 0
+                words.append(word)
+                letters += len(word) + 1
+            if words:
+                yield " ".join(words)
+
+
+def _parts(word):
+    return (word[start : start + LETTERS_AT_ONCE] for start in range(0, len(word), LETTERS_AT_ONCE))
 
 
 def load(path):

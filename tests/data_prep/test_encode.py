@@ -11,7 +11,7 @@ from data_prep import gpt2_bpe
 from data_prep.encode import encode, main
 from data_prep.errors import EXIT_STATUS, WrongVocabulary
 from data_prep.gpt2_bpe import END_OF_TEXT, byte_characters
-from data_prep.sentencepiece_model import train
+from data_prep.sentencepiece_model import short_texts, train
 
 NO_LIMITS = {"source": 0, "target": 0}
 MERGES = ["t h", "th e", "\u0120 the", "o l", "ol d", "\u0120 old", "i n", "in g"]
@@ -223,6 +223,24 @@ def test_a_sentencepiece_model_may_be_given(corpus, tmp_path):
     arguments = [str(folder), str(tmp_path / "out"), "--bpe", "sentencepiece", "--model", str(model), "--workers", "2"]
     assert main(arguments) == 0
     assert lines(tmp_path / "out" / "test.source") == lines(tmp_path / "first" / "test.source")
+
+
+@pytest.mark.parametrize(
+    ("line", "lengths"),
+    [
+        (" ".join(["river"] * 250), [599, 599, 299]),  # 100 words of 5 characters and a space
+        (" ".join(["x" * 19] * 51), [999, 19]),
+        ("-" * 2500, [1000, 1000, 500]),
+        ("a " + "b" * 1000 + " c", [1, 1000, 1]),
+        ("", []),
+    ],
+)
+def test_sentencepiece_is_trained_on_pieces_that_are_short_in_words_and_in_characters(line, lengths, tmp_path):
+    """It takes minutes for one that repeats itself over 200,000 characters, and texts of some scripts have no space."""
+    (tmp_path / "text").write_text(f"{line}\n")
+    pieces = list(short_texts([tmp_path / "text"]))
+    assert [len(piece) for piece in pieces] == lengths
+    assert "".join(pieces).replace(" ", "") == line.replace(" ", "")
 
 
 def encode_with_sentencepiece(folder, out, *flags):
