@@ -58,6 +58,9 @@ def _checked(document):
     return document if error is None else Document(document.file, document.line, error=error)
 
 
+NO_SUBWORDS = "it is empty: the model's subwords leave nothing of its characters"  # zero-width spaces, for instance
+
+
 def what_is_wrong(text: str) -> str | None:
     """Why a text cannot be summarised; None: nothing speaks against it."""
     if not text.strip():

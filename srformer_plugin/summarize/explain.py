@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from data_prep.text import split_sentences
 
+from ..errors import ConfigurationError
 from ..models.attention_calls import for_each_call
+from .documents import NO_SUBWORDS
 from .summary import Summary
 from .tokens import WORD
 
@@ -67,6 +69,8 @@ def explain(model, text: str, **decoding) -> Explanation:
     """
     stream = model.open_stream()
     stream.append(text)
+    if text.strip() and model.tokenizer.holds_nothing(model.tokenizer.encode(text)):
+        raise ConfigurationError(NO_SUBWORDS)
     summary, network, states = stream.read(**decoding)
     weights = cross_attention(network, states, summary.ids.to(model.hub.device), model.tokenizer.end)
     size = getattr(network.decoder, "settings", None)

@@ -15,7 +15,7 @@ from ..devices import usable_device
 from ..errors import ConfigurationError
 from ..models.hub import check_strings
 from .decoding import Decoding
-from .documents import what_is_wrong
+from .documents import NO_SUBWORDS, what_is_wrong
 from .long_sources import can_be_changed, changes_for_long_sources
 from .model_folder import find, open_hub
 from .same_weights import with_the_same_weights
@@ -159,6 +159,9 @@ class Model:
         settings = self.decoding.changed(self.target_positions, decoding)
         results = [Summary(error=what_is_wrong(text)) for text in texts]
         sources = {number: self._source(texts[number]) for number, found in enumerate(results) if found.error is None}
+        for number in [number for number, ids in sources.items() if self.tokenizer.holds_nothing(ids)]:
+            del sources[number]
+            results[number] = Summary(error=NO_SUBWORDS)
         lengths = {number: len(ids) for number, ids in sources.items()}
         with tqdm(total=len(lengths), unit="text", disable=not progress) as bar:
             for batch in self._batches(lengths, max_tokens):

@@ -60,6 +60,10 @@ class Tokenizer:
             first = False
         return ids
 
+    def holds_nothing(self, ids: list[int]) -> bool:
+        """Whether a whole document has no subword of its own: SentencePiece leaves nothing of some characters."""
+        return len(ids) == len(self.start) + 1
+
     def encode(self, text: str) -> list[int]:
         """Ids of a whole document, from `start` to `end`."""
         return [*self.start, *self.of_words(WORD.findall(text)), self.end]

@@ -13,6 +13,7 @@ import torch
 from summarize.conftest import TEXTS, words
 
 from srformer_plugin import summarize
+from srformer_plugin.errors import ConfigurationError
 from srformer_plugin.summarize import cli
 from srformer_plugin.summarize.explain import Explanation, Part, cross_attention, explain
 from srformer_plugin.summarize.page import page
@@ -46,6 +47,15 @@ def weights_of_layers(network, states, ids, start):
             extra = network.decoder.extract_features(previous, states, None, alignment_layer=layer)[1]
         found.append(extra["attn"][0][0])
     return torch.stack(found)
+
+
+def test_a_text_of_which_the_subwords_leave_nothing_is_empty(t5_model):
+    """SentencePiece has no piece for a zero-width space."""
+    message = "it is empty: the model's subwords leave nothing of its characters"
+    good, nothing = t5_model.summarize_texts(["the bridge", "\u200b \ufeff"])
+    assert (good.error, nothing.error) == (None, message)
+    with pytest.raises(ConfigurationError, match=message):
+        explain(t5_model, "\u200b")
 
 
 @pytest.mark.parametrize("text", [TEXTS[2], LONG], ids=["short", "long"])
