@@ -70,10 +70,11 @@ def refuse_a_missing_checkpoint():
 
     def make_wrapper(original):
         def load_checkpoint(cfg, trainer, **passthrough_args):
-            last, suffix = os.path.join(cfg.save_dir, "checkpoint_last{}.pt"), trainer.checkpoint_suffix
+            suffix = trainer.checkpoint_suffix
+            last = os.path.join(cfg.save_dir, f"checkpoint_last{suffix}.pt")
             if cfg.restore_file != "checkpoint_last.pt":
                 flag, file = "--restore-file", cfg.restore_file
-            elif not PathManager.exists(last.format(suffix)):  # --continue-once is for the first start alone
+            elif not PathManager.exists(last):  # --continue-once is for the first start alone
                 flag, file = "--continue-once", getattr(cfg, "continue_once", None)
                 if file is None:
                     flag, file = "--finetune-from-model", cfg.finetune_from_model

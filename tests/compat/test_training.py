@@ -67,6 +67,13 @@ def test_what_a_training_began_with_may_be_gone_when_it_goes_on(train_here, tmp_
     assert updates(tmp_path) == 4
 
 
+def test_braces_in_the_name_of_a_folder_are_braces(train_here, tmp_path):
+    folder = tmp_path / "lr{0.1}_{}"
+    train_here("--save-dir", folder)
+    train_here("--save-dir", folder, "--max-update", 3)
+    assert updates(folder) == 3
+
+
 def damage(path, how):
     """Make of a checkpoint what a full disk, a crash or a mistake leaves."""
     content = path.read_bytes()
