@@ -8,6 +8,7 @@ from fairseq import checkpoint_utils, hub_utils
 from ..attention.settings import CHANGEABLE
 from ..compat.given_models import check_encoder_decoder
 from ..compat.overrides import check_overrides
+from ..errors import ConfigurationError
 from .change_attention import change_attention
 from .checkpoint_file import load as load_checkpoint
 from .encoders.settings import CHANGEABLE as CHANGEABLE_ENCODER
@@ -30,11 +31,15 @@ def load(folder, checkpoint_file="model.pt", data_name_or_path=".", bpe=None, **
             and of the encoder (`encoder_attention="chunked"`, ...) make the weights decode with another one
             (`change_attention`), None as in the checkpoint. The BPE's files are looked for there as well.
     Raises:
-        ConfigurationError: an option that there is not, a value of another kind, or what cannot work.
+        ConfigurationError: an option that there is not, a value of another kind, a folder that is none, or what cannot
+            work.
     """
     check_overrides(options, "from_pretrained", ("generation_args", "is_vocoder"))
     folder, data = str(folder), str(data_name_or_path)
     places = [Path(folder), Path(folder) / data if data.startswith(".") else Path(data)]
+    for place, what in zip(places, ("a checkpoint", "dictionaries")):
+        if not place.is_dir():
+            raise ConfigurationError(f"from_pretrained: {place} is no folder: name one with {what}")
     found = {kind: _find(files, places) for kind, files in BPE_FILES.items()}
     if bpe is None:
         bpe = next((kind for kind, files in found.items() if len(files) == len(BPE_FILES[kind])), None)

@@ -79,6 +79,15 @@ def test_three_lines_are_enough(folder, tmp_path):
     (folder / "spiece.model").unlink()
 
 
+def test_a_folder_that_is_not_there_is_named(folder, tmp_path):
+    with pytest.raises(ConfigurationError, match=f"{tmp_path / 'none'} is no folder: name one with a checkpoint"):
+        SRformerBARTModel.from_pretrained(tmp_path / "none")
+    with pytest.raises(ConfigurationError, match="model.pt is no folder: name one with a checkpoint"):
+        SRformerBARTModel.from_pretrained(folder / "model.pt")
+    with pytest.raises(ConfigurationError, match="none is no folder: name one with dictionaries"):
+        SRformerBARTModel.from_pretrained(folder, data_name_or_path=tmp_path / "none")
+
+
 def test_text_becomes_the_tokens_of_training_and_text_again(hub, folder):
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spm.model"))
     tokens = hub.encode(TEXTS[0])
