@@ -1,6 +1,5 @@
 """What fairseq-train would stumble over later, or not at all (`refusals.check_command`)."""
 
-import ast
 import importlib.util
 import logging
 import os
@@ -12,6 +11,7 @@ from fairseq.optim.adafactor import FairseqAdafactor
 from ..errors import ConfigurationError
 from ..number_pairs import BETAS, EPSILONS
 from .generation_settings import check_generation, json_object
+from .schedule_refusals import check_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def check_training(cfg) -> None:
         optimizer is FairseqAdafactor and cfg.optimizer.relative_step
     ):  # ``optim/adafactor.py:122``: it always has a rate
         raise ConfigurationError("--relative-step needs --optimizer foreach_adafactor: adafactor has the rate of --lr")
-    _check_schedule(cfg)
+    check_schedule(cfg)
     task, nothing = cfg.task, "{}"
     for name in ("rouge", "bleu"):
         text = getattr(task, f"eval_{name}_args", None) or nothing
@@ -63,24 +63,6 @@ def check_training(cfg) -> None:
             for part in ("bpe", "detok"):
                 if given := getattr(task, f"eval_{name}_{part}_args", None):
                     json_object(given, f"--eval-{name}-{part}-args")
-
-
-def _check_schedule(cfg) -> None:
-    """What a schedule of the learning rate cannot work with."""
-    schedule, optimizer = (getattr(part, "_name", None) for part in (cfg.lr_scheduler, cfg.optimizer))
-    if schedule == "pass_through" and optimizer != "composite":
-        raise ConfigurationError(
-            f"--lr-scheduler pass_through leaves the rate to --optimizer composite, and there is {optimizer}: choose "
-            "another, such as polynomial_decay"
-        )
-    for name in ("epoch2lr", "update2lr") if schedule == "manual" else ():
-        text, example = getattr(cfg.lr_scheduler, name), "{'1,2': 1e-3, '3-10': 1e-4}"
-        try:
-            rates = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            rates = None
-        if not isinstance(rates, dict) or not all(isinstance(key, str) for key in rates):
-            raise ConfigurationError(f'--{name} {text!r} is no dictionary of rates: try "{example}"')
 
 
 def _need_batch_size(cfg) -> None:

@@ -16,6 +16,9 @@ from srformer_plugin.errors import ConfigurationError
 
 BASE = ["data", "--source-lang", "source", "--target-lang", "target"]
 ROUGE = ["--task", "summarization", "--eval-rouge", "--best-checkpoint-metric", "rouge1"]
+TRIANGULAR = ["--lr-scheduler", "triangular", "--max-lr", "0.1"]
+COSINE = ["--lr-scheduler", "cosine", "--max-update", "3"]
+PHASES = ["--lr-scheduler", "tri_stage", "--max-update", "3", "--phase-ratio"]
 MAXIMIZE = "--maximize-best-checkpoint-metric"
 
 
@@ -72,8 +75,23 @@ def refuses(message):
         (["--lr-scheduler", "pass_through"], "--lr-scheduler pass_through leaves the rate to --optimizer composite"),
         *(
             (["--lr-scheduler", "manual", "--update2lr", text], f"--update2lr {text!r} is no dictionary of rates")
-            for text in ("{1: 0.1}", "{'1': 0.1", "0.1", "['1']")
+            for text in ("{1: 0.1}", "{'1': 0.1", "0.1", "['1']", "{'x': 0.1}", "{'1': 'a'}", "{'1': [1]}")
         ),
+        (
+            ["--lr-scheduler", "inverse_sqrt", "--warmup-updates", "0"],
+            "--warmup-updates 0 with --lr-scheduler inverse_",
+        ),
+        (["--lr-scheduler", "step", "--lr-deacy-period", "0"], "--lr-deacy-period 0 with --lr-scheduler step: it must"),
+        ([*TRIANGULAR, "--lr-period-updates", "1"], "--lr-period-updates 1 with --lr-scheduler triangular: it must be"),
+        ([*TRIANGULAR, "--lr", "0.1"], "--max-lr 0.1 must be above --lr 0.1"),
+        ([*COSINE, "--warmup-updates", "3"], "--warmup-updates 3 with --max-update 3 leaves no update for the cosine"),
+        (
+            ["--lr-scheduler", "tri_stage"],
+            "--lr-scheduler tri_stage has no update in which the rate falls: give --decay",
+        ),
+        (["--lr-scheduler", "tri_stage", "--decay-steps", "2", "--final-lr-scale", "0"], "--final-lr-scale 0 must be"),
+        ([*PHASES, "(0.1, 0.4, 0.6)"], "--phase-ratio (0.1, 0.4, 0.6) must be three numbers whose sum is 1 as Python"),
+        ([*PHASES, "(0.5, 0.4, 0.1)"], "--lr-scheduler tri_stage has no update in which the rate falls"),
         (["--optimizer", "fused_adam", "--use-old-adam"], "--use-old-adam does not go with --optimizer fused_adam"),
     ],
 )
@@ -103,6 +121,13 @@ def test_the_best_is_the_highest_where_more_is_better(flags, caplog):
         ["--optimizer", "adafactor"],
         ["--optimizer", "foreach_adafactor", "--relative-step"],
         ["--lr-scheduler", "manual", "--update2lr", "{'1,2': 1e-3, '3-10': 1e-4}"],
+        ["--lr-scheduler", "inverse_sqrt"],
+        ["--lr-scheduler", "step"],
+        [*TRIANGULAR, "--lr", "0.01"],
+        [*COSINE, "--warmup-updates", "2"],
+        [*COSINE, "--warmup-updates", "3", "--lr-period-updates", "5"],
+        ["--lr-scheduler", "tri_stage", "--decay-steps", "2"],
+        [*PHASES, "(0.1, 0.4, 0.5)"],
     ],
 )
 def test_what_can_be_chosen_by_is_left_alone(flags, caplog):
