@@ -32,6 +32,7 @@ from .data_files import (
     read_the_first_file_once,
     read_what_is_not_in_memory,
     refuse_a_split_without_texts,
+    take_what_is_there_as_one_path,
 )
 from .decoding import (
     attend_to_the_own_source,
@@ -156,6 +157,7 @@ MENDS = (
     read_what_is_not_in_memory,
     infer_languages_from_dictionaries,
     refuse_a_split_without_texts,
+    take_what_is_there_as_one_path,
     read_texts_as_other_commands_do,
     decode_nothing,
     name_the_setting_that_cannot_be_read,

@@ -1,8 +1,10 @@
-"""Binarised data: their languages, several files of a split (train, train1, ...), and files of the older formats."""
+"""Binarised data: their folders and languages, several files of a split (train, train1, ...), and older formats."""
 
 import inspect
+import os
 from pathlib import Path
 
+from fairseq import utils
 from fairseq.data import data_utils, indexed_dataset
 from fairseq.data.indexed_dataset import IndexedCachedDataset, IndexedDataset
 from fairseq.tasks import translation
@@ -116,3 +118,19 @@ def read_what_is_not_in_memory():
         return __getitem__
 
     wrap(IndexedCachedDataset, "__getitem__", make_wrapper)
+
+
+def take_what_is_there_as_one_path():
+    """Take a folder of data, or a checkpoint of ``--path``, with a colon in its name for one where it is there.
+
+    ``utils.py:61`` splits every path at colons, since several may be given so, and a folder named by a time or a
+    version, ``runs/12:30``, is sought as ``runs/12``. Not needed when ``split_paths`` of a path that exists returns it.
+    """
+
+    def make_wrapper(original):
+        def split_paths(paths, *args, **kwargs):
+            return [paths] if os.path.exists(paths) else original(paths, *args, **kwargs)
+
+        return split_paths
+
+    wrap(utils, "split_paths", make_wrapper)

@@ -3,6 +3,8 @@
 import logging
 import os
 
+from fairseq import utils
+
 from ..errors import ConfigurationError
 from .generation_settings import check_generation
 
@@ -58,7 +60,7 @@ def _check_language_model(path, task) -> None:
     """fairseq-generate opens it behind the model and the data, with the words of dict.txt there."""
     if not os.path.isfile(path):
         raise ConfigurationError(f"--lm-path {path}: there is no such file; name a checkpoint, or leave it out")
-    data = str(task.data).split(os.pathsep)[0]
+    data = utils.split_paths(str(task.data))[0]
     if not os.path.isfile(os.path.join(data, "dict.txt")):
         of_targets = f"dict.{getattr(task, 'target_lang', None) or 'target'}.txt"
         raise ConfigurationError(

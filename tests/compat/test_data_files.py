@@ -6,6 +6,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from fairseq import utils
 from fairseq.data import data_utils, indexed_dataset
 from fairseq.data.data_utils import load_indexed_dataset
 from fairseq.data.indexed_dataset import IndexedCachedDataset, IndexedDatasetBuilder, make_builder
@@ -37,6 +38,16 @@ def test_the_first_file_counts_as_often_as_it_is_asked_for(folder, settings, cou
     pairs = pairs_of(folder, **settings)
     assert len(pairs) == len(pairs.src_sizes) == len(pairs.tgt_sizes) == count
     assert pairs[count - 1]["target"] is not None
+
+
+def test_a_colon_in_the_name_of_what_is_there_is_no_list(folder, tmp_path):
+    one = tmp_path.with_name(f"{tmp_path.name} 12:30")
+    shutil.copytree(folder, one)
+    assert len(pairs_of(one)) == 49
+    assert utils.split_paths(str(one)) == [str(one)]
+    assert utils.split_paths(f"{one / 'gone'}") == str(one / "gone").split(":")
+    assert utils.split_paths(f"{folder}:{folder}") == [str(folder)] * 2
+    assert stock(utils.split_paths)(str(one)) != [str(one)]
 
 
 def dictionaries(folder, **words):
