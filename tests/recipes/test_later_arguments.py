@@ -9,7 +9,7 @@ from recipes.later_arguments import check_later_arguments
 from recipes.options import RefusedOptions
 
 TRAINING = ["data", "--user-dir", str(USER_DIR), "--arch", "srformer_bart_tiny", "--max-update", UPDATES]
-TRAINING += ["--source-lang", "source", "--target-lang", "target", "--batch-size", "2"]
+TRAINING += ["--source-lang", "source", "--target-lang", "target", "--batch-size", "2", "--optimizer", "fused_adam"]
 PROGRAMS = {
     "train": ["fairseq-train", *TRAINING],
     "generate": ["fairseq-generate", "data", "--user-dir", str(USER_DIR), "--path", "model.pt"],
