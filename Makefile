@@ -43,7 +43,7 @@ lint: $(STAMP)  ## check the sources: ruff, the directions of imports, types
 	PYTHONPATH=. $(BIN)/lint-imports
 	$(BIN)/python -m mypy
 
-mutants: $(STAMP)  ## put deliberate faults into a copy of the sources and name those that no test notices (an hour on two cores)
+mutants: $(STAMP)  ## put deliberate faults into a copy of the sources and name those that no test notices (takes long)
 	$(BIN)/python -m tests.mutants
 
 demo: $(STAMP)  ## train, decode and score a small SRformer on real text (MODEL=t5; CLEAN=1 starts over)
